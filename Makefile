@@ -1,0 +1,42 @@
+# `make demo` labels a picture, `make test` runs all tests; both set up .venv first.
+PYTHON ?= python3.11
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+# Tests that start Ray bring their own processes: more workers than two only get in each other's way.
+WORKERS ?= 2
+
+.PHONY: setup lock test check format demo clean
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --editable .
+	touch $@
+
+lock:
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev \
+		--quiet pyproject.toml --output-file requirements.lock
+
+test: setup
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+DEMO_WEIGHTS := tests/golden/cases/weights/patch16
+demo: setup
+	$(BIN)/python jobs/annotate.py --input tests/golden/cases/default_b16/image.png --output demo-output/labels \
+		--vocab examples/vocab.txt --clip local-dir:$(DEMO_WEIGHTS)/clip --diffusion $(DEMO_WEIGHTS)/diffusion \
+		--shorter-side-px 224 --score-threshold 0.3 --background-threshold 0.4 --overwrite
+
+clean:
+	rm -rf demo-output .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,104 @@
+"""Early-layer fusion: the last block's attention is replaced, every early feature goes through it."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cliper.settings import MethodSettings
+from cliper.vision import VisionTower, VisualTrace, attention_probabilities, merge_heads, project_qkv
+
+SMALLEST = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class FusedFeatures:
+    """Dense features in the space of the text embeddings.
+
+    Attributes:
+        dense: one per kept feature, each [batch, patches, dimensions]; the class token is dropped.
+        attention: the attention that the last kept feature went through, mean over heads, without the class token's
+            row and column. Rows need not sum to 1.
+        selected: index into ``dense`` of the feature at ``select_layer``.
+    """
+
+    dense: list[Float[Tensor, "batch patches dimensions"]]
+    attention: Float[Tensor, "batch patches patches"]
+    selected: int
+
+
+def fuse(tower: VisionTower, traced: VisualTrace, settings: MethodSettings) -> FusedFeatures:
+    """Send the features through the last block with its attention replaced (CLIPer equations 5 to 8, table 6).
+
+    For feature k the output is ``ln_post(out_proj(P_k v_k)) @ projection`` with neither residual nor MLP, where ``v_k``
+    is the value projection of the last block's ``ln_1`` of the feature, and ``P_k`` the replaced attention.
+    Without early-layer embeddings only the feature at ``select_layer`` is kept; the number of normalisation rounds
+    that its attention went through still follows from its index.
+    """
+    last = tower.blocks[-1]
+    selected = settings.select_layer % len(traced.features)
+    carried = traced.attention_sum
+    dense = []
+    attention = None
+    for k, feature in enumerate(traced.features):
+        if carried is not None and settings.preset == "release":
+            carried = normalise_columns_then_rows(carried)
+        if not settings.early_embeddings and k != selected:
+            continue
+        qkv = project_qkv(last.attn, last.ln_1(feature))
+        attention = replaced_attention(settings, qkv, carried, blocks=len(tower.blocks))
+        mixed = merge_heads(attention.to(qkv[2].dtype) @ qkv[2])
+        projected = tower.model.ln_post(last.attn.out_proj(mixed)) @ tower.model.proj
+        dense.append(projected[:, 1:].float())
+    assert attention is not None, "select_layer was checked against the encoder"
+    return FusedFeatures(
+        dense=dense,
+        attention=attention.mean(dim=1)[:, 1:, 1:],
+        selected=selected if settings.early_embeddings else 0,
+    )
+
+
+def replaced_attention(
+    settings: MethodSettings,
+    qkv: tuple[Float[Tensor, "batch heads tokens head_width"], ...],
+    attention_sum: Float[Tensor, "batch heads tokens tokens"] | None,
+    blocks: int,
+) -> Float[Tensor, "batch heads tokens tokens"]:
+    """The attention that stands in for the last block's own, in float32 (rows of paper table 6)."""
+    query, key, value = qkv
+    match settings.attention:
+        case "early-layer":
+            assert attention_sum is not None, "early-layer attention needs a trace with attention maps"
+            return symmetric_attention(attention_sum) if settings.preset == "release" else attention_sum / blocks
+        case "query-query":
+            return attention_probabilities(query, query)
+        case "key-key":
+            return attention_probabilities(key, key)
+        case "value-value":
+            return attention_probabilities(value, value)
+        case "query-key":
+            return attention_probabilities(query, key)
+        case "identity":
+            tokens = query.shape[-2]
+            return torch.eye(tokens, device=query.device).expand(*query.shape[:2], tokens, tokens)
+
+
+def normalise_columns_then_rows(
+    attention: Float[Tensor, "batch heads tokens tokens"],
+) -> Float[Tensor, "batch heads tokens tokens"]:
+    """One round: columns scaled to sum to 1, then rows. Carried on from feature to feature."""
+    attention = attention / attention.sum(dim=-2, keepdim=True)
+    return attention / attention.sum(dim=-1, keepdim=True)
+
+
+def symmetric_attention(
+    attention: Float[Tensor, "batch heads tokens tokens"],
+) -> Float[Tensor, "batch heads tokens tokens"]:
+    """Made symmetric, each column centred, negative entries dropped, rows scaled to sum to 1.
+
+    A row that has no positive entry stays zero (the official release divides by zero there).
+    """
+    symmetric = (attention + attention.transpose(-1, -2)) / 2
+    positive = (symmetric - symmetric.mean(dim=-2, keepdim=True)).clamp(min=0)
+    return positive / positive.sum(dim=-1, keepdim=True).clamp(min=SMALLEST)

@@ -1,0 +1,58 @@
+"""Class scores and the label map at the picture's own size."""
+
+from collections.abc import Collection
+
+import torch
+from jaxtyping import Float, Int32
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliper.settings import MethodSettings
+
+
+def class_scores(
+    coarse: Float[Tensor, "classes height width"], refined: Float[Tensor, "classes side_h side_w"]
+) -> Float[Tensor, " classes"]:
+    """Max-pooled image-level scores: the mean of both maps' maxima (paper table 2). At least 0, can exceed 2."""
+    return (coarse.flatten(1).amax(dim=1) + refined.flatten(1).amax(dim=1)) / 2
+
+
+def label_map(
+    refined: Float[Tensor, "classes side_h side_w"],
+    scores: Float[Tensor, " classes"],
+    image_hw: tuple[int, int],
+    settings: MethodSettings,
+    allowed: Collection[int] | None = None,
+) -> Int32[Tensor, "height width"]:
+    """The class of every pixel of the original picture: 0 is background, c + 1 is class c.
+
+    A class competes with its map, resized bilinearly, relative to the map's maximum and times its score; classes whose
+    score is not above ``score_threshold`` do not compete. Background is where no class reaches
+    ``background_threshold``; if that is 0, where the square of (1 - the winning value) is at least the winning value.
+
+    Args:
+        refined: class maps.
+        scores: as from `class_scores`.
+        image_hw: height and width of the original picture.
+        settings: thresholds and ``normalize_maps``.
+        allowed: classes (from 0) that may win, where image-level labels are given (paper table 3); None allows all.
+    """
+    best = torch.zeros(image_hw, device=refined.device)
+    labels = torch.zeros(image_hw, dtype=torch.int32, device=refined.device)
+    present = (scores > settings.score_threshold).nonzero().flatten().tolist()
+    for index in present:
+        if allowed is not None and index not in allowed:
+            continue
+        value = F.interpolate(refined[None, None, index], image_hw, mode="bilinear", align_corners=False)[0, 0]
+        value = value / (value.max() + 1e-5) * scores[index]
+        if settings.normalize_maps:
+            value = value - value.min()
+            value = value / (value.max() + 1e-6)
+        if settings.background_threshold > 0:
+            value = value.masked_fill(value < settings.background_threshold, 0)
+        wins = value > best
+        best = torch.where(wins, value, best)
+        labels.masked_fill_(wins, index + 1)
+    if settings.background_threshold == 0:
+        labels.masked_fill_((1 - best) ** 2 >= best, 0)
+    return labels

@@ -1,0 +1,348 @@
+"""Finding and loading models: by name from the model hub, pinned to a commit, or from a local folder.
+
+Weights are read from safetensors files only; nothing is unpickled.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from jaxtyping import Float
+from open_clip.pretrained import get_pretrained_cfg
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from cliper.diffusion import DiffusionModel, check_head
+from cliper.settings import MethodSettings
+from cliper.vision import VisionTower, check_supported
+
+LOCAL_PREFIX = "local-dir:"
+CLIP_WEIGHTS = "open_clip_model.safetensors"
+CLIP_CONFIG = "open_clip_config.json"
+DEFAULT_CLIP_TAGS = {
+    "ViT-B-32": "openai",
+    "ViT-B-16": "openai",
+    "ViT-L-14": "openai",
+    "ViT-L-14-336": "openai",
+    "ViT-H-14": "laion2b_s32b_b79k",
+    "ViT-g-14": "laion2b_s34b_b88k",
+}
+EMPTY_PROMPT_FILE = "empty_prompt.safetensors"
+DIFFUSION_PARTS = ("vae", "unet", "scheduler")
+HUB_ERRORS = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)
+
+
+class ModelError(ValueError):
+    """A model cannot be found or used; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """A CLIP model that was found.
+
+    Attributes:
+        name: as the user gave it.
+        revision: the hub's commit, or ``sha256:...`` over a local folder's files; the same name and revision are
+            the same weights.
+        model_cfg: open_clip's architecture settings.
+        folder: local folder; None for a model of the hub.
+        repository: the hub's repository; None for a local folder.
+        mean, std: per channel, of pixels in 0 to 1.
+    """
+
+    name: str
+    revision: str
+    model_cfg: dict[str, Any]
+    folder: str | None
+    repository: str | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def patch_size_px(self) -> int:
+        return int(self.model_cfg["vision_cfg"]["patch_size"])
+
+    @property
+    def blocks(self) -> int:
+        return int(self.model_cfg["vision_cfg"]["layers"])
+
+    def weights(self) -> Path:
+        """The weights file, downloaded on first use on this machine."""
+        if self.folder is not None:
+            return Path(self.folder) / CLIP_WEIGHTS
+        assert self.repository is not None
+        return Path(hf_hub_download(self.repository, CLIP_WEIGHTS, revision=self.revision))
+
+
+@dataclass(frozen=True)
+class DiffusionSpec:
+    """A diffusion model that was found, in diffusers' folder layout.
+
+    Attributes:
+        name: as the user gave it.
+        revision: the hub's commit, or ``sha256:...`` over a local folder's files.
+        folder: local folder; None for a model of the hub.
+    """
+
+    name: str
+    revision: str
+    folder: str | None
+
+    def source(self) -> dict[str, Any]:
+        """Arguments for diffusers' and transformers' ``from_pretrained``."""
+        if self.folder is not None:
+            return {"pretrained_model_name_or_path": self.folder, "local_files_only": True}
+        return {"pretrained_model_name_or_path": split_revision(self.name)[0], "revision": self.revision}
+
+
+def find_clip(name: str) -> ClipSpec:
+    """Find a CLIP model without loading it.
+
+    Args:
+        name: ``ViT-L-14``, ``ViT-L/14``, ``ViT-H-14:laion2b_s32b_b79k`` (architecture and open_clip's pretraining tag),
+            each with ``@REVISION`` if wanted, or ``local-dir:PATH`` with an open_clip model folder.
+
+    Raises:
+        ModelError: no such model, not reachable, or not one that the method can take apart.
+    """
+    if name.startswith(LOCAL_PREFIX):
+        return find_local_clip(name)
+    identifier, revision = split_revision(name)
+    architecture, _, tag = identifier.replace("/", "-").partition(":")
+    tag = tag or DEFAULT_CLIP_TAGS.get(architecture, "")
+    if tag == "openai" and open_clip.get_model_config(f"{architecture}-quickgelu"):
+        architecture = f"{architecture}-quickgelu"
+    model_cfg = open_clip.get_model_config(architecture)
+    pretrained = get_pretrained_cfg(architecture, tag)
+    if model_cfg is None or not pretrained or not pretrained.get("hf_hub"):
+        raise ModelError(
+            f"CLIP model {name!r} is unknown: use an open_clip architecture with a pretraining tag, such as "
+            f"ViT-L-14 or ViT-H-14:laion2b_s32b_b79k, or local-dir:FOLDER"
+        )
+    check_architecture(name, model_cfg)
+    repository = pretrained["hf_hub"].rstrip("/")
+    return ClipSpec(
+        name=name,
+        revision=hub_commit(f"CLIP model {name!r}", repository, revision),
+        model_cfg=model_cfg,
+        folder=None,
+        repository=repository,
+        mean=channels(pretrained.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        std=channels(pretrained.get("std") or open_clip.OPENAI_DATASET_STD),
+    )
+
+
+def find_local_clip(name: str) -> ClipSpec:
+    folder = Path(name.removeprefix(LOCAL_PREFIX)).expanduser().resolve()
+    for required in (CLIP_CONFIG, CLIP_WEIGHTS):
+        if not (folder / required).is_file():
+            raise ModelError(f"CLIP model {name!r} has no file {required}: give an open_clip model folder")
+    try:
+        config = json.loads((folder / CLIP_CONFIG).read_text(encoding="utf-8"))
+        model_cfg, preprocess = config["model_cfg"], config.get("preprocess_cfg", {})
+        check_architecture(name, model_cfg)
+        mean = channels(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN))
+        std = channels(preprocess.get("std", open_clip.OPENAI_DATASET_STD))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"CLIP model {name!r} has an unreadable {CLIP_CONFIG}: {error!r}") from error
+    return ClipSpec(
+        name=name,
+        revision=folder_digest(folder, [CLIP_CONFIG, CLIP_WEIGHTS]),
+        model_cfg=model_cfg,
+        folder=str(folder),
+        repository=None,
+        mean=mean,
+        std=std,
+    )
+
+
+def channels(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def check_architecture(name: str, model_cfg: dict[str, Any]) -> None:
+    """Refuse towers from other libraries before anything is downloaded."""
+    vision = model_cfg["vision_cfg"]
+    if "patch_size" not in vision or not isinstance(vision.get("layers"), int) or "timm_model_name" in vision:
+        raise ModelError(f"CLIP model {name!r} has no plain vision transformer: use a ViT such as ViT-B-16 or ViT-L-14")
+
+
+def find_diffusion(name: str) -> DiffusionSpec:
+    """Find a diffusion model without loading it.
+
+    Args:
+        name: a hub repository, with ``@REVISION`` if wanted, or a local folder (``local-dir:`` may stand in front)
+            with ``vae``, ``unet`` and ``scheduler``.
+
+    Raises:
+        ModelError: no such model, or not reachable.
+    """
+    folder = Path(name.removeprefix(LOCAL_PREFIX)).expanduser()
+    if not name.startswith(LOCAL_PREFIX) and not folder.is_dir():
+        repository, revision = split_revision(name)
+        return DiffusionSpec(name, hub_commit(f"diffusion model {name!r}", repository, revision), folder=None)
+    missing = [part for part in DIFFUSION_PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise ModelError(f"diffusion model {name!r} has no folder {missing[0]}/: give a folder in diffusers' layout")
+    for part in ("vae", "unet"):
+        if not list((folder / part).glob("*.safetensors")):
+            raise ModelError(f"diffusion model {name!r} has no safetensors weights in {part}/")
+    folder = folder.resolve()
+    files = sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in {".safetensors", ".json"}
+    )
+    return DiffusionSpec(name, folder_digest(folder, files), str(folder))
+
+
+def check_diffusion(spec: DiffusionSpec, settings: MethodSettings) -> None:
+    """Check from its configuration alone that a diffusion model can serve the settings.
+
+    Raises:
+        ModelError: its UNet is of another kind or lacks the head asked for.
+    """
+    try:
+        config = UNet2DConditionModel.load_config(**spec.source(), subfolder="unet")
+        with torch.device("meta"):
+            check_head(UNet2DConditionModel.from_config(config), settings)
+    except (*HUB_ERRORS, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"diffusion model {spec.name!r} cannot be used: {one_line(error)}") from error
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    identifier, _, revision = name.partition("@")
+    return identifier, revision or None
+
+
+def hub_commit(what: str, repository: str, revision: str | None) -> str:
+    """The full commit that a branch, tag or commit of a hub repository stands for; from the cache when offline."""
+    try:
+        return str(HfApi().model_info(repository, revision=revision).sha)
+    except HUB_ERRORS as online_error:
+        try:
+            cached = snapshot_download(repository, revision=revision, local_files_only=True)
+            return Path(cached).name
+        except HUB_ERRORS:
+            raise ModelError(
+                f"{what} was not found: the model hub has no {repository} at this revision or cannot be reached "
+                f"({type(online_error).__name__}), and no copy is in the local cache"
+            ) from online_error
+
+
+def folder_digest(folder: Path, files: list[str]) -> str:
+    """One digest over the names and contents of a model folder's files."""
+    digest = hashlib.sha256()
+    for name in files:
+        with (folder / name).open("rb") as file:
+            digest.update(f"{name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def load_vision_tower(spec: ClipSpec, device: torch.device, dtype: torch.dtype) -> VisionTower:
+    """Load the image tower alone; the text tower's weights are never read.
+
+    Raises:
+        ModelError: the weights do not fit the architecture, or the tower is of another kind.
+    """
+    try:
+        with torch.device("meta"):
+            model = check_supported(open_clip.CLIP(**spec.model_cfg).visual)
+        with safe_open(spec.weights(), framework="pt") as file:
+            keys = [key for key in file.keys() if key.startswith("visual.")]  # noqa: SIM118 (not a dict)
+            weights = {key.removeprefix("visual."): file.get_tensor(key) for key in keys}
+        model.load_state_dict(weights, assign=True)
+    except (*HUB_ERRORS, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"CLIP model {spec.name!r} cannot be loaded: {one_line(error)}") from error
+    return VisionTower(model.to(device, dtype).eval().requires_grad_(False), spec.mean, spec.std)
+
+
+def load_text_encoder(
+    spec: ClipSpec, device: torch.device
+) -> tuple[Callable[[Tensor], Tensor], Callable[[list[str]], Tensor]]:
+    """CLIP's text tower and its tokeniser, in float32.
+
+    Raises:
+        ModelError: the weights do not fit the architecture.
+    """
+    try:
+        model = open_clip.CLIP(**spec.model_cfg)
+        model.load_state_dict(load_file(spec.weights()))
+        context = spec.model_cfg["text_cfg"].get("context_length", 77)
+        tokenize = open_clip.SimpleTokenizer(context_length=context)
+    except (*HUB_ERRORS, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"CLIP model {spec.name!r} cannot be loaded: {one_line(error)}") from error
+    model = model.to(device).eval().requires_grad_(False)
+    return lambda tokens: model.encode_text(tokens.to(device)).cpu(), tokenize
+
+
+def load_diffusion(
+    spec: DiffusionSpec,
+    empty_prompt: Float[Tensor, "1 text_tokens text_width"],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> DiffusionModel:
+    """Load autoencoder, UNet and noise schedule; the autoencoder's decoder is dropped.
+
+    Raises:
+        ModelError: a part cannot be read or is of another kind.
+    """
+    try:
+        options = {"use_safetensors": True, "low_cpu_mem_usage": False}
+        vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # its activations overflow in fp16
+        vae = AutoencoderKL.from_pretrained(**spec.source(), subfolder="vae", torch_dtype=vae_dtype, **options)
+        unet = UNet2DConditionModel.from_pretrained(**spec.source(), subfolder="unet", torch_dtype=dtype, **options)
+        scheduler = PNDMScheduler.from_pretrained(**spec.source(), subfolder="scheduler")
+    except (*HUB_ERRORS, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"diffusion model {spec.name!r} cannot be loaded: {one_line(error)}") from error
+    vae.decoder = vae.post_quant_conv = None
+    vae, unet = (part.to(device).eval().requires_grad_(False) for part in (vae, unet))
+    return DiffusionModel(vae, unet, scheduler, empty_prompt)
+
+
+@torch.inference_mode()
+def embed_empty_prompt(spec: DiffusionSpec) -> Float[Tensor, "1 text_tokens text_width"]:
+    """The empty prompt's embedding: from ``empty_prompt.safetensors`` in the folder, else from the text encoder.
+
+    A folder without a text encoder holds a UNet that was trained without text: zeros stand for the empty prompt.
+
+    Raises:
+        ModelError: the text encoder is announced but cannot be read.
+    """
+    try:
+        if spec.folder is not None and (Path(spec.folder) / EMPTY_PROMPT_FILE).is_file():
+            return load_file(Path(spec.folder) / EMPTY_PROMPT_FILE)["empty_prompt"]
+        if spec.folder is not None and not has_text_encoder(Path(spec.folder)):
+            unet = json.loads((Path(spec.folder) / "unet" / "config.json").read_text(encoding="utf-8"))
+            return torch.zeros(1, 77, unet["cross_attention_dim"])
+        tokenizer = CLIPTokenizer.from_pretrained(**spec.source(), subfolder="tokenizer")
+        encoder = CLIPTextModel.from_pretrained(**spec.source(), subfolder="text_encoder", use_safetensors=True).eval()
+    except (*HUB_ERRORS, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"text encoder of diffusion model {spec.name!r} cannot be loaded: {one_line(error)}"
+        ) from error
+    tokens = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
+    return encoder(tokens.input_ids)[0].float()
+
+
+def has_text_encoder(folder: Path) -> bool:
+    if (folder / "text_encoder").is_dir():
+        return True
+    index = folder / "model_index.json"
+    return index.is_file() and "text_encoder" in json.loads(index.read_text(encoding="utf-8"))
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line of readable length."""
+    return " ".join(str(error).split())[:300]

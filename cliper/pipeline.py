@@ -1,0 +1,144 @@
+"""CLIPer from pictures to label maps: the whole method in the order in which it happens."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int32, UInt8
+from torch import Tensor
+
+from cliper.coarse import Queries, class_maps, coarse_maps, query_logits
+from cliper.compensation import refine
+from cliper.diffusion import DiffusionModel, check_head
+from cliper.fusion import fuse
+from cliper.labels import class_scores, label_map
+from cliper.preprocess import clip_input, diffusion_input, patch_grid_hw
+from cliper.settings import MethodSettings
+from cliper.sliding import windowed_logits
+from cliper.vision import VisionTower, trace
+
+ImageArray = UInt8[np.ndarray, "height width 3"]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What the method finds in one picture, stage by stage.
+
+    Attributes:
+        attention: the replaced attention of the last feature, mean over heads.
+        coarse: coarse class maps on the patch grid.
+        refined: class maps after fine-grained compensation; the coarse maps where it is switched off.
+        scores: max-pooled image-level class scores, at least 0.
+        labels: 0 is background, c + 1 is class c, at the picture's own size.
+    """
+
+    attention: Float[Tensor, "patches patches"]
+    coarse: Float[Tensor, "classes grid_h grid_w"]
+    refined: Float[Tensor, "classes side_h side_w"]
+    scores: Float[Tensor, " classes"]
+    labels: Int32[Tensor, "height width"]
+
+
+class Cliper:
+    """Training-free open-vocabulary segmentation (arXiv 2411.13836).
+
+    Args:
+        tower: CLIP's image tower.
+        queries: text embeddings of the vocabulary.
+        settings: the method's settings.
+        diffusion: needed unless ``settings.compensation`` is ``none``.
+
+    Raises:
+        ValueError: the settings do not go with the models.
+    """
+
+    def __init__(
+        self, tower: VisionTower, queries: Queries, settings: MethodSettings, diffusion: DiffusionModel | None = None
+    ) -> None:
+        settings.check_encoder(len(tower.blocks), tower.patch_size_px)
+        if settings.compensation != "none":
+            if diffusion is None:
+                raise ValueError(f"compensation={settings.compensation!r} needs a diffusion model")
+            check_head(diffusion.unet, settings)
+        width = tower.model.proj.shape[1]
+        if queries.rows.shape[1] != width:
+            raise ValueError(f"text embeddings have {queries.rows.shape[1]} dimensions, the image tower has {width}")
+        self.tower, self.queries, self.settings, self.diffusion = tower, queries.to(tower.device), settings, diffusion
+
+    def grid_hw(self, image: ImageArray) -> tuple[int, int]:
+        """Rows and columns of the picture's patch grid; pictures of one grid share a batch."""
+        return patch_grid_hw(image.shape[:2], self.settings.shorter_side_px, self.tower.patch_size_px)
+
+    @torch.inference_mode()
+    def annotate(
+        self,
+        images: Sequence[ImageArray],
+        seeds: Sequence[int],
+        allowed: Sequence[Collection[int] | None] | None = None,
+        noise: Sequence[Tensor] | None = None,
+    ) -> list[Annotation]:
+        """Label pictures of any sizes; each result depends on its own picture and seed alone.
+
+        Args:
+            images: RGB pictures.
+            seeds: one per picture, for the diffusion noise.
+            allowed: per picture the classes (from 0) that may win, or None for all.
+            noise: per picture the diffusion noise [channels, latent_h, latent_w], in place of the seed's.
+        """
+        order = sorted(range(len(images)), key=lambda i: self.grid_hw(images[i]))
+        results: dict[int, Annotation] = {}
+        for grid_hw, members in groupby(order, key=lambda i: self.grid_hw(images[i])):
+            group = list(members)
+            attention, coarse = self.coarse([images[i] for i in group], grid_hw)
+            refined = self.refine(
+                [images[i] for i in group], coarse, [seeds[i] if noise is None else noise[i] for i in group]
+            )
+            for i, single_attention, single_coarse, single_refined in zip(
+                group, attention, coarse, refined, strict=True
+            ):
+                scores = class_scores(single_coarse, single_refined)
+                labels = label_map(
+                    single_refined, scores, images[i].shape[:2], self.settings, allowed[i] if allowed else None
+                )
+                results[i] = Annotation(single_attention, single_coarse, single_refined, scores, labels)
+        return [results[i] for i in range(len(images))]
+
+    def coarse(
+        self, images: Sequence[ImageArray], grid_hw: tuple[int, int]
+    ) -> tuple[Float[Tensor, "batch patches patches"], Float[Tensor, "batch classes grid_h grid_w"]]:
+        """Early-layer fusion of pictures of one patch grid: attention and coarse maps."""
+        settings, tower = self.settings, self.tower
+        pixels = torch.stack(
+            [clip_input(image, grid_hw, tower.patch_size_px, tower.mean, tower.std) for image in images]
+        ).to(tower.device)
+        traced = trace(tower, pixels, settings.preset, keep_attention=settings.attention == "early-layer")
+        fused = fuse(tower, traced, settings)
+        maps = [class_maps(query_logits(z, self.queries, settings.logit_scale), self.queries) for z in fused.dense]
+        if settings.sliding_crop_px:
+            windowed = [windowed_logits(tower, single, self.queries, settings) for single in pixels]
+            stacked = [class_maps(torch.stack(logits), self.queries) for logits in zip(*windowed, strict=True)]
+            maps = [(whole + seen_closer) / 2 for whole, seen_closer in zip(maps, stacked, strict=True)]
+        coarse = coarse_maps(
+            maps, fused.attention, fused.selected, settings.attention_threshold, settings.early_embeddings
+        )
+        return fused.attention, coarse.unflatten(-1, grid_hw)
+
+    def refine(
+        self,
+        images: Sequence[ImageArray],
+        coarse: Float[Tensor, "batch classes grid_h grid_w"],
+        randomness: Sequence[int | Tensor],
+    ) -> Sequence[Float[Tensor, "classes side_h side_w"]]:
+        """Fine-grained compensation, or the coarse maps where it is switched off."""
+        if self.settings.compensation == "none" or self.diffusion is None:
+            return list(coarse)
+        model = self.diffusion
+        pixels = torch.stack([diffusion_input(image, model.side_px) for image in images])
+        noise = torch.stack([model.noise(given) if isinstance(given, int) else given for given in randomness])
+        layers = model.queries_and_keys(pixels, noise)
+        return [
+            refine(single, [(query[i], key[i]) for query, key in layers], self.settings)
+            for i, single in enumerate(coarse)
+        ]

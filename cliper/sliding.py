@@ -1,0 +1,64 @@
+"""Sliding windows over the CLIP input, as the official release has them."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cliper.coarse import Queries, query_logits
+from cliper.fusion import FusedFeatures, fuse
+from cliper.settings import SLIDING_STRIDE_PX, MethodSettings
+from cliper.vision import VisionTower, trace
+
+EPSILON = 1e-5
+
+
+def window_starts(length_px: int, crop_px: int) -> list[int]:
+    """First pixels of the windows along one side; the last window is shifted inwards to end with the picture."""
+    steps = -(-max(length_px - crop_px, 0) // SLIDING_STRIDE_PX) + 1
+    return [min(step * SLIDING_STRIDE_PX, length_px - crop_px) for step in range(steps)]
+
+
+def windowed_logits(
+    tower: VisionTower,
+    pixels: Float[Tensor, "3 input_height input_width"],
+    queries: Queries,
+    settings: MethodSettings,
+) -> list[Float[Tensor, "queries patches"]]:
+    """Query logits of one picture seen through windows, for every kept feature.
+
+    Each window runs through the tower on its own. Logits are averaged where windows overlap; the windows' attention
+    maps are averaged over the windows that hold both patches into one [patches, patches] matrix with rows summing
+    to 1, and the logits are multiplied by it.
+    """
+    patch = tower.patch_size_px
+    height, width = pixels.shape[-2:]
+    crop_h, crop_w = min(settings.sliding_crop_px, height), min(settings.sliding_crop_px, width)
+    corners = [(top, left) for top in window_starts(height, crop_h) for left in window_starts(width, crop_w)]
+    indices = torch.arange((height // patch) * (width // patch), device=tower.device).view(height // patch, -1)
+
+    patches = indices.numel()
+    pairs = torch.zeros(patches, patches, device=tower.device)
+    affinity = torch.zeros_like(pairs)
+    seen = torch.zeros(patches, device=tower.device)
+    totals: list[Tensor] = []
+    for top, left in corners:
+        fused = fuse_window(tower, pixels[:, top : top + crop_h, left : left + crop_w], settings)
+        inside = indices[top // patch : (top + crop_h) // patch, left // patch : (left + crop_w) // patch].flatten()
+        logits = [query_logits(dense, queries, settings.logit_scale)[0] for dense in fused.dense]
+        if not totals:
+            totals = [single.new_zeros(len(single), patches) for single in logits]
+        for total, single in zip(totals, logits, strict=True):
+            total[:, inside] += single
+        seen[inside] += 1
+        pairs[inside[:, None], inside] += 1
+        affinity[inside[:, None], inside] += fused.attention[0]
+    affinity = affinity / (pairs + EPSILON)
+    affinity = affinity / affinity.sum(dim=-1, keepdim=True).clamp(min=EPSILON)
+    return [total / seen @ affinity for total in totals]
+
+
+def fuse_window(
+    tower: VisionTower, pixels: Float[Tensor, "3 crop_h crop_w"], settings: MethodSettings
+) -> FusedFeatures:
+    traced = trace(tower, pixels[None], settings.preset, keep_attention=settings.attention == "early-layer")
+    return fuse(tower, traced, settings)

@@ -1,0 +1,159 @@
+"""The CLIP image tower, block by block: features of every block and the sum of the early attention maps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliper.settings import Preset
+
+
+@dataclass(frozen=True)
+class VisionTower:
+    """An image tower and what its input must look like.
+
+    Attributes:
+        model: open_clip's vision transformer; its weights are only read.
+        mean: per-channel mean of the pixels (0 to 1) that the tower was trained with.
+        std: per-channel standard deviation, likewise.
+    """
+
+    model: VisionTransformer
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def patch_size_px(self) -> int:
+        return int(self.model.patch_size[0])
+
+    @property
+    def blocks(self) -> Sequence[ResidualAttentionBlock]:
+        return list(self.model.transformer.resblocks)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.conv1.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.conv1.weight.device
+
+
+def check_supported(model: nn.Module) -> VisionTransformer:
+    """Refuse towers whose last block cannot be taken apart as the method needs.
+
+    Raises:
+        ValueError: not a plain open_clip vision transformer with a class token, square patches and standard attention.
+    """
+    plain = (
+        isinstance(model, VisionTransformer)
+        and model.attn_pool is None
+        and not model.final_ln_after_pool
+        and model.patch_size[0] == model.patch_size[1]
+        and len(model.transformer.resblocks) > 1
+        and all(
+            isinstance(block, ResidualAttentionBlock) and isinstance(block.attn, nn.MultiheadAttention)
+            for block in model.transformer.resblocks
+        )
+    )
+    if not plain:
+        raise ValueError("the image tower is not a plain open_clip vision transformer (such as ViT-B-16 or ViT-L-14)")
+    return model
+
+
+@dataclass(frozen=True)
+class VisualTrace:
+    """What the blocks before the last one leave behind.
+
+    Attributes:
+        features: one per feature k, each [batch, tokens, width], class token first. Preset ``release``: for k < N-1 the
+            normalised input of block k (its ``ln_1`` applied), then the output of block N-2; preset ``paper``: the
+            output of block k for k <= N-2.
+        attention_sum: sum over blocks 0 to N-2 of the attention probabilities, in float32; None if not asked for.
+    """
+
+    features: list[Float[Tensor, "batch tokens width"]]
+    attention_sum: Float[Tensor, "batch heads tokens tokens"] | None
+
+
+def trace(
+    tower: VisionTower,
+    pixels: Float[Tensor, "batch 3 input_height input_width"],
+    preset: Preset,
+    keep_attention: bool,
+) -> VisualTrace:
+    """Run blocks 0 to N-2 and keep what the last block needs (CLIPer section 3.2; early layers).
+
+    Args:
+        tower: the image tower.
+        pixels: normalised input whose sides are multiples of the patch size.
+        preset: which features to keep, see `VisualTrace`.
+        keep_attention: also sum the attention maps.
+    """
+    x = embed_patches(tower, pixels.to(tower.device, tower.dtype))
+    features = []
+    attention_sum = None
+    for block in tower.blocks[:-1]:
+        normalised = block.ln_1(x)
+        query, key, value = project_qkv(block.attn, normalised)
+        if keep_attention:
+            probabilities = attention_probabilities(query, key)
+            attention_sum = probabilities if attention_sum is None else attention_sum + probabilities
+            mixed = probabilities.to(value.dtype) @ value
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value)
+        x = x + block.ls_1(block.attn.out_proj(merge_heads(mixed)))
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        features.append(normalised if preset == "release" else x)
+    if preset == "release":
+        features.append(x)
+    return VisualTrace(features, attention_sum)
+
+
+def embed_patches(
+    tower: VisionTower, pixels: Float[Tensor, "batch 3 input_height input_width"]
+) -> Float[Tensor, "batch tokens width"]:
+    """Patch embedding with the class token in front and positions resized bilinearly to this picture's grid."""
+    model = tower.model
+    patches = model.conv1(pixels)
+    grid_hw = patches.shape[-2:]
+    tokens = patches.flatten(2).transpose(1, 2)
+    class_token = model.class_embedding.expand(len(tokens), 1, -1).to(tokens.dtype)
+    x = torch.cat([class_token, tokens], dim=1) + resize_positions(
+        model.positional_embedding, model.grid_size, grid_hw
+    ).to(tokens.dtype)
+    return model.ln_pre(x)
+
+
+def resize_positions(
+    positions: Float[Tensor, "trained_tokens width"], trained_hw: tuple[int, int], grid_hw: tuple[int, int]
+) -> Float[Tensor, "tokens width"]:
+    """Keep the class token's row; resize the grid's rows bilinearly (align_corners=False) to another grid."""
+    grid = positions[1:].float().reshape(1, *trained_hw, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(grid, tuple(grid_hw), mode="bilinear", align_corners=False)
+    return torch.cat([positions[:1].float(), resized.flatten(2)[0].T])
+
+
+def project_qkv(
+    attention: nn.MultiheadAttention, x: Float[Tensor, "batch tokens width"]
+) -> tuple[Float[Tensor, "batch heads tokens head_width"], ...]:
+    """Query, key and value of each head."""
+    projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+    query, key, value = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return query, key, value
+
+
+def attention_probabilities(
+    query: Float[Tensor, "*heads tokens head_width"], key: Float[Tensor, "*heads tokens head_width"]
+) -> Float[Tensor, "*heads tokens tokens"]:
+    """softmax(q k^T / sqrt(d)) in float32; rows sum to 1."""
+    scale = query.shape[-1] ** -0.5
+    return torch.softmax((query * scale) @ key.transpose(-1, -2), dim=-1, dtype=torch.float32)
+
+
+def merge_heads(x: Float[Tensor, "batch heads tokens head_width"]) -> Float[Tensor, "batch tokens width"]:
+    return x.transpose(1, 2).flatten(2)

@@ -1,0 +1,131 @@
+"""Cases recorded from the official release: every stage must agree.
+
+`CLIPER_GOLDEN=DIR` runs every case folder below DIR instead of the project's own. A case folder holds `case.json`
+(settings under the release's names), `expected.npz` (recorded tensors) and the picture; `weights` in the case names
+a folder with `clip/` (open_clip) and `diffusion/` (diffusers).
+"""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cliper.coarse import Queries
+from cliper.models import find_clip, find_diffusion, load_diffusion, load_text_encoder, load_vision_tower
+from cliper.pipeline import Annotation, Cliper
+from cliper.settings import MethodSettings
+from cliper.text import embed_phrases
+
+GOLDEN = Path(os.environ.get("CLIPER_GOLDEN", Path(__file__).parent / "cases")).resolve()
+CASES = sorted(path.parent for path in GOLDEN.rglob("case.json"))
+
+ATTENTION = {
+    "fused-attn": "early-layer",
+    "q-q": "query-query",
+    "k-k": "key-key",
+    "v-v": "value-value",
+    "vanilla": "query-key",
+    "identity": "identity",
+}
+COMPENSATION = {"SFSA": "product", "mean": "mean", "selection": "head", "None": "none"}
+RENAMED = {
+    "attention_thr": "attention_threshold",
+    "score_threshold": "score_threshold",
+    "bkg_thre": "background_threshold",
+    "is_normalize": "normalize_maps",
+    "size": "shorter_side_px",
+    "select_layer": "select_layer",
+    "logit_scale": "logit_scale",
+    "sliding_crop_size": "sliding_crop_px",
+    "fuse_feature": "early_embeddings",
+    "attention_idx": "head",
+}
+FIXED = {"attention_layers_to_use": [-4, -6], "time_step": 45}
+
+
+def method_settings(recorded: dict[str, Any]) -> MethodSettings:
+    """The release's settings under our names; a name or value that we do not know is an error."""
+    ours: dict[str, Any] = {}
+    for name, value in recorded.items():
+        if name == "attn_type":
+            ours["attention"] = ATTENTION[value]
+        elif name == "refinement":
+            ours["compensation"] = COMPENSATION[value]
+        elif name in FIXED:
+            assert value == FIXED[name], f"{name}={value} is not what this implementation does"
+        else:
+            ours[RENAMED[name]] = value
+    assert len(ours) == len(recorded) - len(FIXED)
+    return MethodSettings(**ours)
+
+
+@cache
+def run(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], Annotation]:
+    case = json.loads((folder / "case.json").read_text())
+    with np.load(folder / "expected.npz", allow_pickle=False) as file:
+        expected = dict(file)
+    settings = method_settings(case["settings"])
+    weights = (folder / case["weights"]).resolve()
+    cpu, dtype = torch.device("cpu"), torch.float32
+    tower = load_vision_tower(find_clip(f"local-dir:{weights / 'clip'}"), cpu, dtype)
+    foreground, background = (torch.from_numpy(expected[f"text_{part}"]) for part in ("foreground", "background"))
+    queries = Queries.build(foreground, background, torch.arange(len(foreground)))
+    diffusion = None
+    if settings.compensation != "none":
+        empty_prompt = torch.from_numpy(expected["null_prompt"])
+        diffusion = load_diffusion(find_diffusion(str(weights / "diffusion")), empty_prompt, cpu, dtype)
+        assert diffusion.timestep == expected["unet_timestep"]
+    image = np.array(Image.open(folder / case["image"]).convert("RGB"))
+    assert list(image.shape[:2]) == case["image_size_hw"]
+    noise = [torch.from_numpy(expected["noise"][0])]
+    (annotation,) = Cliper(tower, queries, settings, diffusion).annotate([image], [0], noise=noise)
+    return expected, case, annotation
+
+
+def test_cases_were_found() -> None:
+    assert CASES, f"no case.json below {GOLDEN}"
+
+
+@pytest.mark.parametrize("folder", CASES, ids=lambda path: str(path.relative_to(GOLDEN)))
+class TestRecordedCase:
+    @pytest.mark.parametrize(
+        ("stage", "recorded", "tolerance"),
+        [
+            ("attention", "attention", 1e-3),
+            ("coarse", "coarse", 1e-3),
+            ("refined", "refined", 5e-3),
+            ("scores", "score", 1e-3),
+        ],
+    )
+    def test_float_stage_agrees(self, folder: Path, stage: str, recorded: str, tolerance: float) -> None:
+        expected, _, annotation = run(folder)
+        ours, theirs = getattr(annotation, stage).numpy(), expected[recorded]
+        assert ours.shape == theirs.shape
+        error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+        assert error < tolerance
+
+    def test_label_pixels_agree(self, folder: Path) -> None:
+        expected, _, annotation = run(folder)
+        assert annotation.labels.shape == expected["label"].shape
+        assert (annotation.labels.numpy() == expected["label"]).mean() >= 0.999
+
+    @pytest.mark.parametrize("part", ["foreground", "background"])
+    def test_text_embeddings_agree(self, folder: Path, part: str) -> None:
+        expected, case, _ = run(folder)
+        phrases = case["classes"] if part == "foreground" else case["background"]
+        clip = find_clip(f"local-dir:{(folder / case['weights']).resolve() / 'clip'}")
+        ours = embed_phrases(*load_text_encoder(clip, torch.device("cpu")), phrases, case["templates"]).numpy()
+        theirs = expected[f"text_{part}"]
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
+
+
+def test_unknown_setting_fails_loudly() -> None:
+    with pytest.raises(KeyError, match="colour"):
+        method_settings({"colour": "red"})
