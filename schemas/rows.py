@@ -1,0 +1,80 @@
+"""One row per input image: the Arrow schema of the job's Parquet files.
+
+==================  ==============================================================================================
+field               meaning
+==================  ==============================================================================================
+``image_id``        unique over the corpus and stable over runs: path relative to the input, plus the member's name
+                    in a tar shard or the row number in a table
+``uri``             where the image's bytes are: a URL, ``tar://MEMBER::URL`` for a tar member (fsspec opens it), or
+                    ``URL#row=N`` for row N (from 0) of a table
+``shard``           path of the file that was read, relative to the input
+``width, height``   pixels, after the EXIF orientation was applied; null if the image could not be decoded
+``status``          ``ok``, or the kind of the failure (`Status`)
+``error``           null, or one sentence that says what is wrong
+``class_scores``    max-pooled image-level score of every class, in vocabulary order; at least 0, may exceed 1 (and 2);
+                    null on failure
+``annotations``     one per class that is present, ascending ``category_id``; masks are disjoint; empty if only
+                    background was found, null on failure
+==================  ==============================================================================================
+
+Fields of an annotation, in COCO's terms: ``category_id`` position in the vocabulary, from 1; ``score`` the class's
+score; ``area`` pixels of the mask; ``bbox`` x, y, width, height in pixels; ``iscrowd`` 0; ``segmentation`` run-length
+encoding with ``size`` height, width and ``counts`` in COCO's compressed form (columns first).
+"""
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+
+class Status(StrEnum):
+    """What became of an image."""
+
+    OK = "ok"
+    EMPTY = "empty"
+    """No bytes, or a null in a table."""
+    NOT_AN_IMAGE = "not_an_image"
+    """The bytes are no image in a known format."""
+    TRUNCATED = "truncated"
+    """The image breaks off or is damaged inside."""
+    TOO_LARGE = "too_large"
+    """More pixels than the limit."""
+    MISSING = "missing"
+    """The file was listed but is no longer there."""
+    BROKEN_SHARD = "broken_shard"
+    """The shard is damaged: this row stands for what could not be read of it."""
+
+
+SEGMENTATION = pa.struct(
+    [
+        pa.field("size", pa.list_(pa.int32(), 2), nullable=False),
+        pa.field("counts", pa.string(), nullable=False),
+    ]
+)
+
+ANNOTATION = pa.struct(
+    [
+        pa.field("category_id", pa.int32(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("area", pa.int64(), nullable=False),
+        pa.field("bbox", pa.list_(pa.float32(), 4), nullable=False),
+        pa.field("iscrowd", pa.int8(), nullable=False),
+        pa.field("segmentation", SEGMENTATION, nullable=False),
+    ]
+)
+
+ROW_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("class_scores", pa.list_(pa.float32())),
+        pa.field("annotations", pa.list_(ANNOTATION)),
+    ]
+)

@@ -1,0 +1,65 @@
+"""The vocabulary file: which classes to look for, and in which words.
+
+UTF-8, one class per line. Blank lines and lines that begin with ``#`` are ignored. A line is a class name, or
+``name: query one; query two``; without queries the name is the query. Commas belong to the text.
+A background file has the same form; only its queries count.
+"""
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+
+class VocabularyError(ValueError):
+    """The vocabulary cannot be used; the message is one sentence that names the line."""
+
+
+@dataclass(frozen=True)
+class VocabularyClass:
+    """A class and the phrases that stand for it, at least one."""
+
+    name: str
+    queries: tuple[str, ...]
+
+
+def parse_vocabulary(text: str) -> tuple[VocabularyClass, ...]:
+    """The classes in file order.
+
+    Raises:
+        VocabularyError: no class, an empty name or query, or a name or a class's query given twice.
+    """
+    classes: list[VocabularyClass] = []
+    line_of_name: dict[str, int] = {}
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, colon, listed = (part.strip() for part in line.partition(":"))
+        queries = tuple(query.strip() for query in listed.split(";")) if colon else (name,)
+        if not name:
+            raise VocabularyError(f"line {number}: the class has no name")
+        if name in line_of_name:
+            raise VocabularyError(f"line {number}: class {name!r} is already on line {line_of_name[name]}")
+        if not all(queries):
+            raise VocabularyError(f"line {number}: class {name!r} has an empty query")
+        if len(set(queries)) < len(queries):
+            raise VocabularyError(f"line {number}: class {name!r} has the same query twice")
+        line_of_name[name] = number
+        classes.append(VocabularyClass(name, queries))
+    if not classes:
+        raise VocabularyError("there is no class in it: write one class name per line")
+    return tuple(classes)
+
+
+def parse_background(text: str) -> tuple[str, ...]:
+    """The background phrases in file order, repetitions dropped; none is allowed.
+
+    Raises:
+        VocabularyError: as for `parse_vocabulary`, except that the file may be empty.
+    """
+    if all(not line.strip() or line.lstrip().startswith("#") for line in text.removeprefix("\ufeff").splitlines()):
+        return ()
+    return tuple(dict.fromkeys(query for entry in parse_vocabulary(text) for query in entry.queries))
+
+
+def default_background() -> tuple[str, ...]:
+    """The packaged background phrases (those published for PASCAL VOC)."""
+    return parse_background(files("schemas").joinpath("data/background.txt").read_text(encoding="utf-8"))
