@@ -1,0 +1,1 @@
+"""Everything that runs on Ray: sources, decode, the annotating actor, the sink, resume, the session."""

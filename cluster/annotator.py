@@ -1,0 +1,92 @@
+"""The actor that labels pictures: the only place where Ray's batches meet torch."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from ray.actor import ActorHandle
+
+from cliper.coarse import Queries
+from cliper.models import ClipSpec, DiffusionSpec, load_diffusion, load_vision_tower
+from cliper.pipeline import Annotation, Cliper
+from cliper.settings import MethodSettings
+from schemas.embeddings import VocabularyEmbeddings
+from schemas.rle import annotations_from_labels
+from schemas.rows import ROW_SCHEMA, Status
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class AnnotatorSpec:
+    """What an actor needs to know to build its models.
+
+    Attributes:
+        clip: the image tower to load.
+        diffusion: the diffusion model to load, or None.
+        empty_prompt: float32 [1, text tokens, text width], the empty prompt's embedding; None without diffusion.
+        embeddings: the vocabulary.
+        settings: the method's settings.
+        precision: number format of the models' weights and activations.
+    """
+
+    clip: ClipSpec
+    diffusion: DiffusionSpec | None
+    empty_prompt: np.ndarray | None
+    embeddings: VocabularyEmbeddings
+    settings: MethodSettings
+    precision: str
+
+    def build(self, device: torch.device) -> Cliper:
+        """Load the models. Neither text encoder nor the autoencoder's decoder is among them."""
+        dtype = PRECISIONS[self.precision]
+        tower = load_vision_tower(self.clip, device, dtype)
+        diffusion = None
+        if self.diffusion is not None and self.empty_prompt is not None:
+            diffusion = load_diffusion(self.diffusion, torch.tensor(self.empty_prompt), device, dtype)
+        return Cliper(tower, build_queries(self.embeddings), self.settings, diffusion)
+
+
+def build_queries(embeddings: VocabularyEmbeddings) -> Queries:
+    """The embeddings file's rows as the method's query list."""
+    classes, background = torch.tensor(embeddings.classes), torch.tensor(embeddings.background)
+    return Queries.build(classes, background, torch.tensor(embeddings.class_of_row))
+
+
+class Annotator:
+    """A Ray Data actor: decoded images in, rows of `schemas.rows.ROW_SCHEMA` out."""
+
+    def __init__(self, spec: AnnotatorSpec, progress: ActorHandle) -> None:
+        on_gpu = bool(ray.get_gpu_ids())
+        if not on_gpu:
+            # Not shared out among actors: sums split over other numbers of threads round differently, and the number of
+            # actors must not change a row.
+            torch.set_num_threads(os.cpu_count() or 1)
+        self.device = torch.device("cuda" if on_gpu else "cpu")
+        self.cliper = spec.build(self.device)
+        self.progress = progress
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = batch.to_pylist()
+        decoded = [row for row in rows if row["status"] == Status.OK]
+        images = [
+            np.frombuffer(row.pop("rgb"), np.uint8).reshape(row["height"], row["width"], 3).copy() for row in decoded
+        ]
+        annotations = self.annotate(images, [row["seed"] for row in decoded])
+        for row, annotation in zip(decoded, annotations, strict=True):
+            scores = annotation.scores.cpu().numpy()
+            row["class_scores"] = scores
+            row["annotations"] = annotations_from_labels(annotation.labels.cpu().numpy(), scores)
+        self.progress.add.remote(len(decoded), len(rows) - len(decoded))
+        return pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
+
+    def annotate(self, images: Sequence[np.ndarray], seeds: Sequence[int]) -> list[Annotation]:
+        """On a GPU pictures of one patch grid share a pass. On a CPU each goes alone: batches bring no speed there, and
+        sums in another order would make a row depend on its neighbours."""
+        if self.device.type == "cuda":
+            return self.cliper.annotate(images, seeds)
+        return [self.cliper.annotate([image], [seed])[0] for image, seed in zip(images, seeds, strict=True)]

@@ -1,0 +1,153 @@
+"""The output folder: what lies in it, whose it is, and how a run that was cut off goes on.
+
+::
+
+    OUTPUT/*.parquet               rows
+    OUTPUT/manifest.json           what was asked for, with its fingerprint
+    OUTPUT/vocabulary.safetensors  text embeddings of the vocabulary
+    OUTPUT/summary.json            counts, once the job is done
+    OUTPUT/_SUCCESS                the job is done
+    OUTPUT/_checkpoint/*.parquet   image ids of the rows files that count, until the job is done
+
+One rule holds at every moment: a rows file counts if and only if its committed checkpoint is there, or ``_SUCCESS``
+is. Ray Data writes ``NAME.pending.parquet``, then the rows, then renames the checkpoint to
+``NAME.parquet``.
+"""
+
+import json
+import posixpath
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.storage import STORAGE_ERRORS, Location, storage_problem
+from schemas.embeddings import EmbeddingsError, VocabularyEmbeddings, embeddings_from_bytes, embeddings_to_bytes
+from schemas.errors import RequestError
+from schemas.manifest import Manifest, changed_fields
+
+PENDING_SUFFIX = ".pending.parquet"
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output folder that belongs to one manifest."""
+
+    location: Location
+
+    @property
+    def checkpoint(self) -> Location:
+        return self.location / "_checkpoint"
+
+    def is_finished(self) -> bool:
+        return bool(self.location.fs.exists((self.location / "_SUCCESS").path))
+
+    def rows_files(self) -> list[str]:
+        """Paths of all rows files, counting or not."""
+        return parquet_files(self.location)
+
+    def claim(self, manifest: Manifest, overwrite: bool) -> None:
+        """Make the folder ours: new, or begun with the same manifest.
+
+        Raises:
+            RequestError: it holds something else, or cannot be written.
+        """
+        try:
+            if overwrite:
+                self.clear()
+            begun = self.read_json("manifest.json")
+            if begun is None and self.location.fs.exists(self.location.path) and self.foreign_names():
+                raise RequestError(
+                    f"--output {self.location.url} holds files that are no output of this job "
+                    f"(such as {self.foreign_names()[0]}): choose an empty folder"
+                )
+            if begun is not None and begun.get("fingerprint") != manifest.fingerprint:
+                theirs = {key: begun.get(key) for key in manifest.content}
+                changed = ", ".join(list(changed_fields(manifest.content, theirs))[:5]) or "fingerprint"
+                raise RequestError(
+                    f"--output {self.location.url} was begun with another request (changed: {changed}): "
+                    f"use the same settings, another output, or --overwrite to start anew"
+                )
+            if begun is None:
+                self.write("manifest.json", manifest.to_json().encode("utf-8"))
+        except (*STORAGE_ERRORS, json.JSONDecodeError) as error:
+            raise RequestError(f"--output {self.location.url} cannot be used: {storage_problem(error)}") from error
+
+    def foreign_names(self) -> list[str]:
+        """Names in the folder while it has no manifest; a crash may have left a part of one."""
+        names = (file_name(path) for path in self.location.fs.ls(self.location.path, detail=False))
+        return sorted(name for name in names if name and name != "manifest.json.part")
+
+    def clear(self) -> None:
+        """Delete what earlier runs of the job wrote, and nothing else: first what says that it is done, last whose it
+        is, so that a crash in between leaves an output that a run can take up or clear again."""
+        fs = self.location.fs
+        if self.read_json("manifest.json") is None:
+            return
+        leftovers = [*parquet_files(self.checkpoint), *self.rows_files()]
+        own = [(self.location / name).path for name in ("_SUCCESS", "summary.json", "vocabulary.safetensors")]
+        for path in [*own, *leftovers, (self.location / "manifest.json").path]:
+            if fs.exists(path):
+                fs.rm_file(path)
+
+    def recover(self) -> None:
+        """Delete rows files without a committed checkpoint, and checkpoints that were never committed."""
+        fs = self.location.fs
+        checkpoints = parquet_files(self.checkpoint)
+        committed = {file_name(path) for path in checkpoints if not path.endswith(PENDING_SUFFIX)}
+        for path in self.rows_files():
+            if checkpoint_name(path) not in committed:
+                fs.rm_file(path)
+        for path in checkpoints:
+            if path.endswith(PENDING_SUFFIX):
+                fs.rm_file(path)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Mark the job as done; only then the checkpoint goes."""
+        self.write("summary.json", json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8"))
+        self.write("_SUCCESS", b"")
+        if self.location.fs.exists(self.checkpoint.path):
+            self.location.fs.rm(self.checkpoint.path, recursive=True)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file whole: a crash leaves the old content or none."""
+        target = (self.location / name).path
+        self.location.fs.makedirs(self.location.path, exist_ok=True)
+        if not self.location.is_local:
+            self.location.fs.pipe_file(target, content)
+            return
+        self.location.fs.pipe_file(f"{target}.part", content)
+        self.location.fs.mv(f"{target}.part", target)
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        try:
+            document = json.loads(self.location.fs.cat_file((self.location / name).path))
+        except FileNotFoundError:
+            return None
+        return document if isinstance(document, dict) else {}
+
+    def read_embeddings(self) -> VocabularyEmbeddings | None:
+        """The vocabulary's embeddings if an earlier run got that far."""
+        try:
+            return embeddings_from_bytes(self.location.fs.cat_file((self.location / "vocabulary.safetensors").path))
+        except (FileNotFoundError, EmbeddingsError):
+            return None
+
+    def write_embeddings(self, embeddings: VocabularyEmbeddings) -> None:
+        self.write("vocabulary.safetensors", embeddings_to_bytes(embeddings))
+
+
+def parquet_files(folder: Location) -> list[str]:
+    """Paths of the Parquet files that lie in a folder itself; none if there is no such folder."""
+    try:
+        paths = folder.fs.ls(folder.path, detail=False)
+    except FileNotFoundError:
+        return []
+    return sorted(str(path) for path in paths if str(path).endswith(".parquet"))
+
+
+def file_name(path: str) -> str:
+    return posixpath.basename(str(path).rstrip("/"))
+
+
+def checkpoint_name(rows_path: str) -> str:
+    """``NAME-0.parquet`` holds rows whose checkpoint is ``NAME.parquet``."""
+    return file_name(rows_path).removesuffix(".parquet").rpartition("-")[0] + ".parquet"

@@ -1,0 +1,81 @@
+"""How far the job is: actors count, the driver shows."""
+
+import threading
+from types import TracebackType
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+INTERVAL_S = 1.0
+LOG_INTERVAL_S = 30.0
+
+
+class ProgressCounter:
+    """Counts annotated images over all actors; a picture that is done again after a crash counts again."""
+
+    def __init__(self) -> None:
+        self.ok = 0
+        self.failed = 0
+
+    def add(self, ok: int, failed: int) -> None:
+        self.ok += ok
+        self.failed += failed
+
+    def counts(self) -> tuple[int, int]:
+        return self.ok, self.failed
+
+
+def start_counter() -> ActorHandle:
+    """A counter actor; it takes no CPU slot."""
+    actor: ActorHandle = ray.remote(num_cpus=0)(ProgressCounter).remote()  # type: ignore[assignment]
+    return actor
+
+
+class ProgressDisplay:
+    """Shows a counter's state from a thread: a live bar on a terminal, a line every half minute elsewhere."""
+
+    def __init__(self, counter: ActorHandle, total: int | None, console: Console) -> None:
+        self.counter, self.total, self.console = counter, total, console
+        self.finished = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def __enter__(self) -> "ProgressDisplay":
+        self.thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finished.set()
+        self.thread.join()
+
+    def counts(self) -> tuple[int, int]:
+        counts: Any = ray.get(self.counter.counts.remote(), timeout=INTERVAL_S)
+        return counts
+
+    def run(self) -> None:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task("Labelling", total=self.total, note="starting the models")
+            waited = 0.0
+            while not self.finished.wait(INTERVAL_S):
+                try:
+                    ok, failed = self.counts()
+                except RayError:
+                    continue
+                note = f"{failed} failed" if failed else ""
+                bar.update(task, completed=ok + failed, note=note if ok + failed else "starting the models")
+                waited += INTERVAL_S
+                if not self.console.is_terminal and waited % LOG_INTERVAL_S == 0:
+                    self.console.print(f"labelled {ok + failed} images, {failed} of them failed")

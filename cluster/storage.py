@@ -1,0 +1,88 @@
+"""Local and object storage through fsspec, one way for reading and writing.
+
+Credentials come from the environment of each process (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``GOOGLE_...``,
+instance roles); addresses that carry credentials are refused, because addresses are written to logs and manifests.
+"""
+
+import posixpath
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import fsspec
+import pyarrow.fs
+from botocore.exceptions import BotoCoreError
+from fsspec import AbstractFileSystem
+
+from schemas.errors import RequestError
+
+STORAGE_ERRORS = (OSError, BotoCoreError)
+"""What file systems raise: fsspec's drivers translate to OSError, except for what S3's client finds out by itself."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file, folder or prefix on a file system.
+
+    Attributes:
+        fs: the file system; never caches listings.
+        path: the path as the file system knows it, without protocol and without a slash at the end.
+    """
+
+    fs: AbstractFileSystem
+    path: str
+
+    @property
+    def url(self) -> str:
+        return str(self.fs.unstrip_protocol(self.path)) if not self.is_local else self.path
+
+    @property
+    def is_local(self) -> bool:
+        return "file" in self.fs.protocol
+
+    def __truediv__(self, name: str) -> "Location":
+        return Location(self.fs, posixpath.join(self.path, name))
+
+    def arrow_fs(self) -> pyarrow.fs.FileSystem:
+        """The same file system for pyarrow."""
+        if self.is_local:
+            return pyarrow.fs.LocalFileSystem()
+        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
+
+
+def open_location(address: str, flag: str) -> Location:
+    """The location of an address: a local path or a URL that fsspec knows.
+
+    Args:
+        address: what the user gave.
+        flag: the flag it was given with, for the error's text.
+
+    Raises:
+        RequestError: credentials in the address, an unknown protocol, or a driver that is not installed.
+    """
+    parts = urlsplit(address)
+    if "@" in parts.netloc or (parts.scheme in {"http", "https"} and parts.query):
+        raise RequestError(
+            f"{flag} carries credentials in its address, which would end up in logs: pass them in the environment"
+        )
+    try:
+        fs, path = fsspec.core.url_to_fs(address, use_listings_cache=False, skip_instance_cache=False)
+    except ImportError as error:
+        raise RequestError(f"{flag} {address}: {error}") from error
+    except ValueError as error:
+        raise RequestError(
+            f"{flag} {address}: {error}; use a local path or a URL such as s3://bucket/prefix"
+        ) from error
+    return Location(fs, path.rstrip("/") or path)
+
+
+def storage_problem(error: BaseException) -> str:
+    """A storage error in a few words, without request ids and addresses."""
+    match error:
+        case FileNotFoundError():
+            return "it does not exist"
+        case PermissionError():
+            return "access is denied: check the credentials and the bucket's permissions"
+        case OSError() if error.strerror:
+            return error.strerror
+        case _:
+            return " ".join(str(error).split())[:200] or type(error).__name__

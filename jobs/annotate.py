@@ -1,0 +1,140 @@
+"""Label images with a vocabulary of your own: masks and class scores, from object storage to Parquet."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import tyro
+from ray.exceptions import RayError
+from rich.console import Console
+
+from cluster import session
+from cluster.annotator import AnnotatorSpec
+from cluster.output import Output
+from cluster.run import Plan, annotate_corpus
+from cluster.sources import CorpusFormat, list_corpus
+from cluster.storage import STORAGE_ERRORS, open_location, storage_problem
+from cluster.summary import count_rows, show_summary, summary_document
+from jobs.options import MethodOptions
+from jobs.request import find_models, read_vocabulary
+from schemas.errors import RequestError
+from schemas.manifest import Manifest
+
+DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class AnnotateOptions:
+    """Options of the annotation job."""
+
+    input: str
+    """Folder, prefix, file or pattern with images: a local path or a URL such as s3://bucket/shards."""
+    output: str
+    """Folder or prefix for the results. The same command again continues there."""
+    method: MethodOptions
+    vocab: str | None = None
+    """Vocabulary: one class per line, or "name: query one; query two"."""
+    background: str | None = None
+    """Background words in the same form (default: 25 common ones)."""
+    text_embeddings: str | None = None
+    """Ready text embeddings (safetensors) in place of CLIP's text tower."""
+    templates: str = "car"
+    """Prompt templates: car (15), openai_imagenet_80, or a file with one template per line, {} for the class."""
+    format: Literal["auto"] | CorpusFormat = "auto"
+    """What the input holds: tar shards, Parquet tables with an image column, or image files."""
+    batch_size: int = 8
+    """Pictures that an actor gets at a time."""
+    actors: int | None = None
+    """Number of actors (default: as many as the GPUs allow; one without GPUs, which uses all cores)."""
+    gpus_per_actor: float = 1.0
+    """GPUs for each actor; a fraction lets several share one."""
+    rows_per_file: int = 1000
+    """Rows in a Parquet file. Rows of unfinished files are done again after a crash."""
+    limit: int | None = None
+    """Label only so many images, the first by name."""
+    overwrite: bool = False
+    """Delete what an earlier run wrote to the output and start anew."""
+    address: str | None = None
+    """Ray cluster to run on (default: RAY_ADDRESS, else Ray is started on this machine)."""
+
+    def check(self) -> None:
+        """Raises RequestError: a number makes no sense."""
+        for name in ("batch_size", "actors", "rows_per_file", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RequestError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        if not self.gpus_per_actor > 0:
+            raise RequestError(f"--gpus-per-actor must be above 0, not {self.gpus_per_actor}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit code: 0 done, 1 failed, 2 wrong request."""
+    options = tyro.cli(AnnotateOptions, args=arguments, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
+    console, errors = Console(), Console(stderr=True)
+    try:
+        annotate(options, console)
+    except RequestError as error:
+        errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        return WRONG_REQUEST
+    except (RayError, *STORAGE_ERRORS) as error:
+        errors.print(f"error: {job_problem(error)}", style="red", highlight=False, markup=False, soft_wrap=True)
+        errors.print("What is written stays. The same command goes on from there.", highlight=False)
+        return FAILED
+    except KeyboardInterrupt:
+        errors.print("interrupted. What is written stays. The same command goes on from there.", highlight=False)
+        return INTERRUPTED
+    return DONE
+
+
+def annotate(options: AnnotateOptions, console: Console) -> None:
+    """The job from request to summary."""
+    started = time.monotonic()
+    options.check()
+    vocabulary = read_vocabulary(options.vocab, options.background, options.templates, options.text_embeddings)
+    output = Output(open_location(options.output, "--output"))
+    corpus = list_corpus(open_location(options.input, "--input"), options.format, output.location, options.limit)
+    models = find_models(options.method)
+    precision = options.method.resolved_precision()
+    manifest = Manifest(
+        input={"address": corpus.root.url, "format": corpus.format, "limit": options.limit},
+        vocabulary=vocabulary.manifest(),
+        models=models.manifest(),
+        settings=asdict(models.settings) | {"precision": precision},
+    )
+    output.claim(manifest, options.overwrite)
+    if output.is_finished():
+        console.print("Already finished: nothing to do (--overwrite starts anew).")
+        show_summary(output.read_json("summary.json") or {}, output.location.url, console)
+        return
+
+    embeddings = output.read_embeddings() or vocabulary.embed(models.clip)
+    output.write_embeddings(embeddings)
+    spec = AnnotatorSpec(models.clip, models.diffusion, models.empty_prompt(), embeddings, models.settings, precision)
+    output.recover()
+    before = count_rows(output).images
+    if before:
+        console.print(f"Continuing: {before:,} images are labelled already.", highlight=False)
+
+    session.start(options.address, options.actors)
+    resources = session.plan_resources(options.actors, options.gpus_per_actor)
+    annotate_corpus(Plan(corpus, spec, output, manifest, resources, options.batch_size, options.rows_per_file), console)
+    output.recover()
+    counts = count_rows(output)
+    summary = summary_document(counts, vocabulary.class_names, counts.images - before, time.monotonic() - started)
+    output.finish(summary)
+    show_summary(summary, output.location.url, console)
+
+
+def job_problem(error: BaseException) -> str:
+    """Why the job failed, on one line: the cause in the worker rather than Ray's wrapping of it."""
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, STORAGE_ERRORS):
+        return f"reading or writing failed: {storage_problem(cause)}"
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
