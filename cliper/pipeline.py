@@ -19,7 +19,7 @@ from cliper.settings import MethodSettings
 from cliper.sliding import windowed_logits
 from cliper.vision import VisionTower, trace
 
-ImageArray = UInt8[np.ndarray, "height width 3"]
+ImageArray = UInt8[np.ndarray, "_height _width 3"]
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,11 @@ class Output:
             RequestError: it holds something else, or cannot be written.
         """
         try:
-            if overwrite:
-                self.clear()
             begun = self.read_json("manifest.json")
-            if begun is None and self.location.fs.exists(self.location.path) and self.foreign_names():
+            if begun is not None and overwrite:
+                self.clear()
+                begun = None
+            elif begun is None and self.foreign_names():
                 raise RequestError(
                     f"--output {self.location.url} holds files that are no output of this job "
                     f"(such as {self.foreign_names()[0]}): choose an empty folder"
@@ -73,6 +74,8 @@ class Output:
 
     def foreign_names(self) -> list[str]:
         """Names in the folder while it has no manifest; a crash may have left a part of one."""
+        if not self.location.fs.exists(self.location.path):
+            return []
         names = (file_name(path) for path in self.location.fs.ls(self.location.path, detail=False))
         return sorted(name for name in names if name and name != "manifest.json.part")
 
@@ -80,13 +83,10 @@ class Output:
         """Delete what earlier runs of the job wrote, and nothing else: first what says that it is done, last whose it
         is, so that a crash in between leaves an output that a run can take up or clear again."""
         fs = self.location.fs
-        if self.read_json("manifest.json") is None:
-            return
-        leftovers = [*parquet_files(self.checkpoint), *self.rows_files()]
         own = [(self.location / name).path for name in ("_SUCCESS", "summary.json", "vocabulary.safetensors")]
-        for path in [*own, *leftovers, (self.location / "manifest.json").path]:
+        for path in [*own, self.checkpoint.path, *self.rows_files(), (self.location / "manifest.json").path]:
             if fs.exists(path):
-                fs.rm_file(path)
+                fs.rm(path, recursive=True)
 
     def recover(self) -> None:
         """Delete rows files without a committed checkpoint, and checkpoints that were never committed."""
@@ -110,7 +110,8 @@ class Output:
     def write(self, name: str, content: bytes) -> None:
         """Write a small file whole: a crash leaves the old content or none."""
         target = (self.location / name).path
-        self.location.fs.makedirs(self.location.path, exist_ok=True)
+        if not self.location.is_object_store:  # there a new folder could mean a new bucket
+            self.location.fs.makedirs(self.location.path, exist_ok=True)
         if not self.location.is_local:
             self.location.fs.pipe_file(target, content)
             return

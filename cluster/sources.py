@@ -9,7 +9,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -196,7 +196,7 @@ def read_tar(root: Location, shard: Shard) -> Iterator[Record]:
     seen: dict[str, int] = {}
     members = 0
     try:
-        with root.fs.open(shard.path, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
+        with root.fs.open(shard.path, "rb") as file, open_tar(file) as archive:
             for member in archive:
                 if not is_image_member(member):
                     continue
@@ -204,16 +204,35 @@ def read_tar(root: Location, shard: Shard) -> Iterator[Record]:
                 occurrence = seen[member_name] = seen.get(member_name, 0) + 1
                 image_id = f"{name}/{member_name}" + (f"#{occurrence}" if occurrence > 1 else "")
                 member_uri = f"tar://{member_name}::{uri}"
-                members += 1
                 if member.size > MAX_FILE_BYTES:
                     yield too_large(image_id, member_uri, name)
-                    continue
-                content = archive.extractfile(member)
-                assert content is not None, "regular files have content"
-                yield checked(Record(image_id, member_uri, name, content.read()))
+                else:
+                    content = archive.extractfile(member)
+                    assert content is not None, "regular files have content"
+                    yield checked(Record(image_id, member_uri, name, content.read()))
+                members += 1
     except BROKEN_TAR as error:
         sentence = f"{uri}: the tar shard is damaged after {members} images: {error}"
         yield Record(name, uri, name, None, Status.BROKEN_SHARD, sentence)
+
+
+class StrictTarInfo(tarfile.TarInfo):
+    """Reads members like its base, but does not take a damaged or missing header for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "StrictTarInfo":
+        """Raises ReadError where tarfile would stop without a word."""
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the mark at the end of a whole archive
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} at byte {archive.offset}") from error
+
+
+def open_tar(file: IO[bytes]) -> tarfile.TarFile:
+    """A tar file as a stream, compressed or not."""
+    return tarfile.open(fileobj=file, mode="r|*", tarinfo=StrictTarInfo)
 
 
 def is_image_member(member: tarfile.TarInfo) -> bool:

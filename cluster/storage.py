@@ -18,6 +18,8 @@ from schemas.errors import RequestError
 STORAGE_ERRORS = (OSError, BotoCoreError)
 """What file systems raise: fsspec's drivers translate to OSError, except for what S3's client finds out by itself."""
 
+OBJECT_STORES = {"s3", "gs", "abfs", "az", "oss", "oci"}
+
 
 @dataclass(frozen=True)
 class Location:
@@ -38,6 +40,13 @@ class Location:
     @property
     def is_local(self) -> bool:
         return "file" in self.fs.protocol
+
+    @property
+    def is_object_store(self) -> bool:
+        """Folders are only names there."""
+        return not OBJECT_STORES.isdisjoint(
+            [self.fs.protocol] if isinstance(self.fs.protocol, str) else self.fs.protocol
+        )
 
     def __truediv__(self, name: str) -> "Location":
         return Location(self.fs, posixpath.join(self.path, name))

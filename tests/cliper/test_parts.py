@@ -1,0 +1,259 @@
+"""The method's parts on their own: edges that whole pictures do not reach."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cliper.coarse import Queries, class_maps, coarse_maps
+from cliper.compensation import refine
+from cliper.diffusion import DiffusionModel
+from cliper.fusion import symmetric_attention
+from cliper.labels import label_map
+from cliper.models import find_clip, find_diffusion, load_diffusion, load_text_encoder, load_vision_tower
+from cliper.preprocess import MAX_PATCHES, clip_input, diffusion_input, patch_grid_hw
+from cliper.settings import VIT_B_16, VIT_L_14, MethodSettings, encoder_defaults
+from cliper.sliding import window_starts
+from cliper.templates import TEMPLATE_SETS, parse_templates
+from cliper.text import embed_phrases
+from cliper.vision import check_supported
+
+CPU = torch.device("cpu")
+
+
+def some_settings(**changes: Any) -> MethodSettings:
+    return MethodSettings(**(vars(VIT_B_16) | changes))
+
+
+class TestPreprocess:
+    @pytest.mark.parametrize(
+        ("image_hw", "shorter", "patch", "expected"),
+        [
+            ((213, 320), 224, 16, (14, 21)),
+            ((214, 320), 336, 16, (21, 31)),
+            ((213, 320), 238, 14, (17, 26)),
+            ((320, 213), 238, 14, (26, 17)),
+            ((500, 500), 336, 14, (24, 24)),
+            ((1, 1), 336, 16, (21, 21)),
+            ((1, 20_000), 336, 16, (1, MAX_PATCHES)),
+            ((20_000, 1), 336, 16, (MAX_PATCHES, 1)),
+            ((1024, 2048), 560, 16, (35, 70)),
+        ],
+    )
+    def test_grid(self, image_hw: tuple[int, int], shorter: int, patch: int, expected: tuple[int, int]) -> None:
+        assert patch_grid_hw(image_hw, shorter, patch) == expected
+
+    @given(st.integers(1, 40_000), st.integers(1, 40_000), st.sampled_from([14, 16, 32]))
+    def test_grid_is_never_empty_nor_too_large(self, height: int, width: int, patch: int) -> None:
+        rows, columns = patch_grid_hw((height, width), 336, patch)
+        assert rows >= 1
+        assert columns >= 1
+        assert rows * columns <= MAX_PATCHES
+
+    def test_clip_input_is_bicubic_and_normalised(self) -> None:
+        image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+        pixels = clip_input(image, (2, 3), 16, mean, std)
+        resized = np.asarray(Image.fromarray(image).resize((48, 32), Image.Resampling.BICUBIC)) / 255
+        assert np.allclose(pixels.permute(1, 2, 0).numpy(), (resized - mean) / std, atol=1e-5)
+
+    def test_diffusion_input_picks_nearest_pixels(self) -> None:
+        image = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
+        small = diffusion_input(image, 2)
+        assert torch.allclose(small.permute(1, 2, 0), torch.from_numpy(image[:, ::2]).float() / 127.5 - 1)
+
+
+class TestFusion:
+    def test_a_row_without_positive_entries_is_zero_not_nan(self) -> None:
+        attention = torch.full((1, 1, 3, 3), 1 / 3)
+        assert torch.equal(symmetric_attention(attention), torch.zeros(1, 1, 3, 3))
+
+    def test_rows_sum_to_one(self) -> None:
+        attention = torch.rand(2, 3, 9, 9).softmax(dim=-1)
+        assert torch.allclose(symmetric_attention(attention).sum(dim=-1), torch.ones(2, 3, 9))
+
+
+class TestCoarse:
+    def test_a_class_takes_the_maximum_of_its_queries(self) -> None:
+        rows = torch.eye(4)
+        queries = Queries.build(rows[:3], rows[3:], torch.tensor([0, 1, 1]))
+        logits = torch.randn(2, 5, 7)
+        probabilities = logits.softmax(dim=1)
+        maps = class_maps(logits, queries)
+        assert torch.equal(maps[:, 0], probabilities[:, 0])
+        assert torch.equal(maps[:, 1], torch.maximum(probabilities[:, 1], probabilities[:, 2]))
+
+    def test_the_extra_query_is_the_mean_of_the_class_rows(self) -> None:
+        rows = torch.eye(3)
+        queries = Queries.build(rows[:2], rows[2:], torch.tensor([0, 1]))
+        assert queries.rows[-1].tolist() == [0.5, 0.5, 0.0]
+
+    def test_no_background_words_are_allowed(self) -> None:
+        queries = Queries.build(torch.eye(2), torch.zeros(0, 2), torch.tensor([0, 1]))
+        assert class_maps(torch.randn(1, 3, 4), queries).shape == (1, 2, 4)
+
+    def test_the_mean_sees_the_thresholded_map_and_the_input_is_left_alone(self) -> None:
+        maps = [torch.tensor([[[0.1, 1.0]]]), torch.tensor([[[1.0, 1.0]]])]
+        result = coarse_maps(maps, torch.eye(2)[None], selected=0, attention_threshold=0.5, early_embeddings=True)
+        assert torch.allclose(result, torch.tensor([[[0.0 + 0.5, 1.0 + 1.0]]]))
+        assert maps[0][0, 0, 0] == torch.tensor(0.1)
+
+
+class TestSliding:
+    @pytest.mark.parametrize(
+        ("length", "crop", "expected"),
+        [
+            (224, 224, [0]),
+            (336, 224, [0, 112]),
+            (496, 224, [0, 112, 224, 272]),
+            (496, 336, [0, 112, 160]),
+            (112, 112, [0]),
+        ],
+    )
+    def test_windows(self, length: int, crop: int, expected: list[int]) -> None:
+        assert window_starts(length, crop) == expected
+
+
+class TestCompensation:
+    def test_product_is_applied_in_the_order_of_the_heads(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        queries, keys = torch.randn(2, 3, 16, 4, generator=generator)
+        coarse = torch.rand(5, 2, 2, generator=generator)
+        settings = some_settings(preset="paper")
+        matrices = [(q @ k.T / 2).softmax(dim=-1) for q, k in zip(queries, keys, strict=True)]
+        x = torch.nn.functional.interpolate(coarse[None], (4, 4), mode="bilinear")[0].flatten(1).T
+        expected = (matrices[0] @ matrices[1] @ matrices[2] @ x).T.reshape(5, 4, 4)
+        assert torch.allclose(refine(coarse, [(queries, keys)], settings), expected, atol=1e-5)
+
+
+class TestLabels:
+    def test_ties_go_to_the_first_class_and_background_wins_its_tie(self) -> None:
+        refined = torch.ones(2, 2, 2)
+        settings = some_settings(score_threshold=0.0, background_threshold=0.1, normalize_maps=False)
+        assert label_map(refined, torch.tensor([1.0, 1.0]), (4, 4), settings).unique().tolist() == [1]
+
+    def test_no_class_above_the_threshold_is_background(self) -> None:
+        for background_threshold in (0.0, 0.5):
+            settings = some_settings(score_threshold=1.0, background_threshold=background_threshold)
+            labels = label_map(torch.rand(3, 4, 4), torch.tensor([1.0, 0.5, 0.1]), (5, 7), settings)
+            assert labels.shape == (5, 7)
+            assert labels.unique().tolist() == [0]
+
+    def test_a_flat_map_normalises_to_nothing(self) -> None:
+        settings = some_settings(score_threshold=0.0, background_threshold=0.5, normalize_maps=True)
+        assert label_map(torch.ones(1, 2, 2), torch.tensor([1.0]), (4, 4), settings).unique().tolist() == [0]
+
+
+class TestDiffusion:
+    def model(self, folder: Path) -> DiffusionModel:
+        return load_diffusion(find_diffusion(str(folder)), torch.zeros(1, 77, 8), CPU, torch.float32)
+
+    def test_sizes_come_from_the_model_folder(self, tiny_diffusion: Path) -> None:
+        model = self.model(tiny_diffusion)
+        assert (model.side_px, model.latent_hw, model.timestep) == (128, (16, 16), 101)
+
+    def test_the_unet_stops_after_the_last_attention(self, tiny_diffusion: Path) -> None:
+        model = self.model(tiny_diffusion)
+        ran = []
+        last = model.unet.up_blocks[-1]
+        for name, module in {
+            "attention 0": last.attentions[0],
+            "attention 1": last.attentions[1],
+            "cross-attention 1": last.attentions[1].transformer_blocks[0].attn2,
+            "attention 2": last.attentions[2],
+            "output": model.unet.conv_out,
+        }.items():
+            module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+        layers = model.queries_and_keys(torch.zeros(1, 3, 128, 128), torch.zeros(1, 4, 16, 16))
+        assert ran == ["attention 0", "attention 1"]
+        assert [query.shape for query, _ in layers] == [(1, 2, 256, 4)] * 2
+
+    def test_nothing_is_left_hooked(self, tiny_diffusion: Path) -> None:
+        model = self.model(tiny_diffusion)
+        model.queries_and_keys(torch.zeros(1, 3, 128, 128), torch.zeros(1, 4, 16, 16))
+        assert not any(module._forward_pre_hooks for module in model.unet.modules())
+
+    def test_the_decoder_is_not_kept(self, tiny_diffusion: Path) -> None:
+        assert self.model(tiny_diffusion).vae.decoder is None
+
+
+class TestText:
+    def test_templates_are_averaged_between_two_normalisations(self, tiny_clip: Path) -> None:
+        encode, tokenize = load_text_encoder(find_clip(f"local-dir:{tiny_clip}"), CPU)
+        ours = embed_phrases(encode, tokenize, ["cat", "a dog"], ["{}.", "a photo of a {}."])
+        for row, phrase in zip(ours, ["cat", "a dog"], strict=True):
+            encodings = encode(tokenize([f"{phrase}.", f"a photo of a {phrase}."]))
+            mean = torch.stack([e / e.norm() for e in encodings]).mean(dim=0)
+            assert torch.allclose(row, mean / mean.norm(), atol=1e-5)
+
+    def test_braces_in_a_phrase_are_text(self, tiny_clip: Path) -> None:
+        encode, tokenize = load_text_encoder(find_clip(f"local-dir:{tiny_clip}"), CPU)
+        assert embed_phrases(encode, tokenize, ["{0} {}"], ["a {}"]).shape == (1, 16)
+
+    def test_template_sets(self) -> None:
+        assert {name: len(templates) for name, templates in TEMPLATE_SETS.items()} == {
+            "car": 15,
+            "openai_imagenet_80": 80,
+        }
+        assert all("{}" in template for templates in TEMPLATE_SETS.values() for template in templates)
+
+    @pytest.mark.parametrize(("text", "message"), [("", "no template"), ("# a\na {}\nb", "line 3 has no {}")])
+    def test_wrong_templates(self, text: str, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            parse_templates(text)
+
+
+class TestSettings:
+    def test_encoder_defaults_follow_the_patch_size(self) -> None:
+        assert encoder_defaults(14) == VIT_L_14
+        assert encoder_defaults(16) == encoder_defaults(32) == VIT_B_16
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"shorter_side_px": 0}, "shorter_side_px"),
+            ({"logit_scale": -1.0}, "logit_scale"),
+            ({"attention_threshold": 1.5}, "attention_threshold"),
+            ({"score_threshold": float("nan")}, "score_threshold"),
+            ({"head": -1}, "head"),
+        ],
+    )
+    def test_values_out_of_range(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            some_settings(**changes)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"select_layer": 12}, "select_layer must be between -12 and 11"),
+            ({"select_layer": -12, "preset": "paper"}, "between -11 and 10"),
+            ({"sliding_crop_px": 225}, "do not fall on the"),
+        ],
+    )
+    def test_values_that_do_not_fit_the_encoder(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            some_settings(**changes).check_encoder(blocks=12, patch_size_px=16)
+
+
+class TestEncoders:
+    def test_text_tower_is_never_read_with_the_image_tower(self, tiny_clip: Path) -> None:
+        model = load_vision_tower(find_clip(f"local-dir:{tiny_clip}"), CPU, torch.float32).model
+        assert not any("token_embedding" in name for name, _ in model.named_parameters())
+        assert all(parameter.device == CPU for parameter in model.parameters())
+
+    @pytest.mark.parametrize("name", ["ViT-B-16", "ViT-L-14", "ViT-H-14"])
+    def test_towers_of_the_papers_encoders_are_supported(self, name: str) -> None:
+        with torch.device("meta"):
+            check_supported(open_clip.CLIP(**open_clip.get_model_config(name)).visual)
+
+    def test_other_towers_are_refused(self) -> None:
+        with torch.device("meta"):
+            model = open_clip.CLIP(**open_clip.get_model_config("RN50"))
+        with pytest.raises(ValueError, match="not a plain open_clip vision transformer"):
+            check_supported(model.visual)

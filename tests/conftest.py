@@ -1,0 +1,20 @@
+"""Shared fixtures. Shapes in the package's signatures are checked while tests run."""
+
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("cliper", "beartype.beartype")
+
+from tests.tiny import write_tiny_clip, write_tiny_diffusion  # noqa: E402 (after the hook)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_clip(tmp_path_factory.mktemp("models") / "clip")
+
+
+@pytest.fixture(scope="session")
+def tiny_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_diffusion(tmp_path_factory.mktemp("models") / "diffusion")

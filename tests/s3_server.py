@@ -1,0 +1,75 @@
+"""A real S3 server on loopback for tests: SeaweedFS, one process, its files in a folder of the test's."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import s3fs
+from tenacity import retry, stop_after_delay, wait_fixed
+
+ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key-never-to-be-logged"
+BUCKET = "test"
+SERVICES = ("master", "volume", "filer", "s3", "admin")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on right now."""
+    with contextlib.ExitStack() as sockets:
+        opened = [sockets.enter_context(socket.socket()) for _ in range(count)]
+        for single in opened:
+            single.bind(("127.0.0.1", 0))
+        return [int(single.getsockname()[1]) for single in opened]
+
+
+@contextlib.contextmanager
+def seaweed(folder: Path) -> Iterator[dict[str, str]]:
+    """Run the server; yields the environment variables with which a client reaches it."""
+    ports = free_ports(2 * len(SERVICES))
+    flags = [
+        flag
+        for service, http, grpc in zip(SERVICES, ports[::2], ports[1::2], strict=True)
+        for flag in (f"-{service}.port={http}", f"-{service}.port.grpc={grpc}")
+    ]
+    off = ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
+    environment = {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports[2 * SERVICES.index('s3')]}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    weed = Path(sys.executable).with_name("weed")
+    where = [f"-dir={folder}", f"-bucket={BUCKET}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [weed, "mini", *where, *flags, *off], env=os.environ | environment, stdout=log, stderr=log
+        )
+    try:
+        wait_for_bucket(environment)
+        yield environment
+    finally:
+        server.kill()
+        server.wait()
+
+
+@retry(stop=stop_after_delay(90), wait=wait_fixed(0.5), reraise=True)
+def wait_for_bucket(environment: dict[str, str]) -> None:
+    fs = s3_client(environment)
+    fs.pipe_file(f"{BUCKET}/ready", b"yes")
+    assert fs.cat_file(f"{BUCKET}/ready") == b"yes"
+    fs.rm_file(f"{BUCKET}/ready")
+
+
+def s3_client(environment: dict[str, str]) -> s3fs.S3FileSystem:
+    """A client for the test's own reading and writing; independent of this process's environment."""
+    return s3fs.S3FileSystem(
+        key=environment["AWS_ACCESS_KEY_ID"],
+        secret=environment["AWS_SECRET_ACCESS_KEY"],
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        use_listings_cache=False,
+        skip_instance_cache=True,
+    )

@@ -1,0 +1,93 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save
+
+from schemas.embeddings import EmbeddingsError, VocabularyEmbeddings, embeddings_from_bytes, embeddings_to_bytes
+
+
+def some_embeddings(background: int = 2) -> VocabularyEmbeddings:
+    rows = np.random.default_rng(0).normal(size=(3 + background, 4)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    words = tuple(f"word {i}" for i in range(background))
+    return VocabularyEmbeddings(rows[:3], ("cat", "dög", "dög"), rows[3:], words)
+
+
+@pytest.mark.parametrize("background", [0, 2])
+def test_round_trip(background: int) -> None:
+    before = some_embeddings(background)
+    after = embeddings_from_bytes(embeddings_to_bytes(before))
+    assert np.array_equal(after.classes, before.classes)
+    assert np.array_equal(after.background, before.background)
+    assert after.row_names == before.row_names
+    assert after.background_words == before.background_words
+    assert after.sha256 == before.sha256
+
+
+def test_queries_of_a_class_share_its_position() -> None:
+    embeddings = some_embeddings()
+    assert embeddings.class_names == ("cat", "dög")
+    assert embeddings.class_of_row == [0, 1, 1]
+
+
+def test_select_orders_classes_and_keeps_their_queries() -> None:
+    chosen = some_embeddings().select(["dög", "cat"])
+    assert chosen.row_names == ("dög", "dög", "cat")
+    assert np.array_equal(chosen.classes, some_embeddings().classes[[1, 2, 0]])
+    with pytest.raises(EmbeddingsError, match="no class 'cow'"):
+        some_embeddings().select(["cow"])
+
+
+def test_digest_sees_names_and_numbers() -> None:
+    original = some_embeddings()
+    renamed = VocabularyEmbeddings(original.classes, ("a", "b", "b"), original.background, original.background_words)
+    changed = VocabularyEmbeddings(
+        -original.classes, original.row_names, original.background, original.background_words
+    )
+    assert len({original.sha256, renamed.sha256, changed.sha256}) == 3
+
+
+GOOD = {"classes": np.eye(2, 4, dtype=np.float32), "background": np.eye(1, 4, dtype=np.float32)}
+NAMES = {"classes": json.dumps(["a", "b"]), "background": json.dumps(["sky"])}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        (GOOD, {}, "metadata named classes and background"),
+        (GOOD, NAMES | {"classes": "not json"}, "metadata named classes and background"),
+        (GOOD, NAMES | {"classes": json.dumps(["a"])}, r"classes has shape \[2, 4\] for 1 names"),
+        (GOOD, NAMES | {"classes": json.dumps(["a", " "])}, "classes has an empty name"),
+        (GOOD | {"classes": np.zeros((2, 4), np.float32)}, NAMES, "zero or not finite"),
+        (GOOD | {"classes": np.full((2, 4), np.nan, np.float32)}, NAMES, "zero or not finite"),
+        (GOOD | {"background": np.eye(1, 5, dtype=np.float32)}, NAMES, "4 dimensions, background has 5"),
+        ({"classes": GOOD["classes"]}, NAMES, "tensors and metadata"),
+        (
+            GOOD | {"classes": np.zeros((0, 4), np.float32)},
+            NAMES | {"classes": "[]"},
+            "it has no class",
+        ),
+    ],
+)
+def test_wrong_files_are_refused(tensors: dict[str, np.ndarray], metadata: dict[str, str], message: str) -> None:
+    with pytest.raises(EmbeddingsError, match=message):
+        embeddings_from_bytes(save(tensors, metadata))
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    with pytest.raises(EmbeddingsError):
+        embeddings_from_bytes(data)
+
+
+@given(st.integers(0, 400), st.binary(min_size=1, max_size=8))
+def test_damaged_files_are_read_or_refused(position: int, garbage: bytes) -> None:
+    data = bytearray(embeddings_to_bytes(some_embeddings()))
+    data[position : position + len(garbage)] = garbage
+    try:
+        embeddings_from_bytes(bytes(data))
+    except EmbeddingsError:
+        return
