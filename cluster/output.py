@@ -51,6 +51,8 @@ class Output:
             RequestError: it holds something else, or cannot be written.
         """
         try:
+            if not self.bucket_exists():
+                raise FileNotFoundError(self.location.path)
             begun = self.read_json("manifest.json")
             if begun is not None and overwrite:
                 self.clear()
@@ -71,6 +73,15 @@ class Output:
                 self.write("manifest.json", manifest.to_json().encode("utf-8"))
         except (*STORAGE_ERRORS, json.JSONDecodeError) as error:
             raise RequestError(f"--output {self.location.url} cannot be used: {storage_problem(error)}") from error
+
+    def bucket_exists(self) -> bool:
+        """False if the output's bucket is surely not there: some servers would create a mistyped one."""
+        if not self.location.is_object_store:
+            return True
+        try:
+            return bool(self.location.fs.exists(self.location.path.split("/")[0]))
+        except PermissionError:  # a role may be allowed to write below a prefix and to see nothing else
+            return True
 
     def foreign_names(self) -> list[str]:
         """Names in the folder while it has no manifest; a crash may have left a part of one."""

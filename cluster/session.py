@@ -2,12 +2,15 @@
 
 import logging
 import os
+import socket
 from dataclasses import dataclass
 
 import ray
 import ray.data
 
 from schemas.errors import RequestError
+
+CONNECT_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,17 @@ def start(address: str | None, actors: int | None) -> None:
         ray.init(num_cpus=slots, include_dashboard=False, logging_level=logging.CRITICAL, log_to_driver=False)
         return
     try:
+        check_reachable(address)
         ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise RequestError(f"--address {address}: no Ray cluster answers there ({type(error).__name__})") from error
+
+
+def check_reachable(address: str) -> None:
+    """Raises OSError at once if nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
 
 
 def plan_resources(actors: int | None, gpus_per_actor: float) -> Resources:

@@ -88,6 +88,8 @@ def list_corpus(
     except (*STORAGE_ERRORS, ValueError) as error:
         raise RequestError(f"--input {root.url}: {storage_problem(error)}") from error
     below_output = f"{output.path}/" if type(output.fs) is type(root.fs) else None
+    if below_output and f"{base}/".startswith(below_output):
+        raise RequestError(f"--input {root.url} lies in --output {output.url}: choose another folder for the output")
     shards: dict[CorpusFormat, list[Shard]] = {"tar": [], "parquet": [], "folder": []}
     for path in names:
         relative = posixpath.relpath(path, base)

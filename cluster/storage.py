@@ -4,6 +4,7 @@ Credentials come from the environment of each process (``AWS_ACCESS_KEY_ID``, ``
 instance roles); addresses that carry credentials are refused, because addresses are written to logs and manifests.
 """
 
+import os
 import posixpath
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -81,7 +82,8 @@ def open_location(address: str, flag: str) -> Location:
         raise RequestError(
             f"{flag} {address}: {error}; use a local path or a URL such as s3://bucket/prefix"
         ) from error
-    return Location(fs, path.rstrip("/") or path)
+    location = Location(fs, path.rstrip("/") or path)
+    return Location(fs, os.path.realpath(location.path)) if location.is_local else location
 
 
 def storage_problem(error: BaseException) -> str:

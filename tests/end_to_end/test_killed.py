@@ -1,0 +1,48 @@
+"""The driver dies without warning; the same command takes the job up again."""
+
+import os
+import signal
+import subprocess
+import time
+
+from tests.end_to_end.conftest import FinishedRun
+from tests.end_to_end.runs import ROOT, OutputReader, annotate, command
+from tests.s3_server import BUCKET
+
+
+def wait_for_rows(output: OutputReader, driver: subprocess.Popen[str], seconds: float = 120) -> set[str]:
+    """Wait until some rows are committed; returns the names of the committed checkpoints."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert driver.poll() is None, f"the job ended before it could be killed: {driver.communicate()}"
+        committed = {name for name in output.files() if "_checkpoint/" in name and ".pending." not in name}
+        if committed:
+            return committed
+        time.sleep(0.2)
+    raise AssertionError("nothing was committed in time")
+
+
+def test_killed_midway_and_run_again(finished_run: FinishedRun) -> None:
+    output = f"s3://{BUCKET}/killed"
+    flags = [*finished_run.flags, "--rows-per-file", "4", "--batch-size", "2"]
+    driver = subprocess.Popen(
+        command(finished_run.corpus, output, *flags),
+        cwd=ROOT,
+        env=os.environ | finished_run.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    reader = OutputReader(output, finished_run.env)
+    committed = wait_for_rows(reader, driver)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert "_SUCCESS" not in reader.files(), "the job was done before it was killed: give it more to do"
+
+    again = annotate(finished_run.corpus, output, *flags, env=finished_run.env)
+    assert again.returncode == 0, again.stderr
+    assert "Continuing:" in again.stdout
+    assert reader.rows() == finished_run.reader().rows()
+    kept = {name.removesuffix(".parquet").removeprefix("_checkpoint/") for name in committed}
+    rows_files = [name for name in reader.files() if name.endswith(".parquet")]
+    assert all(any(name.startswith(f"{stem}-") for name in rows_files) for stem in kept), "committed rows were redone"
