@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("cliper", "beartype.beartype")
+install_import_hook("cliper", "tests.shape_checker.check")
 
 from tests.tiny import write_tiny_clip, write_tiny_diffusion  # noqa: E402 (after the hook)
 
