@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+import tests.shape_checker  # noqa: F401 (the hook looks it up)
+
 install_import_hook("cliper", "tests.shape_checker.check")
 
 from tests.tiny import write_tiny_clip, write_tiny_diffusion  # noqa: E402 (after the hook)

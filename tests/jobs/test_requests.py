@@ -109,5 +109,6 @@ def test_every_flag_that_others_rely_on_is_there(capsys: pytest.CaptureFixture[s
     flags = """--input --output --vocab --background --format --clip --diffusion --text-embeddings --preset --attention
         --early-embeddings --no-early-embeddings --compensation --head --shorter-side-px --select-layer --logit-scale
         --attention-threshold --score-threshold --background-threshold --normalize-maps --no-normalize-maps
-        --sliding-crop-px --templates --batch-size --actors --gpus-per-actor --precision --limit --overwrite --address"""
+        --sliding-crop-px --templates --batch-size --actors --gpus-per-actor --precision --limit
+        --overwrite --address"""
     assert [flag for flag in flags.split() if flag not in text] == []
