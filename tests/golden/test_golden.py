@@ -92,7 +92,10 @@ def test_cases_were_found() -> None:
     assert CASES, f"no case.json below {GOLDEN}"
 
 
-@pytest.mark.parametrize("folder", CASES, ids=lambda path: str(path.relative_to(GOLDEN)))
+@pytest.mark.parametrize(
+    "folder",
+    [pytest.param(case, id=str(case.relative_to(GOLDEN)), marks=pytest.mark.xdist_group(case.name)) for case in CASES],
+)
 class TestRecordedCase:
     @pytest.mark.parametrize(
         ("stage", "recorded", "tolerance"),
