@@ -130,7 +130,7 @@ def find_clip(name: str) -> ClipSpec:
             f"ViT-L-14 or ViT-H-14:laion2b_s32b_b79k, or local-dir:FOLDER"
         )
     check_architecture(name, model_cfg)
-    repository = pretrained["hf_hub"].rstrip("/")
+    repository = "/".join(pretrained["hf_hub"].split("/")[:2])
     return ClipSpec(
         name=name,
         revision=hub_commit(f"CLIP model {name!r}", repository, revision),
@@ -230,7 +230,7 @@ def hub_commit(what: str, repository: str, revision: str | None) -> str:
     """The full commit that a branch, tag or commit of a hub repository stands for; from the cache when offline."""
     try:
         return str(HfApi().model_info(repository, revision=revision).sha)
-    except HUB_ERRORS as online_error:
+    except Exception as online_error:  # which library's HTTP errors come out depends on the hub client's version
         try:
             cached = snapshot_download(repository, revision=revision, local_files_only=True)
             return Path(cached).name
@@ -329,9 +329,7 @@ def embed_empty_prompt(spec: DiffusionSpec) -> Float[Tensor, "1 text_tokens text
         tokenizer = CLIPTokenizer.from_pretrained(**spec.source(), subfolder="tokenizer")
         encoder = CLIPTextModel.from_pretrained(**spec.source(), subfolder="text_encoder", use_safetensors=True).eval()
     except (*HUB_ERRORS, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"text encoder of diffusion model {spec.name!r} cannot be loaded: {one_line(error)}"
-        ) from error
+        raise ModelError(f"diffusion model {spec.name!r} has no usable text encoder: {one_line(error)}") from error
     tokens = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
     return encoder(tokens.input_ids)[0].float()
 
