@@ -66,6 +66,7 @@ class Annotator:
             # Not shared out among actors: sums split over other numbers of threads round differently, and the number of
             # actors must not change a row.
             torch.set_num_threads(os.cpu_count() or 1)
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
         self.device = torch.device("cuda" if on_gpu else "cpu")
         self.cliper = spec.build(self.device)
         self.progress = progress

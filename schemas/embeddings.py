@@ -113,5 +113,5 @@ def check_rows(what: str, rows: np.ndarray, names: tuple[object, ...]) -> None:
         raise EmbeddingsError(f"{what} has shape {list(rows.shape)} for {len(names)} names")
     if not all(isinstance(name, str) and name.strip() for name in names):
         raise EmbeddingsError(f"{what} has an empty name")
-    if not np.isfinite(rows).all() or (len(rows) and not np.linalg.norm(rows, axis=1).all()):
+    if not np.isfinite(rows).all() or not rows.any(axis=1).all():
         raise EmbeddingsError(f"{what} has a row that is zero or not finite")

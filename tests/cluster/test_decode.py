@@ -111,7 +111,7 @@ def test_panorama_is_decoded() -> None:
     assert decode_image(encode(Image.new("RGB", (30_000, 20)), "PNG")).shape == (20, 30_000, 3)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"]), st.integers(0, 2000), st.binary(max_size=20))
 def test_damaged_files_decode_or_have_a_status(image_format: str, position: int, garbage: bytes) -> None:
     data = encode(rgb(), image_format)

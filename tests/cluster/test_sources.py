@@ -82,7 +82,7 @@ def test_repeated_and_odd_names_stay_unique(tmp_path: Path) -> None:
     pa.array(ids, pa.string()).validate(full=True)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10_239))
 def test_a_cut_tar_yields_its_whole_members_and_says_where_it_broke(cut: int) -> None:
     images = {f"{i}.jpg": bytes([i]) * 1000 for i in range(5)}
