@@ -74,8 +74,9 @@ class ProgressDisplay:
                     ok, failed = self.counts()
                 except RayError:
                     continue
-                note = f"{failed} failed" if failed else ""
-                bar.update(task, completed=ok + failed, note=note if ok + failed else "starting the models")
+                done = ok + failed
+                note = (f"{failed} failed" if failed else "") if done else "starting the models"
+                bar.update(task, completed=done, note=note)
                 waited += INTERVAL_S
                 if not self.console.is_terminal and waited % LOG_INTERVAL_S == 0:
-                    self.console.print(f"labelled {ok + failed} images, {failed} of them failed")
+                    self.console.print(f"{done:,} images labelled {note}".rstrip(), highlight=False)

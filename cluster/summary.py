@@ -82,5 +82,5 @@ def show_summary(summary: dict[str, Any], where: str, console: Console) -> None:
     last = summary["last_run"]
     speed = f"{last['images'] / last['seconds']:.2f} images per second" if last["seconds"] else ""
     console.print(Group(images, classes) if classes.row_count else images)
-    console.print(f"This run: {last['images']:,} images in {last['seconds']:,.1f} s, {speed}", highlight=False)
+    console.print(f"Last run: {last['images']:,} images in {last['seconds']:,.1f} s, {speed}", highlight=False)
     console.print(f"Output: {where}", highlight=False, soft_wrap=True)
