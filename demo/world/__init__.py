@@ -1,0 +1,1 @@
+"""Landscape pictures from a seed: see `demo.world.scene.draw`."""

@@ -1,0 +1,103 @@
+"""Painting with signed distances: every shape is a distance to its outline, negative inside, antialiased by a pixel."""
+
+import numpy as np
+
+Colour = tuple[float, float, float] | np.ndarray
+"""RGB in 0 to 1: one colour, or one per pixel [height, width, 3]."""
+
+
+class Canvas:
+    """A picture and its label map, painted from back to front.
+
+    Coordinates are in picture heights, y downwards from 0 to 1, x from 0 to width / height.
+
+    Attributes:
+        rgb: float32 [height, width, 3], 0 to 1.
+        labels: uint8 [height, width]: the category painted last, 0 before anything is.
+        x, y: coordinates of the pixel centres [height, width].
+        aspect: width / height.
+    """
+
+    def __init__(self, height_px: int, width_px: int) -> None:
+        self.rgb = np.zeros((height_px, width_px, 3), np.float32)
+        self.labels = np.zeros((height_px, width_px), np.uint8)
+        self.aspect = width_px / height_px
+        self.pixel = 1 / height_px
+        rows, columns = np.indices((height_px, width_px), dtype=np.float32)
+        self.y, self.x = (rows + 0.5) * self.pixel, (columns + 0.5) * self.pixel
+
+    def paint(self, distance: np.ndarray, colour: Colour, category: int) -> None:
+        """Fill a shape.
+
+        Args:
+            distance: signed distance in picture heights [height, width].
+            colour: what to fill it with.
+            category: what it is a part of.
+        """
+        coverage = np.clip(0.5 - distance / self.pixel, 0, 1)
+        self.rgb += coverage[..., None] * (np.asarray(colour, np.float32) - self.rgb)
+        self.labels[coverage > 0.5] = category
+
+    def noise(self, rng: np.random.Generator, cells: float, stretch: float = 1.0) -> np.ndarray:
+        """Smooth noise in -1 to 1 [height, width].
+
+        Args:
+            rng: source of randomness.
+            cells: noise cells per picture height.
+            stretch: above 1 makes the cells wider than high.
+        """
+        v, u = self.y * cells, self.x * cells / stretch
+        row, column = np.floor(v).astype(int), np.floor(u).astype(int)
+        shape = (int(cells) + 3, int(cells * self.aspect / stretch) + 3)
+        lattice = own_generator(rng).uniform(-1, 1, shape).astype(np.float32)
+        fv, fu = (fraction * fraction * (3 - 2 * fraction) for fraction in (v - row, u - column))
+        top = lattice[row, column] * (1 - fu) + lattice[row, column + 1] * fu
+        bottom = lattice[row + 1, column] * (1 - fu) + lattice[row + 1, column + 1] * fu
+        return top * (1 - fv) + bottom * fv
+
+    def grain(self, rng: np.random.Generator) -> np.ndarray:
+        """Standard normal noise, one value per pixel [height, width]."""
+        return own_generator(rng).normal(size=self.y.shape).astype(np.float32)
+
+
+def own_generator(rng: np.random.Generator) -> np.random.Generator:
+    """A generator for a texture: however much it uses, what comes after it stays the same at every picture size."""
+    return np.random.default_rng(rng.integers(2**63))
+
+
+def circle(u: np.ndarray, v: np.ndarray, x: float, y: float, radius: float) -> np.ndarray:
+    return np.hypot(u - x, v - y) - radius
+
+
+def ellipse(u: np.ndarray, v: np.ndarray, x: float, y: float, half_w: float, half_h: float) -> np.ndarray:
+    """Close to the true distance near the outline."""
+    return (np.hypot((u - x) / half_w, (v - y) / half_h) - 1) * min(half_w, half_h)
+
+
+def box(u: np.ndarray, v: np.ndarray, left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    return np.maximum(np.maximum(left - u, u - right), np.maximum(top - v, v - bottom))
+
+
+def polygon(u: np.ndarray, v: np.ndarray, *points: tuple[float, float]) -> np.ndarray:
+    """A convex polygon; corners in clockwise order on the screen."""
+    distance = np.full(u.shape, -np.inf, np.float32)
+    for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):
+        length = float(np.hypot(x1 - x0, y1 - y0))
+        distance = np.maximum(distance, ((u - x0) * (y1 - y0) - (v - y0) * (x1 - x0)) / length)
+    return distance
+
+
+def stroke(u: np.ndarray, v: np.ndarray, x0: float, y0: float, x1: float, y1: float, width: float) -> np.ndarray:
+    """A line with round ends."""
+    along = ((u - x0) * (x1 - x0) + (v - y0) * (y1 - y0)) / ((x1 - x0) ** 2 + (y1 - y0) ** 2)
+    along = np.clip(along, 0, 1)
+    return np.hypot(u - x0 - along * (x1 - x0), v - y0 - along * (y1 - y0)) - width / 2
+
+
+def union(*distances: np.ndarray) -> np.ndarray:
+    return np.minimum.reduce(distances)
+
+
+def cut(distance: np.ndarray, away: np.ndarray) -> np.ndarray:
+    """A shape without another one."""
+    return np.maximum(distance, -away)

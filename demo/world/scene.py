@@ -1,0 +1,182 @@
+"""Composition: a landscape from a seed, with its caption and exact label map."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from demo.world.canvas import Canvas
+from demo.world.names import CATEGORY, PAINTED, PAINTS, THINGS
+from demo.world.stuff import GROUNDS, SKIES, paint_brick_wall, paint_ground, paint_mountains, paint_sky
+from demo.world.things import DRAW
+
+IN_THE_SKY = ("sun", "moon", "cloud", "balloon")
+ON_GROUND = {
+    "grass": ("tree", "house", "flower", "umbrella", "fence", "tent", "car"),
+    "sand": ("umbrella", "cactus", "tent", "fence", "house", "tree"),
+    "snow": ("snowman", "house", "tree", "fence", "tent", "car"),
+    "road": ("car", "umbrella", "fence", "tree", "house"),
+    "sea": ("boat", "fish"),
+}
+HEIGHT = {
+    "sun": 0.26, "moon": 0.24, "cloud": 0.20, "tree": 0.42, "house": 0.36, "car": 0.22, "boat": 0.32, "fish": 0.22,
+    "flower": 0.26, "balloon": 0.34, "umbrella": 0.32, "fence": 0.20, "tent": 0.30, "cactus": 0.32, "snowman": 0.34,
+}  # fmt: skip
+HALF_WIDTH = {"car": 1.05, "fence": 1.6, "boat": 0.7, "fish": 0.9, "tent": 0.85, "cloud": 0.9, "house": 0.62}
+"""Half the width of a thing in heights; 0.5 if not listed."""
+LEAN = {"house": 0.02, "car": 0.04, "fence": 0.03, "tent": 0.03, "cloud": 0.03}
+"""How far a thing may be turned, in radians; 0.1 if not listed."""
+PLURAL = {"fish": "fish", "snowman": "snowmen", "cactus": "cactuses"}
+LIGHT = {
+    "blue sky": (1.0, 1.0, 1.0),
+    "grey sky": (0.90, 0.92, 0.95),
+    "sunset sky": (1.0, 0.86, 0.76),
+    "night sky": (0.55, 0.58, 0.75),
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn landscape.
+
+    Attributes:
+        image: uint8 [height, width, 3].
+        labels: uint8 [height, width]; positions in `demo.world.names.NAMES`, from 1.
+        caption: names all that is in it, with the colours of painted things.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    caption: str
+
+    @property
+    def categories(self) -> list[int]:
+        """What can be seen, ascending."""
+        return [int(category) for category in np.unique(self.labels) if category > 0]
+
+
+def draw(seed: int, height_px: int = 96, width_px: int = 96) -> Picture:
+    """Draw the landscape of a seed; the same seed gives the same scene at the same size.
+
+    Args:
+        seed: any whole number from 0.
+        height_px, width_px: size in pixels; shapes scale with the height.
+    """
+    rng = np.random.default_rng(seed)
+    canvas = Canvas(height_px, width_px)
+    words = Words()
+    names = rng.choice(THINGS, int(rng.choice([0, 1, 2, 3, 5], p=[0.05, 0.4, 0.27, 0.18, 0.1]))).tolist()
+    sky, horizon, grounds = paint_scenery(canvas, rng, words, names)
+    for thing, below, above in place_things(names, sky, horizon, grounds):
+        paint_thing(canvas, rng, thing, below, above, words, dark=sky == "night sky")
+    light = np.array(LIGHT[sky], np.float32) * rng.uniform(0.88, 1.08)
+    glow = canvas.labels == CATEGORY["sky"]
+    for shining in ("sun", "moon"):
+        glow |= canvas.labels == CATEGORY[shining]
+    rgb = np.where(glow[..., None], canvas.rgb, canvas.rgb * light)
+    image = (np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return Picture(image, canvas.labels, words.caption(rng, canvas.labels))
+
+
+class Words:
+    """What has been drawn, for the caption."""
+
+    def __init__(self) -> None:
+        self.stuff: dict[str, str] = {}
+        self.things: Counter[tuple[str, str]] = Counter()
+
+    def caption(self, rng: np.random.Generator, labels: np.ndarray) -> str:
+        """All that can still be seen, in random order within things and grounds."""
+        visible = set(np.unique(labels).tolist())
+        things = [counted(*thing, count) for thing, count in self.things.items() if CATEGORY[thing[0]] in visible]
+        stuff = [phrase for name, phrase in self.stuff.items() if CATEGORY[name] in visible]
+        for phrases in (things, stuff):
+            rng.shuffle(phrases)
+        if not things:
+            return f"a photo of {join(stuff)}"
+        place = f" {rng.choice(['with', 'and', 'in front of'])} {join(stuff)}" if stuff else ""
+        return f"a photo of {join(things)}{place}"
+
+
+def counted(name: str, colour: str, count: int) -> str:
+    """A thing as a caption says it: "an orange car", "three snowmen"."""
+    if count > 1:
+        return " ".join(filter(None, ["two" if count == 2 else "three", colour, PLURAL.get(name, f"{name}s")]))
+    phrase = f"{colour} {name}".strip()
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def join(phrases: list[str]) -> str:
+    return " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
+
+
+def paint_scenery(
+    canvas: Canvas, rng: np.random.Generator, words: Words, names: list[str]
+) -> tuple[str, float, list[tuple[str, float]]]:
+    """Sky, mountains, wall and grounds from back to front, such that the first of the things finds its place.
+
+    Returns:
+        The sky's kind, the horizon, and each ground with the height at which it begins.
+    """
+    sky = str(rng.choice(list(SKIES), p=[0.45, 0.2, 0.2, 0.15]))
+    horizon = float(rng.uniform(0.35, 0.65))
+    paint_sky(canvas, rng, sky, horizon)
+    words.stuff["sky"] = f"a {sky}"
+    fitting = [ground for ground in GROUNDS if names and names[0] in ON_GROUND[ground]]
+    front = str(rng.choice(fitting or GROUNDS))
+    if rng.random() < 0.3:
+        paint_mountains(canvas, rng, horizon)
+        words.stuff["mountain"] = "a mountain"
+    if front != "sea" and rng.random() < 0.2:
+        paint_brick_wall(canvas, rng, horizon - rng.uniform(0.12, 0.3), horizon + 0.05)
+        words.stuff["brick wall"] = "a brick wall"
+    grounds = [(front, horizon)]
+    if front != "sea" and rng.random() < 0.3:
+        beach = front == "sand" and rng.random() < 0.6
+        behind = "sea" if beach else str(rng.choice([ground for ground in GROUNDS if ground != front]))
+        grounds = [(behind, horizon), (front, horizon + float(rng.uniform(0.12, 0.3)))]
+    for kind, top in grounds:
+        paint_ground(canvas, rng, kind, top)
+        words.stuff[kind] = kind
+    return sky, horizon, grounds
+
+
+def place_things(
+    names: list[str], sky: str, horizon: float, grounds: list[tuple[str, float]]
+) -> list[tuple[str, float, float]]:
+    """The things that fit into the scenery, far ones first, and between which heights their feet stand."""
+    placed: list[tuple[str, float, float]] = []
+    for name in names:
+        homes = [(ground, top) for ground, top in grounds if name in ON_GROUND[ground]]
+        misplaced = {"sun": "night sky", "moon": "blue sky"}.get(name) == sky
+        if name in IN_THE_SKY and not misplaced:
+            placed.append((name, 0.22, max(horizon - 0.05, 0.25)))
+        elif homes:
+            ground, top = homes[-1]
+            bottom = 1.0 if (ground, top) == grounds[-1] else grounds[-1][1]
+            deep = 0.14 if name == "fish" else 0.04
+            placed.append((name, min(top + deep, bottom - 0.01), bottom))
+    unique = {thing[0]: thing for thing in placed}
+    sky_order = {name: position for position, name in enumerate(IN_THE_SKY)}
+    return sorted(unique.values(), key=lambda thing: (sky_order.get(thing[0], len(sky_order)), thing[1]))
+
+
+def paint_thing(
+    canvas: Canvas, rng: np.random.Generator, name: str, lowest: float, highest: float, words: Words, dark: bool
+) -> None:
+    """One to three of a thing, at random places and sizes; nearer ones are larger."""
+    colour = str(rng.choice(list(PAINTS))) if name in PAINTED else ""
+    copies = int(rng.choice([1, 2, 3], p=[0.75, 0.17, 0.08])) if name not in {"sun", "moon"} else 1
+    for foot in sorted(rng.uniform(lowest, highest, copies)):
+        nearness = 1.0 if name in IN_THE_SKY else 0.8 + 0.9 * (foot - lowest + 0.1)
+        height = HEIGHT[name] * nearness * rng.uniform(0.75, 1.5)
+        half = HALF_WIDTH.get(name, 0.5) * height
+        centre = rng.uniform(min(half, canvas.aspect / 2), max(canvas.aspect - half, canvas.aspect / 2))
+        mirror = rng.choice([-1.0, 1.0])
+        u, v = mirror * (canvas.x - centre) / height, (canvas.y - foot) / height
+        lean = rng.uniform(-1, 1) * LEAN.get(name, 0.1)
+        u, v = u * np.cos(lean) - v * np.sin(lean), u * np.sin(lean) + v * np.cos(lean)
+        shadow = 1 - 0.16 * np.clip(u + 0.3, 0, 1)[..., None] + 0.03 * canvas.noise(rng, 20)[..., None]
+        for distance, paint in DRAW[name](rng, u, v, PAINTS.get(colour, (0.0, 0.0, 0.0))):
+            canvas.paint(distance * height, np.asarray(paint, np.float32) * shadow, CATEGORY[name])
+        words.things[name, colour] += 1
