@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cliper.diffusion import DiffusionModel, check_head
-from cliper.settings import MethodSettings
+from cliper.settings import EncoderDefaults, MethodSettings, encoder_defaults
 from cliper.vision import VisionTower, check_supported
 
 LOCAL_PREFIX = "local-dir:"
@@ -58,6 +58,8 @@ class ClipSpec:
         folder: local folder; None for a model of the hub.
         repository: the hub's repository; None for a local folder.
         mean, std: per channel, of pixels in 0 to 1.
+        defaults: settings of the method that suit the model: from ``cliper_defaults`` in a local folder's
+            ``open_clip_config.json``, else the published ones.
     """
 
     name: str
@@ -67,6 +69,7 @@ class ClipSpec:
     repository: str | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    defaults: EncoderDefaults
 
     @property
     def patch_size_px(self) -> int:
@@ -139,6 +142,7 @@ def find_clip(name: str) -> ClipSpec:
         repository=repository,
         mean=channels(pretrained.get("mean") or open_clip.OPENAI_DATASET_MEAN),
         std=channels(pretrained.get("std") or open_clip.OPENAI_DATASET_STD),
+        defaults=encoder_defaults(model_cfg["vision_cfg"]["patch_size"]),
     )
 
 
@@ -153,6 +157,8 @@ def find_local_clip(name: str) -> ClipSpec:
         check_architecture(name, model_cfg)
         mean = channels(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN))
         std = channels(preprocess.get("std", open_clip.OPENAI_DATASET_STD))
+        published = encoder_defaults(model_cfg["vision_cfg"]["patch_size"])
+        defaults = EncoderDefaults(**(vars(published) | config.get("cliper_defaults", {})))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, ModelError):
             raise
@@ -165,6 +171,7 @@ def find_local_clip(name: str) -> ClipSpec:
         repository=None,
         mean=mean,
         std=std,
+        defaults=defaults,
     )
 
 

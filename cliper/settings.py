@@ -13,7 +13,7 @@ SLIDING_STRIDE_PX = 112
 
 @dataclass(frozen=True)
 class EncoderDefaults:
-    """Settings that the official release publishes for PASCAL VOC with background, for one encoder."""
+    """Settings that suit one encoder; for the paper's encoders those published for PASCAL VOC with background."""
 
     shorter_side_px: int
     select_layer: int

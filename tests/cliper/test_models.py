@@ -1,5 +1,6 @@
 """Finding models: in local folders, and by name in a model hub's cache without a network."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -77,6 +78,20 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     for load in (lambda: load_vision_tower(spec, CPU, torch.float32), lambda: load_text_encoder(spec, CPU)):
         with pytest.raises(ModelError, match="cannot be loaded"):
             load()
+
+
+def test_a_model_folder_may_bring_its_own_defaults(tmp_path: Path) -> None:
+    folder = write_tiny_clip(tmp_path)
+    assert find_clip(f"local-dir:{folder}").defaults == VIT_B_16
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["cliper_defaults"] = {"shorter_side_px": 112, "logit_scale": 20.0}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    defaults = find_clip(f"local-dir:{folder}").defaults
+    assert defaults == dataclasses.replace(VIT_B_16, shorter_side_px=112, logit_scale=20.0)
+    config["cliper_defaults"] = {"colour": "red"}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="colour"):
+        find_clip(f"local-dir:{folder}")
 
 
 def test_a_folder_without_text_encoder_has_zeros_for_the_empty_prompt(tmp_path: Path) -> None:
