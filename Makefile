@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests that start Ray bring their own processes: more workers than two only get in each other's way.
 WORKERS ?= 2
 
-.PHONY: setup lock test check format demo clean
+.PHONY: setup lock test check format demo train-demo clean
 
 setup: .venv/.ready
 
@@ -37,6 +37,9 @@ demo: setup
 	$(BIN)/python jobs/annotate.py --input tests/golden/cases/default_b16/image.png --output demo-output/labels \
 		--vocab examples/vocab.txt --clip local-dir:$(DEMO_WEIGHTS)/clip --diffusion $(DEMO_WEIGHTS)/diffusion \
 		--shorter-side-px 224 --score-threshold 0.3 --background-threshold 0.4 --overwrite
+
+train-demo: setup
+	$(BIN)/python -m demo.train
 
 clean:
 	rm -rf demo-output .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,7 @@
-"""Imports point one way: jobs -> cluster -> cliper and schemas; cliper knows no Ray and no files, schemas no torch."""
+"""Imports point one way: demo -> jobs -> cluster -> cliper and schemas.
+
+cliper knows no Ray and no files, schemas no torch.
+"""
 
 import ast
 from pathlib import Path
@@ -11,12 +14,14 @@ MAY_IMPORT = {
     "cliper": {"cliper"},
     "cluster": {"cluster", "cliper", "schemas"},
     "jobs": {"jobs", "cluster", "cliper", "schemas"},
+    "demo": {"demo", "jobs", "cluster", "cliper", "schemas"},
 }
 MUST_NOT_IMPORT = {
     "schemas": {"torch", "ray", "fsspec", "open_clip", "diffusers"},
     "cliper": {"ray", "fsspec", "s3fs", "pyarrow", "pycocotools"},
     "cluster": set(),
     "jobs": set(),
+    "demo": set(),
 }
 ONLY_PLACE_FOR_TORCH_IN_CLUSTER = "annotator.py"
 

@@ -1,0 +1,92 @@
+"""Training goes on after a kill as if nothing had happened, and its models run in the method."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from cliper.coarse import Queries
+from cliper.models import embed_empty_prompt, find_clip, find_diffusion, load_diffusion, load_vision_tower
+from cliper.pipeline import Cliper
+from cliper.settings import VIT_B_16, MethodSettings
+from demo.checkpoint import Schedule, train
+from demo.pictures import Pictures
+from demo.train import TrainOptions, main
+from demo.train_clip import PHRASES, phrases_in
+from demo.world.scene import draw
+
+QUIET = Console(quiet=True)
+
+
+class KilledError(Exception):
+    pass
+
+
+def small_training(folder: Path, killed_at: int | None = None) -> dict[str, Tensor]:
+    """Ten steps of a small model on batches that depend on the step alone."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def loss_of_step(step: int) -> Tensor:
+        if step == killed_at:
+            raise KilledError
+        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+        return ((model(x) - x.sum(dim=1, keepdim=True)) ** 2).mean()
+
+    train(model, loss_of_step, Schedule(steps=10, learning_rate=0.05, save_every=2), folder, QUIET)
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("killed_at", [1, 4, 7])
+def test_a_killed_training_ends_with_the_same_weights(killed_at: int, tmp_path: Path) -> None:
+    undisturbed = small_training(tmp_path / "undisturbed")
+    with pytest.raises(KilledError):
+        small_training(tmp_path / "killed", killed_at)
+    resumed = small_training(tmp_path / "killed")
+    assert undisturbed.keys() == resumed.keys()
+    assert all(torch.equal(undisturbed[name], resumed[name]) for name in resumed)
+
+
+def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
+    first = small_training(tmp_path)
+    again = small_training(tmp_path, killed_at=0)
+    assert all(torch.equal(first[name], again[name]) for name in again)
+
+
+def test_phrases_are_found_in_captions() -> None:
+    caption = "a photo of two red cars, three snowmen and an orange tent with snow and a sunset sky"
+    found = {phrase for phrase, there in zip(PHRASES, phrases_in(caption), strict=True) if there}
+    assert found == {"car", "red car", "snowman", "tent", "orange tent", "snow", "sky", "sunset sky"}
+
+
+def test_pictures_are_drawn_once_and_batches_depend_on_the_step(tmp_path: Path) -> None:
+    pictures = Pictures(20, 32, tmp_path)
+    drawn = (tmp_path / "pictures-32px-20.npy").stat().st_mtime_ns
+    again = Pictures(20, 32, tmp_path)
+    assert (tmp_path / "pictures-32px-20.npy").stat().st_mtime_ns == drawn
+    first, captions = pictures.batch(3, 8)
+    assert torch.equal(first, again.batch(3, 8)[0])
+    assert not torch.equal(first, pictures.batch(4, 8)[0])
+    assert first.shape == (8, 3, 32, 32)
+    assert -1 <= first.min() < first.max() <= 1
+    assert all(caption.startswith("a photo of ") for caption in captions)
+
+
+@pytest.mark.slow
+def test_a_training_of_a_few_steps_gives_models_that_run(tmp_path: Path) -> None:
+    options = TrainOptions(tmp_path, tmp_path / "models", 2, 2, 2, clip_pictures=64, diffusion_pictures=64)
+    main(options)
+    clip = find_clip(f"local-dir:{tmp_path / 'models/clip'}")
+    diffusion = find_diffusion(str(tmp_path / "models/diffusion"))
+    cpu, dtype = torch.device("cpu"), torch.float32
+    model = load_diffusion(diffusion, embed_empty_prompt(diffusion), cpu, dtype)
+    tower = load_vision_tower(clip, cpu, dtype)
+    rows = torch.nn.functional.normalize(torch.randn(3, clip.model_cfg["embed_dim"]), dim=-1)
+    queries = Queries.build(rows[:2], rows[2:], torch.tensor([0, 1]))
+    cliper = Cliper(tower, queries, MethodSettings(**vars(VIT_B_16) | {"shorter_side_px": 96}), model)
+    (annotation,) = cliper.annotate([draw(0, 96, 128).image], [0])
+    assert annotation.labels.shape == (96, 128)
+    assert np.isfinite(annotation.scores.numpy()).all()
