@@ -5,26 +5,17 @@ Weights are read from safetensors files only; nothing is unpickled.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from jaxtyping import Float
 from open_clip.pretrained import get_pretrained_cfg
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from cliper.diffusion import DiffusionModel, check_head
-from cliper.settings import EncoderDefaults, MethodSettings, encoder_defaults
-from cliper.vision import VisionTower, check_supported
+from cliper.settings import EncoderDefaults, encoder_defaults
 
 LOCAL_PREFIX = "local-dir:"
 CLIP_WEIGHTS = "open_clip_model.safetensors"
@@ -37,7 +28,6 @@ DEFAULT_CLIP_TAGS = {
     "ViT-H-14": "laion2b_s32b_b79k",
     "ViT-g-14": "laion2b_s34b_b88k",
 }
-EMPTY_PROMPT_FILE = "empty_prompt.safetensors"
 DIFFUSION_PARTS = ("vae", "unet", "scheduler")
 HUB_ERRORS = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)
 
@@ -214,20 +204,6 @@ def find_diffusion(name: str) -> DiffusionSpec:
     return DiffusionSpec(name, folder_digest(folder, files), str(folder))
 
 
-def check_diffusion(spec: DiffusionSpec, settings: MethodSettings) -> None:
-    """Check from its configuration alone that a diffusion model can serve the settings.
-
-    Raises:
-        ModelError: its UNet is of another kind or lacks the head asked for.
-    """
-    try:
-        config = UNet2DConditionModel.load_config(**spec.source(), subfolder="unet")
-        with torch.device("meta"):
-            check_head(UNet2DConditionModel.from_config(config), settings)
-    except (*HUB_ERRORS, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"diffusion model {spec.name!r} cannot be used: {one_line(error)}") from error
-
-
 def split_revision(name: str) -> tuple[str, str | None]:
     identifier, _, revision = name.partition("@")
     return identifier, revision or None
@@ -255,97 +231,6 @@ def folder_digest(folder: Path, files: list[str]) -> str:
         with (folder / name).open("rb") as file:
             digest.update(f"{name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return f"sha256:{digest.hexdigest()}"
-
-
-def load_vision_tower(spec: ClipSpec, device: torch.device, dtype: torch.dtype) -> VisionTower:
-    """Load the image tower alone; the text tower's weights are never read.
-
-    Raises:
-        ModelError: the weights do not fit the architecture, or the tower is of another kind.
-    """
-    try:
-        with torch.device("meta"):
-            model = check_supported(open_clip.CLIP(**spec.model_cfg).visual)
-        with safe_open(spec.weights(), framework="pt") as file:
-            keys = [key for key in file.keys() if key.startswith("visual.")]  # noqa: SIM118 (not a dict)
-            weights = {key.removeprefix("visual."): file.get_tensor(key) for key in keys}
-        model.load_state_dict(weights, assign=True)
-    except (*HUB_ERRORS, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"CLIP model {spec.name!r} cannot be loaded: {one_line(error)}") from error
-    return VisionTower(model.to(device, dtype).eval().requires_grad_(False), spec.mean, spec.std)
-
-
-def load_text_encoder(
-    spec: ClipSpec, device: torch.device
-) -> tuple[Callable[[Tensor], Tensor], Callable[[list[str]], Tensor]]:
-    """CLIP's text tower and its tokeniser, in float32.
-
-    Raises:
-        ModelError: the weights do not fit the architecture.
-    """
-    try:
-        model = open_clip.CLIP(**spec.model_cfg)
-        model.load_state_dict(load_file(spec.weights()))
-        context = spec.model_cfg["text_cfg"].get("context_length", 77)
-        tokenize = open_clip.SimpleTokenizer(context_length=context)
-    except (*HUB_ERRORS, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"CLIP model {spec.name!r} cannot be loaded: {one_line(error)}") from error
-    model = model.to(device).eval().requires_grad_(False)
-    return lambda tokens: model.encode_text(tokens.to(device)).cpu(), tokenize
-
-
-def load_diffusion(
-    spec: DiffusionSpec,
-    empty_prompt: Float[Tensor, "1 text_tokens text_width"],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> DiffusionModel:
-    """Load autoencoder, UNet and noise schedule; the autoencoder's decoder is dropped.
-
-    Raises:
-        ModelError: a part cannot be read or is of another kind.
-    """
-    try:
-        options = {"use_safetensors": True, "low_cpu_mem_usage": False}
-        vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # its activations overflow in fp16
-        vae = AutoencoderKL.from_pretrained(**spec.source(), subfolder="vae", torch_dtype=vae_dtype, **options)
-        unet = UNet2DConditionModel.from_pretrained(**spec.source(), subfolder="unet", torch_dtype=dtype, **options)
-        scheduler = PNDMScheduler.from_pretrained(**spec.source(), subfolder="scheduler")
-    except (*HUB_ERRORS, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"diffusion model {spec.name!r} cannot be loaded: {one_line(error)}") from error
-    vae.decoder = vae.post_quant_conv = None
-    vae, unet = (part.to(device).eval().requires_grad_(False) for part in (vae, unet))
-    return DiffusionModel(vae, unet, scheduler, empty_prompt)
-
-
-@torch.inference_mode()
-def embed_empty_prompt(spec: DiffusionSpec) -> Float[Tensor, "1 text_tokens text_width"]:
-    """The empty prompt's embedding: from ``empty_prompt.safetensors`` in the folder, else from the text encoder.
-
-    A folder without a text encoder holds a UNet that was trained without text: zeros stand for the empty prompt.
-
-    Raises:
-        ModelError: the text encoder is announced but cannot be read.
-    """
-    try:
-        if spec.folder is not None and (Path(spec.folder) / EMPTY_PROMPT_FILE).is_file():
-            return load_file(Path(spec.folder) / EMPTY_PROMPT_FILE)["empty_prompt"]
-        if spec.folder is not None and not has_text_encoder(Path(spec.folder)):
-            unet = json.loads((Path(spec.folder) / "unet" / "config.json").read_text(encoding="utf-8"))
-            return torch.zeros(1, 77, unet["cross_attention_dim"])
-        tokenizer = CLIPTokenizer.from_pretrained(**spec.source(), subfolder="tokenizer")
-        encoder = CLIPTextModel.from_pretrained(**spec.source(), subfolder="text_encoder", use_safetensors=True).eval()
-    except (*HUB_ERRORS, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"diffusion model {spec.name!r} has no usable text encoder: {one_line(error)}") from error
-    tokens = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
-    return encoder(tokens.input_ids)[0].float()
-
-
-def has_text_encoder(folder: Path) -> bool:
-    if (folder / "text_encoder").is_dir():
-        return True
-    index = folder / "model_index.json"
-    return index.is_file() and "text_encoder" in json.loads(index.read_text(encoding="utf-8"))
 
 
 def one_line(error: BaseException) -> str:

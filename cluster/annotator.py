@@ -11,7 +11,8 @@ import torch
 from ray.actor import ActorHandle
 
 from cliper.coarse import Queries
-from cliper.models import ClipSpec, DiffusionSpec, load_diffusion, load_vision_tower
+from cliper.loading import load_diffusion, load_vision_tower
+from cliper.models import ClipSpec, DiffusionSpec
 from cliper.pipeline import Annotation, Cliper
 from cliper.settings import MethodSettings
 from schemas.embeddings import VocabularyEmbeddings

@@ -11,7 +11,8 @@ from ray.data.block import Block, BlockMetadata
 from ray.data.context import DataContext
 from ray.data.datasource import ReadTask
 
-from cluster.sources import Corpus, Record, Shard, read_shard
+from cluster.readers import Record, Shard
+from cluster.sources import Corpus, read_shard
 
 RECORD_SCHEMA = pa.schema(
     [

@@ -7,16 +7,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from cliper.models import (
-    ClipSpec,
-    DiffusionSpec,
-    ModelError,
-    check_diffusion,
-    embed_empty_prompt,
-    find_clip,
-    find_diffusion,
-    load_text_encoder,
-)
+from cliper.loading import check_diffusion, embed_empty_prompt, load_text_encoder
+from cliper.models import ClipSpec, DiffusionSpec, ModelError, find_clip, find_diffusion
 from cliper.settings import MethodSettings
 from cliper.templates import TEMPLATE_SETS, parse_templates
 from cliper.text import embed_phrases

@@ -12,16 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cliper.models import (
-    ModelError,
-    check_diffusion,
-    embed_empty_prompt,
-    find_clip,
-    find_diffusion,
-    load_diffusion,
-    load_text_encoder,
-    load_vision_tower,
-)
+from cliper.loading import check_diffusion, embed_empty_prompt, load_diffusion, load_text_encoder, load_vision_tower
+from cliper.models import ModelError, find_clip, find_diffusion
 from cliper.settings import VIT_B_16, MethodSettings
 from tests.tiny import write_tiny_clip, write_tiny_diffusion
 
@@ -144,6 +136,7 @@ def test_names_are_pinned_to_the_hubs_commit(tmp_path: Path, tiny_clip: Path, ti
     put_in_hub_cache(tmp_path, "someone/tiny-diffusion", tiny_diffusion)
     code = f"""
 import torch
+from cliper.loading import *
 from cliper.models import *
 clip = find_clip("ViT-B/16")
 assert clip.revision == "{COMMIT}", clip

@@ -16,7 +16,8 @@ from cliper.compensation import refine
 from cliper.diffusion import DiffusionModel
 from cliper.fusion import symmetric_attention
 from cliper.labels import label_map
-from cliper.models import find_clip, find_diffusion, load_diffusion, load_text_encoder, load_vision_tower
+from cliper.loading import load_diffusion, load_text_encoder, load_vision_tower
+from cliper.models import find_clip, find_diffusion
 from cliper.preprocess import MAX_PATCHES, clip_input, diffusion_input, patch_grid_hw
 from cliper.settings import VIT_B_16, VIT_L_14, MethodSettings, encoder_defaults
 from cliper.sliding import window_starts

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from cliper.coarse import Queries
-from cliper.models import find_clip, find_diffusion, load_diffusion, load_vision_tower
+from cliper.loading import load_diffusion, load_vision_tower
+from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import Cliper
 from cliper.settings import MethodSettings
 from tests.reference import literal

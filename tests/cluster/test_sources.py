@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.datasource import BLOCK_ROWS, CorpusDatasource, read_blocks
-from cluster.sources import Corpus, CorpusFormat, Record, Shard, list_corpus, read_shard
+from cluster.readers import Record, Shard
+from cluster.sources import Corpus, CorpusFormat, list_corpus, read_shard
 from cluster.storage import Location, open_location
 from schemas.errors import RequestError
 from schemas.rows import Status

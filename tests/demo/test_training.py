@@ -9,7 +9,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from cliper.coarse import Queries
-from cliper.models import embed_empty_prompt, find_clip, find_diffusion, load_diffusion, load_vision_tower
+from cliper.loading import embed_empty_prompt, load_diffusion, load_vision_tower
+from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import Cliper
 from cliper.settings import VIT_B_16, MethodSettings
 from demo.checkpoint import Schedule, train

@@ -13,7 +13,8 @@ import torch
 from pycocotools import mask as coco_mask
 
 from cliper.coarse import Queries
-from cliper.models import find_clip, find_diffusion, load_diffusion, load_vision_tower
+from cliper.loading import load_diffusion, load_vision_tower
+from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import Cliper
 from cliper.settings import MethodSettings
 from cluster.decode import decode_image, image_seed

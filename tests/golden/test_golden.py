@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from cliper.coarse import Queries
-from cliper.models import find_clip, find_diffusion, load_diffusion, load_text_encoder, load_vision_tower
+from cliper.loading import load_diffusion, load_text_encoder, load_vision_tower
+from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import Annotation, Cliper
 from cliper.settings import MethodSettings
 from cliper.text import embed_phrases
