@@ -69,7 +69,7 @@ def evaluate(options: EvaluateOptions, models: Models) -> Figures:
     )  # fmt: skip
     cliper = spec.build(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     confusion = MulticlassConfusionMatrix(len(NAMES) + 1)
-    precision = MultilabelAveragePrecision(len(NAMES))
+    all_scores, all_present = [], []
     seconds = 0.0
     for seed in range(options.seed, options.seed + options.pictures):
         picture = draw(seed, options.height_px, options.width_px)
@@ -80,8 +80,23 @@ def evaluate(options: EvaluateOptions, models: Models) -> Figures:
         confusion.update(labels, torch.from_numpy(picture.labels.astype(np.int64)))
         present = torch.zeros(1, len(NAMES), dtype=torch.int64)
         present[0, [category - 1 for category in picture.categories]] = 1
-        precision.update(scores.clamp(max=10.0)[None] / 10, present)
-    return Figures(mean_iou(confusion.compute()), float(precision.compute()), options.pictures, round(seconds, 2))
+        all_scores.append(scores)
+        all_present.append(present)
+    mean_precision = mean_average_precision(torch.stack(all_scores), torch.cat(all_present))
+    return Figures(mean_iou(confusion.compute()), mean_precision, options.pictures, round(seconds, 2))
+
+
+def mean_average_precision(scores: torch.Tensor, present: torch.Tensor) -> float:
+    """Mean over the names that occur: torchmetrics counts a name that never does as 0.
+
+    Args:
+        scores: at least 0, any scale [pictures, names].
+        present: 0 or 1 [pictures, names].
+    """
+    occurring = present.any(dim=0)
+    metric = MultilabelAveragePrecision(int(occurring.sum()))
+    shares = scores[:, occurring] / scores.max().clamp(min=1.0)  # beyond 1 torchmetrics would take them for logits
+    return float(metric(shares, present[:, occurring]))
 
 
 def mean_iou(confusion: torch.Tensor) -> float:
