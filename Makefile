@@ -1,4 +1,4 @@
-# `make demo` labels a picture, `make test` runs all tests; both set up .venv first.
+# `make demo` labels drawn pictures, `make test` runs all tests; both set up .venv first.
 PYTHON ?= python3.11
 UV_VERSION := 0.13.9
 BIN := .venv/bin
@@ -32,11 +32,8 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-DEMO_WEIGHTS := tests/golden/cases/weights/patch16
 demo: setup
-	$(BIN)/python jobs/annotate.py --input tests/golden/cases/default_b16/image.png --output demo-output/labels \
-		--vocab examples/vocab.txt --clip local-dir:$(DEMO_WEIGHTS)/clip --diffusion $(DEMO_WEIGHTS)/diffusion \
-		--shorter-side-px 224 --score-threshold 0.3 --background-threshold 0.4 --overwrite
+	$(BIN)/python -m demo
 
 train-demo: setup
 	$(BIN)/python -m demo.train

@@ -18,6 +18,9 @@ from open_clip.pretrained import get_pretrained_cfg
 from cliper.settings import EncoderDefaults, encoder_defaults
 
 LOCAL_PREFIX = "local-dir:"
+DEMO = "demo"
+DEMO_MODEL = Path(__file__).parent / "demo_model"
+"""The models that come with the package: small, trained on a drawn world (docs/demo-model.md)."""
 CLIP_WEIGHTS = "open_clip_model.safetensors"
 CLIP_CONFIG = "open_clip_config.json"
 DEFAULT_CLIP_TAGS = {
@@ -103,13 +106,15 @@ def find_clip(name: str) -> ClipSpec:
 
     Args:
         name: ``ViT-L-14``, ``ViT-L/14``, ``ViT-H-14:laion2b_s32b_b79k`` (architecture and open_clip's pretraining tag),
-            each with ``@REVISION`` if wanted, or ``local-dir:PATH`` with an open_clip model folder.
+            each with ``@REVISION`` if wanted, ``local-dir:PATH`` with an open_clip model folder, or ``demo``.
 
     Raises:
         ModelError: no such model, not reachable, or not one that the method can take apart.
     """
+    if name == DEMO:
+        return find_local_clip(name, DEMO_MODEL / "clip")
     if name.startswith(LOCAL_PREFIX):
-        return find_local_clip(name)
+        return find_local_clip(name, Path(name.removeprefix(LOCAL_PREFIX)).expanduser().resolve())
     identifier, revision = split_revision(name)
     architecture, _, tag = identifier.replace("/", "-").partition(":")
     tag = tag or DEFAULT_CLIP_TAGS.get(architecture, "")
@@ -120,7 +125,7 @@ def find_clip(name: str) -> ClipSpec:
     if model_cfg is None or not pretrained or not pretrained.get("hf_hub"):
         raise ModelError(
             f"CLIP model {name!r} is unknown: use an open_clip architecture with a pretraining tag, such as "
-            f"ViT-L-14 or ViT-H-14:laion2b_s32b_b79k, or local-dir:FOLDER"
+            f"ViT-L-14 or ViT-H-14:laion2b_s32b_b79k, local-dir:FOLDER, or demo"
         )
     check_architecture(name, model_cfg)
     repository = "/".join(pretrained["hf_hub"].split("/")[:2])
@@ -136,8 +141,7 @@ def find_clip(name: str) -> ClipSpec:
     )
 
 
-def find_local_clip(name: str) -> ClipSpec:
-    folder = Path(name.removeprefix(LOCAL_PREFIX)).expanduser().resolve()
+def find_local_clip(name: str, folder: Path) -> ClipSpec:
     for required in (CLIP_CONFIG, CLIP_WEIGHTS):
         if not (folder / required).is_file():
             raise ModelError(f"CLIP model {name!r} has no file {required}: give an open_clip model folder")
@@ -182,12 +186,12 @@ def find_diffusion(name: str) -> DiffusionSpec:
 
     Args:
         name: a hub repository, with ``@REVISION`` if wanted, or a local folder (``local-dir:`` may stand in front)
-            with ``vae``, ``unet`` and ``scheduler``.
+            with ``vae``, ``unet`` and ``scheduler``; or ``demo``.
 
     Raises:
         ModelError: no such model, or not reachable.
     """
-    folder = Path(name.removeprefix(LOCAL_PREFIX)).expanduser()
+    folder = DEMO_MODEL / "diffusion" if name == DEMO else Path(name.removeprefix(LOCAL_PREFIX)).expanduser()
     if not name.startswith(LOCAL_PREFIX) and not folder.is_dir():
         repository, revision = split_revision(name)
         return DiffusionSpec(name, hub_commit(f"diffusion model {name!r}", repository, revision), folder=None)

@@ -14,7 +14,7 @@ from demo.pictures import Pictures
 SIDE_PX = 128
 PICTURES = 8_000
 AUTOENCODER_SCHEDULE = Schedule(steps=500, learning_rate=2e-3, save_every=100)
-UNET_SCHEDULE = Schedule(steps=1500, learning_rate=1e-3)
+UNET_SCHEDULE = Schedule(steps=1400, learning_rate=1e-3, save_every=100)
 AUTOENCODER_BATCH, UNET_BATCH = 12, 32
 TEXT_TOKENS, TEXT_WIDTH = 77, 16
 
@@ -32,13 +32,13 @@ def new_autoencoder() -> AutoencoderKL:
 
 
 def new_unet() -> UNet2DConditionModel:
-    """Two resolutions with attention at both; the last up block's attention sees 32 x 32 positions."""
+    """Two resolutions; the last up block's two attentions see 32 x 32 positions with three heads each."""
     return UNet2DConditionModel(
         sample_size=SIDE_PX // 4,
         block_out_channels=(48, 96),
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=2,
+        layers_per_block=1,
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=3,
         norm_num_groups=8,

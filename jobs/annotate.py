@@ -37,7 +37,7 @@ class AnnotateOptions:
     vocab: str | None = None
     """Vocabulary: one class per line, or "name: query one; query two"."""
     background: str | None = None
-    """Background words in the same form (default: 25 common ones)."""
+    """Background words: a file of the same form, or none (default: 25 common ones)."""
     text_embeddings: str | None = None
     """Ready text embeddings (safetensors) in place of CLIP's text tower."""
     templates: str = "car"

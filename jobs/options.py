@@ -16,10 +16,10 @@ class MethodOptions:
 
     clip: str = DEFAULT_CLIP
     """CLIP model: an open_clip name such as ViT-B-16, ViT-L-14 or ViT-H-14:laion2b_s32b_b79k (with @REVISION if
-    wanted), or local-dir:FOLDER."""
+    wanted), local-dir:FOLDER, or demo (a small one that comes with the package and knows a drawn world)."""
     diffusion: str = DEFAULT_DIFFUSION
-    """Diffusion model: a hub repository (with @REVISION if wanted), a local folder in diffusers' layout, or none, which
-    switches compensation off."""
+    """Diffusion model: a hub repository (with @REVISION if wanted), a local folder in diffusers' layout, demo, or none,
+    which switches compensation off."""
     preset: Preset = "release"
     """The official release's arithmetic, or the paper's plain equations."""
     attention: Attention = "early-layer"

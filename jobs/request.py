@@ -135,7 +135,13 @@ def read_vocabulary(
         classes = classes or tuple(VocabularyClass(name, (name,)) for name in ready.class_names)
         return VocabularyRequest(classes, ready.background_words, (), ready)
     assert classes is not None
-    words = default_background() if background is None else parse_file("--background", background, parse_background)
+    match background:
+        case None:
+            words = default_background()
+        case "none":
+            words = ()
+        case address:
+            words = parse_file("--background", address, parse_background)
     chosen = (
         TEMPLATE_SETS[templates]
         if templates in TEMPLATE_SETS

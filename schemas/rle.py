@@ -1,5 +1,6 @@
-"""From a label map to COCO annotations."""
+"""From a label map to COCO annotations, and back."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,3 +35,11 @@ def annotation_from_mask(mask: np.ndarray, category_id: int, score: float) -> di
         "iscrowd": 0,
         "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
     }
+
+
+def labels_from_annotations(annotations: Iterable[Mapping[str, Any]], height: int, width: int) -> np.ndarray:
+    """The label map that annotations came from: int32 [height, width], 0 is background, else the ``category_id``."""
+    labels = np.zeros((height, width), np.int32)
+    for annotation in annotations:
+        labels[coco_mask.decode(annotation["segmentation"]).astype(bool)] = annotation["category_id"]
+    return labels

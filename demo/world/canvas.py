@@ -14,29 +14,32 @@ class Canvas:
     Attributes:
         rgb: float32 [height, width, 3], 0 to 1.
         labels: uint8 [height, width]: the category painted last, 0 before anything is.
+        paints: uint8 [height, width]: the paint of painted things, from 1; 0 elsewhere.
         x, y: coordinates of the pixel centres [height, width].
         aspect: width / height.
     """
 
     def __init__(self, height_px: int, width_px: int) -> None:
         self.rgb = np.zeros((height_px, width_px, 3), np.float32)
-        self.labels = np.zeros((height_px, width_px), np.uint8)
+        self.labels, self.paints = np.zeros((2, height_px, width_px), np.uint8)
         self.aspect = width_px / height_px
         self.pixel = 1 / height_px
         rows, columns = np.indices((height_px, width_px), dtype=np.float32)
         self.y, self.x = (rows + 0.5) * self.pixel, (columns + 0.5) * self.pixel
 
-    def paint(self, distance: np.ndarray, colour: Colour, category: int) -> None:
+    def paint(self, distance: np.ndarray, colour: Colour, category: int, paint: int = 0) -> None:
         """Fill a shape.
 
         Args:
             distance: signed distance in picture heights [height, width].
             colour: what to fill it with.
             category: what it is a part of.
+            paint: the paint of the thing it is a part of, from 1; 0 if it is not painted.
         """
         coverage = np.clip(0.5 - distance / self.pixel, 0, 1)
         self.rgb += coverage[..., None] * (np.asarray(colour, np.float32) - self.rgb)
         self.labels[coverage > 0.5] = category
+        self.paints[coverage > 0.5] = paint
 
     def noise(self, rng: np.random.Generator, cells: float, stretch: float = 1.0) -> np.ndarray:
         """Smooth noise in -1 to 1 [height, width].

@@ -42,11 +42,13 @@ class Picture:
     Attributes:
         image: uint8 [height, width, 3].
         labels: uint8 [height, width]; positions in `demo.world.names.NAMES`, from 1.
+        paints: uint8 [height, width]; positions in `demo.world.names.PAINTS`, from 1; 0 where nothing painted is.
         caption: names all that is in it, with the colours of painted things.
     """
 
     image: np.ndarray
     labels: np.ndarray
+    paints: np.ndarray
     caption: str
 
     @property
@@ -75,7 +77,7 @@ def draw(seed: int, height_px: int = 96, width_px: int = 96) -> Picture:
         glow |= canvas.labels == CATEGORY[shining]
     rgb = np.where(glow[..., None], canvas.rgb, canvas.rgb * light)
     image = (np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return Picture(image, canvas.labels, words.caption(rng, canvas.labels))
+    return Picture(image, canvas.labels, canvas.paints, words.caption(rng, canvas.labels))
 
 
 class Words:
@@ -166,6 +168,7 @@ def paint_thing(
 ) -> None:
     """One to three of a thing, at random places and sizes; nearer ones are larger."""
     colour = str(rng.choice(list(PAINTS))) if name in PAINTED else ""
+    paint = list(PAINTS).index(colour) + 1 if colour else 0
     copies = int(rng.choice([1, 2, 3], p=[0.75, 0.17, 0.08])) if name not in {"sun", "moon"} else 1
     for foot in sorted(rng.uniform(lowest, highest, copies)):
         nearness = 1.0 if name in IN_THE_SKY else 0.8 + 0.9 * (foot - lowest + 0.1)
@@ -177,6 +180,6 @@ def paint_thing(
         lean = rng.uniform(-1, 1) * LEAN.get(name, 0.1)
         u, v = u * np.cos(lean) - v * np.sin(lean), u * np.sin(lean) + v * np.cos(lean)
         shadow = 1 - 0.16 * np.clip(u + 0.3, 0, 1)[..., None] + 0.03 * canvas.noise(rng, 20)[..., None]
-        for distance, paint in DRAW[name](rng, u, v, PAINTS.get(colour, (0.0, 0.0, 0.0))):
-            canvas.paint(distance * height, np.asarray(paint, np.float32) * shadow, CATEGORY[name])
+        for distance, fill in DRAW[name](rng, u, v, PAINTS.get(colour, (0.0, 0.0, 0.0))):
+            canvas.paint(distance * height, np.asarray(fill, np.float32) * shadow, CATEGORY[name], paint)
         words.things[name, colour] += 1
