@@ -6,6 +6,8 @@ import pytest
 import ray
 
 from jobs.annotate import main
+from jobs.request import read_vocabulary
+from schemas.vocabulary import default_background
 from tests.corpora import pictures, write_folder
 from tests.end_to_end.runs import tiny_flags
 
@@ -87,6 +89,16 @@ def test_other_settings_on_the_same_output(
     assert "no Ray cluster answers there" in sentence
     sentence = refusal([*request_flags, "--score-threshold", "0.9"], capsys)
     assert "was begun with another request (changed: settings.score_threshold)" in sentence
+
+
+def test_background_words_are_common_ones_a_file_or_none(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("cat\n")
+    (tmp_path / "background.txt").write_text("floor\nceiling\n")
+    read = [
+        read_vocabulary(str(tmp_path / "vocab.txt"), background, "car", None).background
+        for background in (None, str(tmp_path / "background.txt"), "none")
+    ]
+    assert read == [default_background(), ("floor", "ceiling"), ()]
 
 
 def test_a_missing_vocabulary_flag(request_flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 
-from schemas.rle import annotations_from_labels
+from schemas.rle import annotations_from_labels, labels_from_annotations
 from schemas.rows import ROW_SCHEMA
 
 LABEL_MAPS = hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 4))
@@ -15,7 +15,8 @@ LABEL_MAPS = hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_s
 @given(LABEL_MAPS)
 def test_masks_give_the_label_map_back(labels: np.ndarray) -> None:
     rebuilt = np.zeros_like(labels)
-    for annotation in annotations_from_labels(labels, np.arange(4, dtype=np.float32)):
+    annotations = annotations_from_labels(labels, np.arange(4, dtype=np.float32))
+    for annotation in annotations:
         mask = coco_mask.decode(annotation["segmentation"]).astype(bool)
         assert not rebuilt[mask].any(), "masks are disjoint"
         rebuilt[mask] = annotation["category_id"]
@@ -25,6 +26,7 @@ def test_masks_give_the_label_map_back(labels: np.ndarray) -> None:
         assert annotation["bbox"] == box
         assert annotation["score"] == annotation["category_id"] - 1
     assert np.array_equal(rebuilt, labels)
+    assert np.array_equal(labels_from_annotations(annotations, *labels.shape), labels)
 
 
 @given(LABEL_MAPS)
