@@ -22,6 +22,8 @@ def test_masks_give_the_label_map_back(labels: np.ndarray) -> None:
         rebuilt[mask] = annotation["category_id"]
         rows, columns = np.nonzero(mask)
         box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+        encoded = coco_mask.encode(np.asfortranarray(labels == annotation["category_id"], np.uint8))
+        assert annotation["segmentation"]["counts"].encode() == encoded["counts"]
         assert annotation["area"] == mask.sum()
         assert annotation["bbox"] == box
         assert annotation["score"] == annotation["category_id"] - 1
