@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -38,31 +39,31 @@ def refine(
     match settings.compensation:
         case "product":
             for query, key in reversed(heads):
-                x = head_attention(query, key, settings) @ x
+                x = spread(query, key, x, settings)
         case "mean":
-            x = torch.stack([head_attention(query, key, settings) @ x for query, key in heads]).mean(dim=0)
+            x = torch.stack([spread(query, key, x, settings) for query, key in heads]).mean(dim=0)
         case "head":
-            x = head_attention(*heads[settings.head], settings) @ x
+            x = spread(*heads[settings.head], x, settings)
     return x.T.unflatten(1, (side, side))
 
 
-def head_attention(
-    query: Float[Tensor, "positions head_width"], key: Float[Tensor, "positions head_width"], settings: MethodSettings
-) -> Float[Tensor, "positions positions"]:
-    """One head's attention, ready to multiply maps from the left."""
-    return sharpen(attention_probabilities(query, key), settings)
+def spread(
+    query: Float[Tensor, "positions head_width"],
+    key: Float[Tensor, "positions head_width"],
+    x: Float[Tensor, "positions classes"],
+    settings: MethodSettings,
+) -> Float[Tensor, "positions classes"]:
+    """Multiply maps by one head's attention from the left.
 
-
-def sharpen(
-    attention: Float[Tensor, "positions positions"], settings: MethodSettings
-) -> Float[Tensor, "positions positions"]:
-    """Preset ``release``: columns relative to their maximum, weak entries dropped, rows sum to 1; ``paper``: as it is.
-
-    Works in place on ``attention``, which must be the caller's own.
+    Preset ``release``: the attention's columns are taken relative to their maximum, weak entries are dropped and rows
+    scaled to sum to 1. The sums come out of the same product, from a column of ones beside the maps, and the attention
+    is changed in place, so that there is one [positions, positions] tensor. Preset ``paper``: the attention as it is.
     """
+    attention = attention_probabilities(query, key)
     if settings.preset == "paper":
-        return attention
+        return attention @ x
     attention /= attention.amax(dim=-2, keepdim=True) + EPSILON
-    attention[attention < settings.attention_threshold] = 0
-    attention /= attention.sum(dim=-1, keepdim=True) + EPSILON
-    return attention
+    below = np.nextafter(np.float32(settings.attention_threshold), np.float32(-1))
+    F.threshold_(attention, float(below), 0.0)  # keeps what is above `below`: the threshold itself stays
+    weighted = attention @ torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+    return weighted[:, :-1] / (weighted[:, -1:] + EPSILON)
