@@ -64,6 +64,6 @@ def spread(
         return attention @ x
     attention /= attention.amax(dim=-2, keepdim=True) + EPSILON
     below = np.nextafter(np.float32(settings.attention_threshold), np.float32(-1))
-    F.threshold_(attention, float(below), 0.0)  # keeps what is above `below`: the threshold itself stays
+    F.threshold(attention, float(below), 0.0, inplace=True)  # keeps what is above `below`: the threshold itself stays
     weighted = attention @ torch.cat([x, x.new_ones(len(x), 1)], dim=1)
     return weighted[:, :-1] / (weighted[:, -1:] + EPSILON)

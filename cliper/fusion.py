@@ -28,6 +28,39 @@ class FusedFeatures:
     selected: int
 
 
+class EarlyAttention:
+    """The sum of the early attention maps S, normalised again and again: columns scaled to sum to 1, then rows.
+
+    However many rounds there were, the matrix is ``diag(rows) S diag(columns)``: a round costs two products of S with a
+    vector (as in Sinkhorn's algorithm), and S itself is never written to.
+
+    Args:
+        total: S; entries above 0.
+    """
+
+    def __init__(self, total: Float[Tensor, "batch heads tokens tokens"]) -> None:
+        self.total = total
+        self.rows = total.new_ones(*total.shape[:-1], 1)
+        self.column_sums = total.sum(dim=-2, keepdim=True)
+        """Of ``diag(rows) S``."""
+
+    def next_round(self) -> None:
+        """Normalise once more."""
+        self.columns = 1 / self.column_sums
+        self.rows = 1 / (self.total @ self.columns.transpose(-1, -2))
+        self.column_sums = self.rows.transpose(-1, -2) @ self.total
+
+    def symmetric(self) -> Float[Tensor, "batch heads tokens tokens"]:
+        """After at least one round: made symmetric, each column centred, negative entries dropped; rows not yet scaled.
+
+        Rows sum to 1 before, so column j of the symmetric matrix has the mean (its own sum + 1) / (2 tokens).
+        """
+        halved = self.total * (self.rows / 2)
+        halved *= self.columns
+        means = (self.columns * self.column_sums + 1) / (2 * self.total.shape[-1])
+        return (halved + halved.transpose(-1, -2)).sub_(means).clamp_(min=0)
+
+
 def fuse(tower: VisionTower, traced: VisualTrace, settings: MethodSettings) -> FusedFeatures:
     """Send the features through the last block with its attention replaced (CLIPer equations 5 to 8, table 6).
 
@@ -38,16 +71,16 @@ def fuse(tower: VisionTower, traced: VisualTrace, settings: MethodSettings) -> F
     """
     last = tower.blocks[-1]
     selected = settings.select_layer % len(traced.features)
-    carried = traced.attention_sum
+    early = EarlyAttention(traced.attention_sum) if traced.attention_sum is not None else None
     dense = []
     attention = None
     for k, feature in enumerate(traced.features):
-        if carried is not None and settings.preset == "release":
-            carried = normalise_columns_then_rows(carried)
+        if early is not None and settings.preset == "release":
+            early.next_round()
         if not settings.early_embeddings and k != selected:
             continue
         qkv = project_qkv(last.attn, last.ln_1(feature))
-        attention = replaced_attention(settings, qkv, carried, blocks=len(tower.blocks))
+        attention = replaced_attention(settings, qkv, early, blocks=len(tower.blocks))
         mixed = merge_heads(attention.to(qkv[2].dtype) @ qkv[2])
         projected = tower.model.ln_post(last.attn.out_proj(mixed)) @ tower.model.proj
         dense.append(projected[:, 1:].float())
@@ -62,15 +95,15 @@ def fuse(tower: VisionTower, traced: VisualTrace, settings: MethodSettings) -> F
 def replaced_attention(
     settings: MethodSettings,
     qkv: tuple[Float[Tensor, "batch heads tokens head_width"], ...],
-    attention_sum: Float[Tensor, "batch heads tokens tokens"] | None,
+    early: EarlyAttention | None,
     blocks: int,
 ) -> Float[Tensor, "batch heads tokens tokens"]:
     """The attention that stands in for the last block's own, in float32 (rows of paper table 6)."""
     query, key, value = qkv
     match settings.attention:
         case "early-layer":
-            assert attention_sum is not None, "early-layer attention needs a trace with attention maps"
-            return symmetric_attention(attention_sum) if settings.preset == "release" else attention_sum / blocks
+            assert early is not None, "early-layer attention needs a trace with attention maps"
+            return scale_rows(early.symmetric()) if settings.preset == "release" else early.total / blocks
         case "query-query":
             return attention_probabilities(query, query)
         case "key-key":
@@ -84,21 +117,8 @@ def replaced_attention(
             return torch.eye(tokens, device=query.device).expand(*query.shape[:2], tokens, tokens)
 
 
-def normalise_columns_then_rows(
+def scale_rows(
     attention: Float[Tensor, "batch heads tokens tokens"],
 ) -> Float[Tensor, "batch heads tokens tokens"]:
-    """One round: columns scaled to sum to 1, then rows. Carried on from feature to feature."""
-    attention = attention / attention.sum(dim=-2, keepdim=True)
-    return attention / attention.sum(dim=-1, keepdim=True)
-
-
-def symmetric_attention(
-    attention: Float[Tensor, "batch heads tokens tokens"],
-) -> Float[Tensor, "batch heads tokens tokens"]:
-    """Made symmetric, each column centred, negative entries dropped, rows scaled to sum to 1.
-
-    A row that has no positive entry stays zero (the official release divides by zero there).
-    """
-    symmetric = (attention + attention.transpose(-1, -2)) / 2
-    positive = (symmetric - symmetric.mean(dim=-2, keepdim=True)).clamp(min=0)
-    return positive / positive.sum(dim=-1, keepdim=True).clamp(min=SMALLEST)
+    """Rows scaled in place to sum to 1. A row of zeros stays (the official release divides by zero there)."""
+    return attention.div_(attention.sum(dim=-1, keepdim=True).clamp(min=SMALLEST))

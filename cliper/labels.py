@@ -32,19 +32,18 @@ def label_map(
 
     Args:
         refined: class maps.
-        scores: as from `class_scores`.
+        scores: as from `class_scores`; on the CPU, so that nothing waits for a GPU.
         image_hw: height and width of the original picture.
         settings: thresholds and ``normalize_maps``.
         allowed: classes (from 0) that may win, where image-level labels are given (paper table 3); None allows all.
     """
     best = torch.zeros(image_hw, device=refined.device)
     labels = torch.zeros(image_hw, dtype=torch.int32, device=refined.device)
-    present = (scores > settings.score_threshold).nonzero().flatten().tolist()
-    for index in present:
+    for index in (scores > settings.score_threshold).nonzero().flatten().tolist():
         if allowed is not None and index not in allowed:
             continue
         value = F.interpolate(refined[None, None, index], image_hw, mode="bilinear", align_corners=False)[0, 0]
-        value = value / (value.max() + 1e-5) * scores[index]
+        value = value / (value.max() + 1e-5) * scores[index].item()
         if settings.normalize_maps:
             value = value - value.min()
             value = value / (value.max() + 1e-6)

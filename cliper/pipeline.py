@@ -95,14 +95,13 @@ class Cliper:
             refined = self.refine(
                 [images[i] for i in group], coarse, [seeds[i] if noise is None else noise[i] for i in group]
             )
-            for i, single_attention, single_coarse, single_refined in zip(
-                group, attention, coarse, refined, strict=True
-            ):
-                scores = class_scores(single_coarse, single_refined)
+            scores = torch.stack([class_scores(*maps) for maps in zip(coarse, refined, strict=True)])
+            on_cpu = scores.cpu()  # the one point where a group waits for the GPU
+            for member, i in enumerate(group):
                 labels = label_map(
-                    single_refined, scores, images[i].shape[:2], self.settings, allowed[i] if allowed else None
+                    refined[member], on_cpu[member], images[i].shape[:2], self.settings, allowed[i] if allowed else None
                 )
-                results[i] = Annotation(single_attention, single_coarse, single_refined, scores, labels)
+                results[i] = Annotation(attention[member], coarse[member], refined[member], on_cpu[member], labels)
         return [results[i] for i in range(len(images))]
 
     def coarse(

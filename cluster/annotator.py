@@ -1,6 +1,8 @@
 """The actor that labels pictures: the only place where Ray's batches meet torch."""
 
+import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +20,8 @@ from cliper.settings import MethodSettings
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.rle import annotations_from_labels
 from schemas.rows import ROW_SCHEMA, Status
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -58,6 +62,40 @@ def build_queries(embeddings: VocabularyEmbeddings) -> Queries:
     return Queries.build(classes, background, torch.tensor(embeddings.class_of_row))
 
 
+class FittingBatches:
+    """Labels pictures, as many at a time as fit into the GPU's memory.
+
+    Args:
+        cliper: the method.
+        at_once: most pictures at a time; halved for good whenever memory runs out.
+    """
+
+    def __init__(self, cliper: Cliper, at_once: int) -> None:
+        self.cliper, self.at_once = cliper, at_once
+
+    def annotate(self, images: Sequence[np.ndarray], seeds: Sequence[int]) -> list[Annotation]:
+        """One annotation per picture.
+
+        Raises:
+            torch.OutOfMemoryError: one picture alone does not fit.
+        """
+        done: list[Annotation] = []
+        while len(done) < len(images):
+            chunk = slice(len(done), len(done) + self.at_once)
+            tried = len(images[chunk])
+            try:
+                done += self.cliper.annotate(images[chunk], seeds[chunk])
+            except torch.OutOfMemoryError:
+                if tried == 1:
+                    raise
+                self.at_once = tried // 2
+                torch.cuda.empty_cache()
+                logger.warning(
+                    "%d pictures at a time do not fit into the GPU's memory; going on with %d", tried, self.at_once
+                )
+        return done
+
+
 class Annotator:
     """A Ray Data actor: decoded images in, rows of `schemas.rows.ROW_SCHEMA` out."""
 
@@ -68,8 +106,10 @@ class Annotator:
             # actors must not change a row.
             torch.set_num_threads(os.cpu_count() or 1)
         torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
-        self.device = torch.device("cuda" if on_gpu else "cpu")
-        self.cliper = spec.build(self.device)
+        device = torch.device("cuda" if on_gpu else "cpu")
+        # On a CPU each picture goes alone: batches bring no speed there, and sums in another order would make a row
+        # depend on its neighbours.
+        self.batches = FittingBatches(spec.build(device), at_once=sys.maxsize if on_gpu else 1)
         self.progress = progress
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -78,17 +118,10 @@ class Annotator:
         images = [
             np.frombuffer(row.pop("rgb"), np.uint8).reshape(row["height"], row["width"], 3).copy() for row in decoded
         ]
-        annotations = self.annotate(images, [row["seed"] for row in decoded])
+        annotations = self.batches.annotate(images, [row["seed"] for row in decoded])
         for row, annotation in zip(decoded, annotations, strict=True):
             scores = annotation.scores.cpu().numpy()
             row["class_scores"] = scores
             row["annotations"] = annotations_from_labels(annotation.labels.cpu().numpy(), scores)
         self.progress.add.remote(len(decoded), len(rows) - len(decoded))
         return pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
-
-    def annotate(self, images: Sequence[np.ndarray], seeds: Sequence[int]) -> list[Annotation]:
-        """On a GPU pictures of one patch grid share a pass. On a CPU each goes alone: batches bring no speed there, and
-        sums in another order would make a row depend on its neighbours."""
-        if self.device.type == "cuda":
-            return self.cliper.annotate(images, seeds)
-        return [self.cliper.annotate([image], [seed])[0] for image, seed in zip(images, seeds, strict=True)]

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliper.fusion import normalise_columns_then_rows, symmetric_attention
+from cliper.fusion import EarlyAttention, scale_rows
 from cliper.vision import VisionTower, merge_heads, project_qkv, trace
 from demo.checkpoint import Schedule, train
 from demo.pictures import Pictures
@@ -89,7 +89,9 @@ class DemoClip(nn.Module):
         assert traced.attention_sum is not None
         last = tower.blocks[-1]
         pooled = visual.ln_post(last(traced.features[-1])[:, 0]) @ visual.proj
-        attention = symmetric_attention(normalise_columns_then_rows(traced.attention_sum))
+        early_attention = EarlyAttention(traced.attention_sum)
+        early_attention.next_round()
+        attention = scale_rows(early_attention.symmetric())
         dense = []
         for feature in (torch.stack(traced.features)[early], traced.features[-1]):
             value = project_qkv(last.attn, last.ln_1(feature))[2]

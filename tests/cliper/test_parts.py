@@ -14,7 +14,7 @@ from PIL import Image
 from cliper.coarse import Queries, class_maps, coarse_maps
 from cliper.compensation import refine
 from cliper.diffusion import DiffusionModel
-from cliper.fusion import symmetric_attention
+from cliper.fusion import EarlyAttention, scale_rows
 from cliper.labels import label_map
 from cliper.loading import load_diffusion, load_text_encoder, load_vision_tower
 from cliper.models import find_clip, find_diffusion
@@ -72,12 +72,20 @@ class TestPreprocess:
 
 class TestFusion:
     def test_a_row_without_positive_entries_is_zero_not_nan(self) -> None:
-        attention = torch.full((1, 1, 3, 3), 1 / 3)
-        assert torch.equal(symmetric_attention(attention), torch.zeros(1, 1, 3, 3))
+        assert torch.equal(scale_rows(torch.zeros(1, 1, 3, 3)), torch.zeros(1, 1, 3, 3))
 
-    def test_rows_sum_to_one(self) -> None:
-        attention = torch.rand(2, 3, 9, 9).softmax(dim=-1)
-        assert torch.allclose(symmetric_attention(attention).sum(dim=-1), torch.ones(2, 3, 9))
+    @pytest.mark.parametrize("rounds", [1, 2, 7])
+    def test_rounds_equal_scaling_columns_and_rows_again_and_again(self, rounds: int) -> None:
+        total = (3 * torch.randn(2, 3, 9, 9)).softmax(dim=-1)
+        early, plain = EarlyAttention(total), total.double()
+        for _ in range(rounds):
+            early.next_round()
+            plain = plain / plain.sum(dim=-2, keepdim=True)
+            plain = plain / plain.sum(dim=-1, keepdim=True)
+        plain = (plain + plain.transpose(-1, -2)) / 2
+        plain = (plain - plain.mean(dim=-2, keepdim=True)).clamp(min=0)
+        assert torch.allclose(early.symmetric().double(), plain, atol=1e-6)
+        assert torch.allclose(scale_rows(early.symmetric()).sum(dim=-1), torch.ones(2, 3, 9))
 
 
 class TestCoarse:
