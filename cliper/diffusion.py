@@ -59,26 +59,33 @@ class DiffusionModel:
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(self.vae.config["latent_channels"], *self.latent_hw, generator=generator)
 
+    def latents(self, pixels: Float[Tensor, "batch 3 side_px side_px"]) -> Float[Tensor, "batch channels h w"]:
+        """The autoencoder's posterior mean times the scaling factor, in float32.
+
+        Args:
+            pixels: pictures in -1 to 1.
+        """
+        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
+        return posterior.mean.float() * self.vae.config["scaling_factor"]
+
     def queries_and_keys(
         self,
-        pixels: Float[Tensor, "batch 3 side_px side_px"],
+        latents: Float[Tensor, "batch channels latent_h latent_w"],
         noise: Float[Tensor, "batch channels latent_h latent_w"],
     ) -> list[LayerQueriesAndKeys]:
         """Queries and keys of the two self-attentions, in the order in which their heads are chained.
 
-        The picture is encoded (posterior mean times the scaling factor), noised, and sent through the UNet with the
-        empty prompt and without guidance. The pass ends as soon as the last attention needed has been reached.
+        The latents are noised and sent through the UNet with the empty prompt and without guidance. The pass ends as
+        soon as the last attention needed has been reached.
 
         Args:
-            pixels: pictures in -1 to 1.
+            latents: as from `latents`.
             noise: standard normal, one per picture.
         """
         device, dtype = self.unet.device, self.unet.dtype
-        vae_pixels = pixels.to(self.vae.device, self.vae.dtype)
-        latents = self.vae.encode(vae_pixels).latent_dist.mean * self.vae.config["scaling_factor"]
         timestep = torch.tensor(self.timestep)
-        noisy = self.scheduler.add_noise(latents.float(), noise.to(device), timestep[None])
-        prompt = self.empty_prompt.to(device, dtype).expand(len(pixels), -1, -1)
+        noisy = self.scheduler.add_noise(latents, noise.to(device), timestep[None])
+        prompt = self.empty_prompt.to(device, dtype).expand(len(latents), -1, -1)
 
         recorded: dict[nn.Module, LayerQueriesAndKeys] = {}
         layers = attention_layers(self.unet)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
+from torch.profiler import record_function
 
 from cliper.coarse import Queries, class_maps, coarse_maps, query_logits
 from cliper.compensation import refine
@@ -98,9 +99,11 @@ class Cliper:
             scores = torch.stack([class_scores(*maps) for maps in zip(coarse, refined, strict=True)])
             on_cpu = scores.cpu()  # the one point where a group waits for the GPU
             for member, i in enumerate(group):
-                labels = label_map(
-                    refined[member], on_cpu[member], images[i].shape[:2], self.settings, allowed[i] if allowed else None
-                )
+                with stage("labels"):
+                    labels = label_map(
+                        refined[member], on_cpu[member], images[i].shape[:2], self.settings,
+                        allowed[i] if allowed else None,
+                    )  # fmt: skip
                 results[i] = Annotation(attention[member], coarse[member], refined[member], on_cpu[member], labels)
         return [results[i] for i in range(len(images))]
 
@@ -109,19 +112,20 @@ class Cliper:
     ) -> tuple[Float[Tensor, "batch patches patches"], Float[Tensor, "batch classes grid_h grid_w"]]:
         """Early-layer fusion of pictures of one patch grid: attention and coarse maps."""
         settings, tower = self.settings, self.tower
-        pixels = torch.stack(
-            [clip_input(image, grid_hw, tower.patch_size_px, tower.mean, tower.std) for image in images]
-        ).to(tower.device)
-        traced = trace(tower, pixels, settings.preset, keep_attention=settings.attention == "early-layer")
-        fused = fuse(tower, traced, settings)
-        maps = [class_maps(query_logits(z, self.queries, settings.logit_scale), self.queries) for z in fused.dense]
-        if settings.sliding_crop_px:
-            windowed = [windowed_logits(tower, single, self.queries, settings) for single in pixels]
-            stacked = [class_maps(torch.stack(logits), self.queries) for logits in zip(*windowed, strict=True)]
-            maps = [(whole + seen_closer) / 2 for whole, seen_closer in zip(maps, stacked, strict=True)]
-        coarse = coarse_maps(
-            maps, fused.attention, fused.selected, settings.attention_threshold, settings.early_embeddings
-        )
+        with stage("preprocess"):
+            inputs = [clip_input(image, grid_hw, tower.patch_size_px, tower.mean, tower.std) for image in images]
+            pixels = torch.stack(inputs).to(tower.device)
+        with stage("clip"):
+            traced = trace(tower, pixels, settings.preset, keep_attention=settings.attention == "early-layer")
+            fused = fuse(tower, traced, settings)
+            maps = [class_maps(query_logits(z, self.queries, settings.logit_scale), self.queries) for z in fused.dense]
+            if settings.sliding_crop_px:
+                windowed = [windowed_logits(tower, single, self.queries, settings) for single in pixels]
+                stacked = [class_maps(torch.stack(logits), self.queries) for logits in zip(*windowed, strict=True)]
+                maps = [(whole + seen_closer) / 2 for whole, seen_closer in zip(maps, stacked, strict=True)]
+            coarse = coarse_maps(
+                maps, fused.attention, fused.selected, settings.attention_threshold, settings.early_embeddings
+            )
         return fused.attention, coarse.unflatten(-1, grid_hw)
 
     def refine(
@@ -134,10 +138,20 @@ class Cliper:
         if self.settings.compensation == "none" or self.diffusion is None:
             return list(coarse)
         model = self.diffusion
-        pixels = torch.stack([diffusion_input(image, model.side_px) for image in images])
-        noise = torch.stack([model.noise(given) if isinstance(given, int) else given for given in randomness])
-        layers = model.queries_and_keys(pixels, noise)
-        return [
-            refine(single, [(query[i], key[i]) for query, key in layers], self.settings)
-            for i, single in enumerate(coarse)
-        ]
+        with stage("preprocess"):
+            pixels = torch.stack([diffusion_input(image, model.side_px) for image in images])
+            noise = torch.stack([model.noise(given) if isinstance(given, int) else given for given in randomness])
+        with stage("vae"):
+            latents = model.latents(pixels)
+        with stage("unet"):
+            layers = model.queries_and_keys(latents, noise)
+        with stage("compensation"):
+            return [
+                refine(single, [(query[i], key[i]) for query, key in layers], self.settings)
+                for i, single in enumerate(coarse)
+            ]
+
+
+def stage(name: str) -> record_function:
+    """Names a stretch of work for torch's profiler, from which the benchmark reads how long it took."""
+    return record_function(f"cliper/{name}")

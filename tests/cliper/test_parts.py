@@ -179,13 +179,13 @@ class TestDiffusion:
             "output": model.unet.conv_out,
         }.items():
             module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
-        layers = model.queries_and_keys(torch.zeros(1, 3, 128, 128), torch.zeros(1, 4, 16, 16))
+        layers = model.queries_and_keys(torch.zeros(1, 4, 16, 16), torch.zeros(1, 4, 16, 16))
         assert ran == ["attention 0", "attention 1"]
         assert [query.shape for query, _ in layers] == [(1, 2, 256, 4)] * 2
 
     def test_nothing_is_left_hooked(self, tiny_diffusion: Path) -> None:
         model = self.model(tiny_diffusion)
-        model.queries_and_keys(torch.zeros(1, 3, 128, 128), torch.zeros(1, 4, 16, 16))
+        model.queries_and_keys(torch.zeros(1, 4, 16, 16), torch.zeros(1, 4, 16, 16))
         assert not any(module._forward_pre_hooks for module in model.unet.modules())
 
     def test_the_decoder_is_not_kept(self, tiny_diffusion: Path) -> None:
