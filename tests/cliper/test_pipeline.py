@@ -44,20 +44,6 @@ def some_queries(dimensions: int = 16, seed: int = 1) -> Queries:
     return Queries.build(rows[:4], rows[4:], torch.tensor(CLASS_OF_ROW))
 
 
-def literal_weights(cliper: Cliper) -> literal.ClipWeights:
-    model = cliper.tower.model
-    return literal.ClipWeights(
-        tensors={name: tensor.clone() for name, tensor in model.state_dict().items()},
-        layers=len(model.transformer.resblocks),
-        heads=model.transformer.resblocks[0].attn.num_heads,
-        patch=cliper.tower.patch_size_px,
-        trained_grid=model.grid_size[0],
-        quick_gelu=type(model.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU",
-        mean=cliper.tower.mean,
-        std=cliper.tower.std,
-    )
-
-
 def build(clip: Path, diffusion: Path | None, **changes: Any) -> Cliper:
     settings = MethodSettings(**(BASE | changes))
     tower = load_vision_tower(find_clip(f"local-dir:{clip}"), CPU, torch.float32)
@@ -74,7 +60,7 @@ def assert_agrees(cliper: Cliper, image: np.ndarray, allowed: set[int] | None = 
     (ours,) = cliper.annotate([image], [5], allowed=[allowed])
     rows = cliper.queries.rows
     theirs = literal.annotate(
-        literal_weights(cliper),
+        literal.ClipWeights.of(cliper.tower),
         (rows[:4], rows[4:-1], CLASS_OF_ROW),
         cliper.settings,
         image,

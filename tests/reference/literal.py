@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch.profiler import record_function
 
 
 @dataclass
@@ -25,6 +26,22 @@ class ClipWeights:
     quick_gelu: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, tower: Any) -> "ClipWeights":
+        """Those of a `cliper.vision.VisionTower`."""
+        model = tower.model
+        block = model.transformer.resblocks[0]
+        return cls(
+            tensors={name: tensor.clone() for name, tensor in model.state_dict().items()},
+            layers=len(model.transformer.resblocks),
+            heads=block.attn.num_heads,
+            patch=tower.patch_size_px,
+            trained_grid=model.grid_size[0],
+            quick_gelu=type(block.mlp.gelu).__name__ == "QuickGELU",
+            mean=tower.mean,
+            std=tower.std,
+        )
 
     def layer_norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(x, x.shape[-1:], self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"], 1e-5)
@@ -79,7 +96,7 @@ def annotate(
     text = torch.cat([class_rows, background_rows, class_rows.mean(0, keepdim=True)])
     text = text / text.norm(dim=-1, keepdim=True)
 
-    pixels = clip_pixels(clip, image, settings.shorter_side_px)
+    pixels = clip_pixels(clip, image, settings.shorter_side_px).to(clip.tensors["proj"])
     dense, attention = dense_features(clip, pixels, settings)
     maps = [softmax_maps(logits_of(z, text, settings), class_of_row) for z in dense]
     if settings.sliding_crop_px:
@@ -156,7 +173,7 @@ def dense_features(clip: ClipWeights, pixels: torch.Tensor, settings: Any) -> tu
             a, b = pair[settings.attention]
             p = torch.softmax(a @ b.transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1)
         elif settings.attention == "identity":
-            p = torch.eye(len(x)).repeat(clip.heads, 1, 1)
+            p = torch.eye(len(x)).repeat(clip.heads, 1, 1).to(x)
         elif settings.preset == "paper":
             p = s / clip.layers
         else:
@@ -214,8 +231,7 @@ def sliding_logits(clip: ClipWeights, pixels: torch.Tensor, text: torch.Tensor, 
 class RecordProbabilities:
     """A diffusers attention processor that computes attention step by step and keeps the probabilities."""
 
-    def __init__(self) -> None:
-        self.probabilities: torch.Tensor | None = None
+    probabilities: torch.Tensor
 
     def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, **_: Any) -> torch.Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
@@ -225,23 +241,22 @@ class RecordProbabilities:
         return attn.to_out[0](attn.batch_to_head_dim(self.probabilities @ value))
 
 
-def compensate(
-    coarse: torch.Tensor, diffusion: Any, image: np.ndarray, noise: torch.Tensor | None, settings: Any
-) -> torch.Tensor:
+def compensate(coarse: torch.Tensor, diffusion: Any, image: np.ndarray, noise: Any, settings: Any) -> torch.Tensor:
     """Section 6."""
     side = diffusion.side_px
     small = F.interpolate(torch.tensor(image).permute(2, 0, 1)[None] / 255, size=(side, side), mode="nearest")
-    latent = diffusion.vae.encode(small * 2 - 1).latent_dist.mean * diffusion.vae.config.scaling_factor
+    small = (small * 2 - 1).to(diffusion.vae.device, diffusion.vae.dtype)
+    latent = diffusion.vae.encode(small).latent_dist.mean * diffusion.vae.config.scaling_factor
     diffusion.scheduler.set_timesteps(50)
     t = diffusion.scheduler.timesteps[45]
     level = diffusion.scheduler.alphas_cumprod[t]
-    noisy = level.sqrt() * latent + (1 - level).sqrt() * noise
+    noisy = level.sqrt() * latent + (1 - level).sqrt() * noise.to(latent)
 
     unet = diffusion.unet
     originals = unet.attn_processors
     recorders = {name: RecordProbabilities() for name in originals}
     unet.set_attn_processor(dict(recorders))
-    unet(noisy, t, encoder_hidden_states=diffusion.empty_prompt)
+    unet(noisy.to(unet.dtype), t, encoder_hidden_states=diffusion.empty_prompt.to(unet.device, unet.dtype))
     unet.set_attn_processor(originals)
     block = len(unet.up_blocks) - 1
     heads = torch.cat(
@@ -250,6 +265,12 @@ def compensate(
             for index in (1, 0)
         ]
     )
+    with record_function("cliper/compensation"):
+        return multiply(heads, coarse, settings)
+
+
+def multiply(heads: torch.Tensor, coarse: torch.Tensor, settings: Any) -> torch.Tensor:
+    """Heads [heads, positions, positions], combined from the left, times the class maps."""
     if settings.preset == "release":
         heads = heads / (heads.amax(dim=-2, keepdim=True) + 1e-5)
         heads[heads < settings.attention_threshold] = 0
@@ -264,7 +285,7 @@ def compensate(
         matrix = heads[settings.head]
     edge = int(len(matrix) ** 0.5)
     x = F.interpolate(coarse[None], size=(edge, edge), mode="bilinear", align_corners=False)[0].flatten(1).T
-    return (matrix @ x).T.reshape(-1, edge, edge)
+    return (matrix @ x.to(matrix)).T.reshape(-1, edge, edge)
 
 
 def label(

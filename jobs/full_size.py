@@ -1,0 +1,91 @@
+"""Models for measuring speed: the published architectures with random weights, so that nothing is downloaded."""
+
+from dataclasses import dataclass
+
+import open_clip
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from torch import nn
+
+from cliper.diffusion import DiffusionModel
+from cliper.loading import embed_empty_prompt, load_diffusion, load_vision_tower
+from cliper.models import DEMO, find_clip, find_diffusion
+from cliper.settings import EncoderDefaults, encoder_defaults
+from cliper.vision import VisionTower
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+SD_PROMPT = (1, 77, 1024)
+"""Shape of the empty prompt's embedding in Stable Diffusion 2.1."""
+
+
+@dataclass(frozen=True)
+class MeasuredModels:
+    """Models on a device and the settings that suit them."""
+
+    tower: VisionTower
+    diffusion: DiffusionModel | None
+    defaults: EncoderDefaults
+
+
+def build_models(clip: str, with_diffusion: bool, device: torch.device, dtype: torch.dtype) -> MeasuredModels:
+    """Build models for a measurement.
+
+    Args:
+        clip: an open_clip architecture such as ViT-L-14, which goes with Stable Diffusion 2.1-base, both with random
+            weights; or ``demo`` for the small models that come with the package.
+        with_diffusion: also build the diffusion model.
+        device: where they run.
+        dtype: of weights and activations.
+    """
+    if clip == DEMO:
+        spec, diffusion_spec = find_clip(DEMO), find_diffusion(DEMO)
+        tower = load_vision_tower(spec, device, dtype)
+        prompt = embed_empty_prompt(diffusion_spec)
+        diffusion = load_diffusion(diffusion_spec, prompt, device, dtype) if with_diffusion else None
+        return MeasuredModels(tower, diffusion, spec.defaults)
+    with torch.device("meta"):
+        model = open_clip.CLIP(**open_clip.get_model_config(clip)).visual
+    tower = VisionTower(randomised(model, device, dtype), MEAN, STD)
+    diffusion = stable_diffusion(device, dtype) if with_diffusion else None
+    return MeasuredModels(tower, diffusion, encoder_defaults(tower.patch_size_px))
+
+
+def stable_diffusion(device: torch.device, dtype: torch.dtype) -> DiffusionModel:
+    """Stable Diffusion 2.1-base's autoencoder and UNet."""
+    with torch.device("meta"):
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            latent_channels=4,
+            sample_size=512,
+        )
+        vae.decoder = vae.post_quant_conv = None
+        unet = UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=(320, 640, 1280, 1280),
+            attention_head_dim=(5, 10, 20, 20),
+            cross_attention_dim=1024,
+            use_linear_projection=True,
+        )
+    scheduler = PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+    )
+    vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # as when the real one is loaded
+    return DiffusionModel(
+        randomised(vae, device, vae_dtype), randomised(unet, device, dtype), scheduler, torch.zeros(SD_PROMPT)
+    )
+
+
+@torch.no_grad()
+def randomised(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Give a model without memory weights that keep activations of the order of 1."""
+    model = model.to_empty(device=device).to(dtype).eval().requires_grad_(False)
+    generator = torch.Generator(device).manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
+        else:
+            parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+    return model
