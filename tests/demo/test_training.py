@@ -1,5 +1,8 @@
 """Training goes on after a kill as if nothing had happened, and its models run in the method."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +18,10 @@ from cliper.pipeline import Cliper
 from cliper.settings import VIT_B_16, MethodSettings
 from demo.checkpoint import Schedule, train
 from demo.pictures import Pictures
-from demo.train import TrainOptions, main
 from demo.train_clip import PHRASES, phrases_in
 from demo.world.scene import draw
 
+ROOT = Path(__file__).parents[2]
 QUIET = Console(quiet=True)
 
 
@@ -77,10 +80,22 @@ def test_pictures_are_drawn_once_and_batches_depend_on_the_step(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_training_of_a_few_steps_gives_models_that_run(tmp_path: Path) -> None:
-    options = TrainOptions(tmp_path, tmp_path / "models", 2, 2, 2, clip_pictures=64, diffusion_pictures=64, fused=False)
-    main(options)
+def test_a_training_killed_between_models_gives_models_that_run(tmp_path: Path) -> None:
+    places = ["--folder", str(tmp_path), "--target", str(tmp_path / "models"), "--no-fused"]
+    sizes = ["--clip-pictures", "64", "--diffusion-pictures", "64"]
+    steps = ["--clip-steps", "2", "--autoencoder-steps", "2", "--unet-steps", "2"]
+    command = [sys.executable, "-m", "demo.train", *places, *sizes, *steps]
+    killed = subprocess.Popen(command, cwd=ROOT)
+    while not (tmp_path / "clip/loss.csv").exists():
+        assert killed.poll() is None
+        time.sleep(0.1)
+    killed.kill()
+    assert killed.wait() != 0
+    resumed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "clip: step" not in resumed.stdout, "CLIP was trained already"
     assert "<svg" in (tmp_path / "models/loss-curves.svg").read_text()
+
     clip = find_clip(f"local-dir:{tmp_path / 'models/clip'}")
     diffusion = find_diffusion(str(tmp_path / "models/diffusion"))
     cpu, dtype = torch.device("cpu"), torch.float32
