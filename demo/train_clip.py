@@ -34,7 +34,7 @@ CLIPER_DEFAULTS = {
     "shorter_side_px": 144,
     "select_layer": -1,
     "logit_scale": 20.0,
-    "score_threshold": 0.7,
+    "score_threshold": 0.9,
     "background_threshold": 0.0001,
 }
 """Settings of the method that suit the model: in the drawn world everything has a name."""

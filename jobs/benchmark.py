@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import tyro
 from rich.console import Console
@@ -22,7 +23,9 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the literal transcription is among the tests, which are not installed
 
-from jobs.measure import Case, Measurement, measure  # noqa: E402 (after the path)
+from cliper.models import DEMO  # noqa: E402 (after the path)
+from jobs.measure import Case, Measurement, measure, peak_memory_gb  # noqa: E402
+from jobs.measure_pipeline import measure_pipeline  # noqa: E402
 
 VERSIONS = ("torch", "diffusers", "open_clip_torch")
 
@@ -51,6 +54,9 @@ class BenchmarkOptions:
     """Width of the pictures."""
     repeats: int = 3
     """Timed runs of each combination; the fastest counts."""
+    pipeline: int = 0
+    """Measure the Ray job instead, over so many pictures and again over twice as many: the whole job with the demo
+    models, its data plane with the model's time excluded, and the demo models without Ray."""
     json: Path | None = None
     """File for the rows."""
     results: Path | None = None
@@ -73,6 +79,15 @@ class BenchmarkOptions:
 def main(options: BenchmarkOptions) -> None:
     """Measure, print a table, and write the rows."""
     console = Console()
+    rows = measure_job(options, console) if options.pipeline else measure_cases(options, console)
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows, indent=1))
+    if options.results is not None:
+        append(options.results, rows)
+
+
+def measure_cases(options: BenchmarkOptions, console: Console) -> list[dict[str, Any]]:
+    """Every combination in a process of its own."""
     rows: list[dict[str, Any]] = []
     literal: dict[Case, Measurement] = {}
     for case in options.cases():
@@ -84,10 +99,21 @@ def main(options: BenchmarkOptions) -> None:
         agreement = measurement.agreement(literal[same]) if same in literal else None
         rows += [row | {"agreement": agreement} for row in measurement.rows(case)]
         show(rows, console)
-    if options.json is not None:
-        options.json.write_text(json.dumps(rows, indent=1))
-    if options.results is not None:
-        append(options.results, rows)
+    return rows
+
+
+def measure_job(options: BenchmarkOptions, console: Console) -> list[dict[str, Any]]:
+    """The Ray job, one row for each part."""
+    classes = int(options.classes)
+    rates = measure_pipeline(options.pipeline, classes, options.height_px, options.width_px, console)
+    case = next(options.cases())
+    case = replace(case, variant="fast", clip=DEMO, compensation="product", classes=classes, precision="fp32")
+    seconds = {part: 1 / rate for part, rate in rates.items()}
+    peak = peak_memory_gb(torch.device(options.device))
+    rows = Measurement(seconds, 0.0, peak, np.zeros(0)).rows(case)
+    rows = [row | {"agreement": None} for row in rows]
+    show(rows, console)
+    return rows
 
 
 def show(rows: list[dict[str, Any]], console: Console) -> None:

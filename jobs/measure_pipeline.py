@@ -1,0 +1,128 @@
+"""Speed of the whole Ray job: with the demo models, and of its data plane alone (read, decode, encode, write)."""
+
+import io
+import tarfile
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+
+from cliper.models import DEMO
+from cliper.pipeline import Annotation, Cliper
+from cluster import session
+from cluster.annotator import AnnotatorSpec, FittingBatches
+from cluster.decode import decode_image
+from cluster.output import Output
+from cluster.run import Plan, annotate_corpus
+from cluster.sources import list_corpus
+from cluster.storage import open_location
+from jobs.options import MethodOptions
+from jobs.request import Models, VocabularyRequest, find_models
+from schemas.manifest import Manifest
+from schemas.vocabulary import VocabularyClass
+
+REGIONS_HW = (6, 8)
+"""The idle actor's label map: so many rectangles, each of a random class."""
+PICTURES_PER_SHARD = 100
+BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class IdleSpec(AnnotatorSpec):
+    """Builds an actor that labels without looking, so that what remains is everything around the model."""
+
+    def build(self, device: torch.device) -> Cliper:
+        return Idle(len(set(self.embeddings.row_names)))
+
+
+class Idle(Cliper):
+    """Rectangles of random classes, whatever the picture."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+
+    def annotate(
+        self, images: Sequence[np.ndarray], seeds: Sequence[int], allowed: Any = None, noise: Any = None
+    ) -> list[Annotation]:
+        nothing = torch.zeros(0, 0)
+        found = []
+        for image, seed in zip(images, seeds, strict=True):
+            generator = torch.Generator().manual_seed(seed)
+            regions = torch.randint(0, self.classes + 1, REGIONS_HW, generator=generator, dtype=torch.int32)
+            rows, columns = (
+                torch.arange(side) * number // side for side, number in zip(image.shape, REGIONS_HW, strict=False)
+            )
+            labels = regions[rows[:, None], columns]
+            found.append(Annotation(nothing, nothing[None], nothing[None], torch.ones(self.classes), labels))
+        return found
+
+
+def measure_pipeline(pictures: int, classes: int, height_px: int, width_px: int, console: Console) -> dict[str, float]:
+    """Images per second of the job over a local corpus, start-up excluded.
+
+    Each rate is the difference between a run over twice the pictures and one over the pictures.
+
+    Returns:
+        ``data plane`` (the model's time excluded), ``job`` (demo models), ``actor`` (demo models, no Ray).
+    """
+    models = find_models(MethodOptions(clip=DEMO, diffusion=DEMO))
+    names = tuple(VocabularyClass(f"class {number}", (f"class {number}",)) for number in range(classes))
+    embeddings = VocabularyRequest(names, (), ("{}",), ready=None).embed(models.clip)
+    spec = AnnotatorSpec(models.clip, models.diffusion, models.empty_prompt(), embeddings, models.settings, "fp32")
+    idle = IdleSpec(**{name: getattr(spec, name) for name in AnnotatorSpec.__dataclass_fields__})
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder) / "corpus"
+        jpegs = write_jpegs(corpus, 2 * pictures, height_px, width_px)
+        actor = FittingBatches(spec.build(torch.device("cuda" if torch.cuda.is_available() else "cpu")), BATCH_SIZE)
+        images = [decode_image(jpeg) for jpeg in jpegs[:32]]
+        actor.annotate(images[:2], range(2))
+        started = time.monotonic()
+        actor.annotate(images, range(len(images)))
+        rates = {"actor": len(images) / (time.monotonic() - started)}
+        del actor
+        session.start(None, None)
+        for name, chosen in (("data plane", idle), ("job", spec)):
+            seconds = [
+                run_job(chosen, models, corpus, Path(folder) / f"{name} {count}", count, console)
+                for count in (BATCH_SIZE, pictures, 2 * pictures)  # the first only warms up
+            ]
+            rates[name] = pictures / (seconds[2] - seconds[1])
+    return rates
+
+
+def write_jpegs(folder: Path, count: int, height_px: int, width_px: int) -> list[bytes]:
+    """Soft noise as JPEG files in tar shards; about as many bytes as photographs have."""
+    folder.mkdir()
+    jpegs = []
+    for number in range(count):
+        if number % PICTURES_PER_SHARD == 0:
+            shard = tarfile.open(folder / f"{number:06d}.tar", "w")  # noqa: SIM115 (closed below)
+        noise = np.random.default_rng(number).integers(0, 256, (height_px // 4, width_px // 4, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noise).resize((width_px, height_px), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=85)
+        jpegs.append(buffer.getvalue())
+        member = tarfile.TarInfo(f"{number:06d}.jpg")
+        member.size = len(jpegs[-1])
+        shard.addfile(member, io.BytesIO(jpegs[-1]))
+        if (number + 1) % PICTURES_PER_SHARD == 0 or number + 1 == count:
+            shard.close()
+    return jpegs
+
+
+def run_job(spec: AnnotatorSpec, models: Models, corpus: Path, target: Path, count: int, console: Console) -> float:
+    """Seconds of the job's pipeline over so many pictures."""
+    output = Output(open_location(str(target), "--output"))
+    listed = list_corpus(open_location(str(corpus), "--input"), "auto", output.location, count)
+    manifest = Manifest(input={"limit": count}, vocabulary={}, models=models.manifest(), settings=asdict(spec.settings))
+    output.claim(manifest, overwrite=True)
+    resources = session.plan_resources(None, 1.0)
+    started = time.monotonic()
+    annotate_corpus(Plan(listed, spec, output, manifest, resources, BATCH_SIZE, rows_per_file=1000), console)
+    return time.monotonic() - started
