@@ -24,7 +24,7 @@ from cluster.run import Plan, annotate_corpus
 from cluster.sources import list_corpus
 from cluster.storage import open_location
 from jobs.options import MethodOptions
-from jobs.request import Models, VocabularyRequest, find_models
+from jobs.request import VocabularyRequest, find_models
 from schemas.manifest import Manifest
 from schemas.vocabulary import VocabularyClass
 
@@ -74,7 +74,8 @@ def measure_pipeline(pictures: int, classes: int, height_px: int, width_px: int,
     """
     models = find_models(MethodOptions(clip=DEMO, diffusion=DEMO))
     names = tuple(VocabularyClass(f"class {number}", (f"class {number}",)) for number in range(classes))
-    embeddings = VocabularyRequest(names, (), ("{}",), ready=None).embed(models.clip)
+    vocabulary = VocabularyRequest(names, (), ("{}",), ready=None)
+    embeddings = vocabulary.embed(models.clip)
     spec = AnnotatorSpec(models.clip, models.diffusion, models.empty_prompt(), embeddings, models.settings, "fp32")
     idle = IdleSpec(**{name: getattr(spec, name) for name in AnnotatorSpec.__dataclass_fields__})
     with tempfile.TemporaryDirectory() as folder:
@@ -88,9 +89,10 @@ def measure_pipeline(pictures: int, classes: int, height_px: int, width_px: int,
         rates = {"actor": len(images) / (time.monotonic() - started)}
         del actor
         session.start(None, None)
+        manifest = Manifest({}, vocabulary.manifest(), models.manifest(), asdict(models.settings))
         for name, chosen in (("data plane", idle), ("job", spec)):
             seconds = [
-                run_job(chosen, models, corpus, Path(folder) / f"{name} {count}", count, console)
+                run_job(chosen, manifest, corpus, Path(folder) / f"{name} {count}", count, console)
                 for count in (BATCH_SIZE, pictures, 2 * pictures)  # the first only warms up
             ]
             rates[name] = pictures / (seconds[2] - seconds[1])
@@ -116,11 +118,10 @@ def write_jpegs(folder: Path, count: int, height_px: int, width_px: int) -> list
     return jpegs
 
 
-def run_job(spec: AnnotatorSpec, models: Models, corpus: Path, target: Path, count: int, console: Console) -> float:
+def run_job(spec: AnnotatorSpec, manifest: Manifest, corpus: Path, target: Path, count: int, console: Console) -> float:
     """Seconds of the job's pipeline over so many pictures."""
     output = Output(open_location(str(target), "--output"))
     listed = list_corpus(open_location(str(corpus), "--input"), "auto", output.location, count)
-    manifest = Manifest(input={"limit": count}, vocabulary={}, models=models.manifest(), settings=asdict(spec.settings))
     output.claim(manifest, overwrite=True)
     resources = session.plan_resources(None, 1.0)
     started = time.monotonic()
