@@ -37,7 +37,11 @@ class Task:
     truth: Callable[[Picture], np.ndarray]
 
 
-ALL_NAMES = Task(tuple(VocabularyClass(name, (name,)) for name in NAMES), (), lambda picture: picture.labels)
+def labels_of(picture: Picture) -> np.ndarray:
+    return picture.labels
+
+
+ALL_NAMES = Task(tuple(VocabularyClass(name, (name,)) for name in NAMES), (), labels_of)
 """Every name as one vocabulary; nothing is background."""
 
 
