@@ -111,6 +111,13 @@ class DiffusionModel:
         return [recorded[layer] for layer in layers]
 
 
+def stable_diffusion_scheduler() -> PNDMScheduler:
+    """Stable Diffusion's noise schedule, for models that are built here rather than loaded."""
+    return PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+    )
+
+
 def attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
     """The two self-attentions of the last up block that the method uses, in the order in which it chains them.
 

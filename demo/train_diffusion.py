@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliper.diffusion import stable_diffusion_scheduler
 from demo.checkpoint import Schedule, train
 from demo.pictures import Pictures
 
@@ -59,13 +60,6 @@ def new_unet() -> UNet2DConditionModel:
     return unet
 
 
-def new_scheduler() -> PNDMScheduler:
-    """Stable Diffusion's noise schedule."""
-    return PNDMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
-    )
-
-
 class AutoencoderLosses:
     """Reconstruction and a small pull of the latents towards a normal distribution."""
 
@@ -88,7 +82,7 @@ class UnetLosses:
 
     def __init__(self, unet: UNet2DConditionModel, vae: AutoencoderKL, pictures: Pictures) -> None:
         self.unet, self.vae, self.pictures = unet, vae, pictures
-        self.scheduler = new_scheduler()
+        self.scheduler = stable_diffusion_scheduler()
 
     def __call__(self, step: int) -> Tensor:
         device = self.unet.device
@@ -130,7 +124,7 @@ def train_diffusion(
     unet.register_to_config(sample_size=USED_LATENT_SIDE)
     vae.half().save_pretrained(target / "vae", safe_serialization=True)
     unet.half().save_pretrained(target / "unet", safe_serialization=True)
-    new_scheduler().save_pretrained(target / "scheduler")
+    stable_diffusion_scheduler().save_pretrained(target / "scheduler")
 
 
 @torch.no_grad()

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import open_clip
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
-from cliper.diffusion import DiffusionModel
+from cliper.diffusion import DiffusionModel, stable_diffusion_scheduler
 from cliper.loading import embed_empty_prompt, load_diffusion, load_vision_tower
 from cliper.models import DEMO, find_clip, find_diffusion
 from cliper.settings import EncoderDefaults, encoder_defaults
@@ -69,9 +69,7 @@ def stable_diffusion(device: torch.device, dtype: torch.dtype) -> DiffusionModel
             cross_attention_dim=1024,
             use_linear_projection=True,
         )
-    scheduler = PNDMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
-    )
+    scheduler = stable_diffusion_scheduler()
     vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # as when the real one is loaded
     return DiffusionModel(
         randomised(vae, device, vae_dtype), randomised(unet, device, dtype), scheduler, torch.zeros(SD_PROMPT)

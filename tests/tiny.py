@@ -5,8 +5,10 @@ from pathlib import Path
 
 import open_clip
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
+
+from cliper.diffusion import stable_diffusion_scheduler
 
 
 def write_tiny_clip(
@@ -66,9 +68,7 @@ def write_tiny_diffusion(folder: Path, seed: int = 0) -> Path:
         for name, parameter in unet.named_parameters():
             if name.endswith(("to_q.weight", "to_k.weight")):
                 parameter.normal_(std=1.0)
-    scheduler = PNDMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
-    )
+    scheduler = stable_diffusion_scheduler()
     vae.save_pretrained(folder / "vae", safe_serialization=True)
     unet.save_pretrained(folder / "unet", safe_serialization=True)
     scheduler.save_pretrained(folder / "scheduler")
