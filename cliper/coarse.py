@@ -1,5 +1,6 @@
 """From dense features to coarse class maps on the patch grid."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +59,7 @@ def class_maps(
 
 
 def coarse_maps(
-    maps: list[Float[Tensor, "batch classes patches"]],
+    maps: Iterable[Float[Tensor, "batch classes patches"]],
     attention: Float[Tensor, "batch patches patches"],
     selected: int,
     attention_threshold: float,
@@ -70,16 +71,18 @@ def coarse_maps(
     mean. Values are at least 0 and are not probabilities: they can exceed 2.
 
     Args:
-        maps: class maps of each kept feature.
+        maps: class maps of each kept feature; taken one by one, so that an iterator need not keep them all.
         attention: entry (i, j) is how much of patch i's value goes to patch j.
         selected: index of the selected feature.
         attention_threshold: 0 to 1.
         early_embeddings: add the mean; off returns the spread map alone.
     """
-    chosen = maps[selected]
-    chosen = chosen * (chosen >= attention_threshold * chosen.amax(dim=-1, keepdim=True))
+    total = chosen = attention.new_zeros(())
+    count = 0
+    for single in maps:
+        if count == selected:
+            single = chosen = single * (single >= attention_threshold * single.amax(dim=-1, keepdim=True))
+        total = total + single
+        count += 1
     spread = chosen @ attention
-    if not early_embeddings:
-        return spread
-    others = [chosen if k == selected else single for k, single in enumerate(maps)]
-    return spread + torch.stack(others).mean(dim=0)
+    return spread + total / count if early_embeddings else spread

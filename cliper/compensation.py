@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliper.settings import MethodSettings
-from cliper.vision import attention_probabilities
 
 EPSILON = 1e-5
+CPU_ROWS = 256
+"""So many rows of an attention map are worked on together on a CPU: they stay in its cache."""
 
 HeadQueriesAndKeys = Sequence[
     tuple[Float[Tensor, "layer_heads positions layer_width"], Float[Tensor, "layer_heads positions layer_width"]]
@@ -25,8 +26,8 @@ def refine(
     """Multiply the class maps by the diffusion model's attention (CLIPer equations 9 and 10; table 7).
 
     With heads 0 to n-1 the result is ``A_0 A_1 ... A_{n-1} X`` for the class maps X resized to the attention's
-    positions. Products associate, so it is computed from the right: n products of [positions, positions] by
-    [positions, classes], with one head's map in memory at a time.
+    positions. Products associate, so it is computed from the right: n products of a map of attention with
+    the class maps, with one head's map in memory at a time.
 
     Args:
         coarse: coarse maps of one picture on the patch grid.
@@ -35,35 +36,52 @@ def refine(
     """
     heads = [(q, k) for queries, keys in layers for q, k in zip(queries, keys, strict=True)]
     side = round(heads[0][0].shape[0] ** 0.5)
-    x = F.interpolate(coarse[None], (side, side), mode="bilinear", align_corners=False)[0].flatten(1).T
+    maps = F.interpolate(coarse[None], (side, side), mode="bilinear", align_corners=False)[0].flatten(1)
+    room = heads[0][0].new_empty(side**2, side**2)
     match settings.compensation:
         case "product":
             for query, key in reversed(heads):
-                x = spread(query, key, x, settings)
+                maps = spread(query, key, maps, settings, room)
         case "mean":
-            x = torch.stack([spread(query, key, x, settings) for query, key in heads]).mean(dim=0)
+            maps = torch.stack([spread(query, key, maps, settings, room) for query, key in heads]).mean(dim=0)
         case "head":
-            x = spread(*heads[settings.head], x, settings)
-    return x.T.unflatten(1, (side, side))
+            maps = spread(*heads[settings.head], maps, settings, room)
+    return maps.float().unflatten(1, (side, side))
 
 
 def spread(
     query: Float[Tensor, "positions head_width"],
     key: Float[Tensor, "positions head_width"],
-    x: Float[Tensor, "positions classes"],
+    maps: Float[Tensor, "classes positions"],
     settings: MethodSettings,
-) -> Float[Tensor, "positions classes"]:
-    """Multiply maps by one head's attention from the left.
+    room: Float[Tensor, "positions positions"],
+) -> Float[Tensor, "classes positions"]:
+    """Multiply maps by one head's attention, in the queries' number format: column vectors A x, written as rows x A^T.
 
     Preset ``release``: the attention's columns are taken relative to their maximum, weak entries are dropped and rows
-    scaled to sum to 1. The sums come out of the same product, from a column of ones beside the maps, and the attention
-    is changed in place, so that there is one [positions, positions] tensor. Preset ``paper``: the attention as it is.
+    scaled to sum to 1. The sums come out of the same product, from a row of ones below the maps. Preset ``paper``: the
+    attention as it is.
+
+    Args:
+        query, key: of the head.
+        maps: what is multiplied.
+        settings: preset and threshold.
+        room: for the attention, which is computed and changed in place; allocating it for every head would cost more
+            than the product (on a CPU its pages would be given back and taken again).
     """
-    attention = attention_probabilities(query, key)
+    at_once = len(query) if query.is_cuda else CPU_ROWS
+    attention = room.split(at_once)
+    for rows, some in zip(attention, (query * query.shape[-1] ** -0.5).split(at_once), strict=True):
+        torch.softmax(some @ key.T, dim=-1, out=rows)
+    maps = maps.to(query.dtype)
     if settings.preset == "paper":
-        return attention @ x
-    attention /= attention.amax(dim=-2, keepdim=True) + EPSILON
+        return torch.cat([maps @ rows.T for rows in attention], dim=1)
+    peaks = torch.stack([rows.amax(dim=0) for rows in attention]).amax(dim=0) + EPSILON
     below = np.nextafter(np.float32(settings.attention_threshold), np.float32(-1))
-    F.threshold(attention, float(below), 0.0, inplace=True)  # keeps what is above `below`: the threshold itself stays
-    weighted = attention @ torch.cat([x, x.new_ones(len(x), 1)], dim=1)
-    return weighted[:, :-1] / (weighted[:, -1:] + EPSILON)
+    with_ones = torch.cat([maps, maps.new_ones(1, len(query))])
+    weighted = torch.empty_like(with_ones)
+    for rows, part in zip(attention, weighted.split(at_once, dim=1), strict=True):
+        rows /= peaks
+        F.threshold(rows, float(below), 0.0, inplace=True)  # keeps what is above `below`: the threshold itself stays
+        part.copy_(with_ones @ rows.T)
+    return weighted[:-1] / (weighted[-1:] + EPSILON)

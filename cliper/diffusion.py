@@ -1,10 +1,14 @@
-"""Self-attention of a latent diffusion model, recorded in one noise-prediction pass."""
+"""Self-attention of a latent diffusion model, taken from one noise-prediction pass."""
 
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, PNDMScheduler, Transformer2DModel, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
+from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -19,8 +23,57 @@ LayerQueriesAndKeys = tuple[
 ]
 
 
-class AllRecorded(Exception):  # noqa: N818 (ends a pass, is no error)
-    """Ends the UNet's pass: every attention that is needed has been recorded."""
+class FirstAttentions(nn.Module):
+    """Stands in for a UNet's last up block and ends with the queries and keys of its first two self-attentions.
+
+    Args:
+        block: diffusers' up block with cross-attention; its parts are shared.
+    """
+
+    has_cross_attention = True
+
+    def __init__(self, block: CrossAttnUpBlock2D) -> None:
+        super().__init__()
+        self.resnets, self.attentions = block.resnets[:2], block.attentions[:2]
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch wide height width"],
+        temb: Float[Tensor, "batch time_width"],
+        res_hidden_states_tuple: tuple[Tensor, ...],
+        encoder_hidden_states: Float[Tensor, "batch text_tokens text_width"],
+        **_: Any,
+    ) -> Float[Tensor, "layers 2 batch heads positions head_width"]:
+        """Called by the UNet in the block's place; queries come first, then keys."""
+        hidden = self.resnets[0](torch.cat([hidden_states, res_hidden_states_tuple[-1]], dim=1), temb)
+        first = query_and_key(self.attentions[0], hidden)
+        hidden = self.attentions[0](hidden, encoder_hidden_states, return_dict=False)[0]
+        hidden = self.resnets[1](torch.cat([hidden, res_hidden_states_tuple[-2]], dim=1), temb)
+        return torch.stack([first, query_and_key(self.attentions[1], hidden)])
+
+
+def query_and_key(
+    transformer: Transformer2DModel, hidden: Float[Tensor, "batch channels height width"]
+) -> Float[Tensor, "2 batch heads positions head_width"]:
+    """What the transformer's first self-attention would compare."""
+    normalised = transformer.norm(hidden)
+    if transformer.use_linear_projection:
+        tokens = transformer.proj_in(normalised.flatten(2).transpose(1, 2))
+    else:
+        tokens = transformer.proj_in(normalised).flatten(2).transpose(1, 2)
+    block: Any = transformer.transformer_blocks[0]
+    tokens = block.norm1(tokens)
+    projected = torch.stack([block.attn1.to_q(tokens), block.attn1.to_k(tokens)])
+    return projected.unflatten(-1, (block.attn1.heads, -1)).transpose(2, 3)
+
+
+def cut_after_attentions(unet: UNet2DConditionModel) -> nn.Module:
+    """A UNet that shares the weights, ends with the last self-attention that is needed and returns queries and keys."""
+    shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
+    cut = deepcopy(unet, shared)
+    cut.up_blocks[-1] = FirstAttentions(cut.up_blocks[-1])
+    cut.conv_norm_out, cut.conv_out = None, nn.Identity()
+    return cut
 
 
 @dataclass(frozen=True)
@@ -38,6 +91,22 @@ class DiffusionModel:
     unet: UNet2DConditionModel
     scheduler: PNDMScheduler
     empty_prompt: Float[Tensor, "1 text_tokens text_width"]
+
+    @cached_property
+    def cut_unet(self) -> nn.Module:
+        """The UNet as far as it is needed; see `cut_after_attentions`."""
+        return cut_after_attentions(self.unet)
+
+    def compile(self, **options: Any) -> None:
+        """Prepare the two parts whose inputs never change shape for a GPU: convolution weights with channels last,
+        and torch compiles them at their next call.
+
+        Args:
+            options: of `torch.compile`.
+        """
+        for part in (self.vae.encoder, self.cut_unet):
+            part.to(memory_format=torch.channels_last)
+            part.compile(**options)
 
     @property
     def latent_hw(self) -> tuple[int, int]:
@@ -87,28 +156,8 @@ class DiffusionModel:
         noisy = self.scheduler.add_noise(latents, noise.to(device), timestep[None])
         prompt = self.empty_prompt.to(device, dtype).expand(len(latents), -1, -1)
 
-        recorded: dict[nn.Module, LayerQueriesAndKeys] = {}
-        layers = attention_layers(self.unet)
-
-        def record(attention: Attention, arguments: tuple[Tensor, ...]) -> None:
-            hidden = arguments[0]
-            heads = (attention.heads, -1)
-            query, key = (
-                proj(hidden).unflatten(-1, heads).transpose(1, 2) for proj in (attention.to_q, attention.to_k)
-            )
-            recorded[attention] = (query, key)
-            if len(recorded) == len(layers):
-                raise AllRecorded
-
-        hooks = [layer.register_forward_pre_hook(record) for layer in layers]
-        try:
-            self.unet(noisy.to(dtype), timestep.to(device), encoder_hidden_states=prompt)
-        except AllRecorded:
-            pass
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return [recorded[layer] for layer in layers]
+        maps = self.cut_unet(noisy.to(dtype), timestep.to(device), encoder_hidden_states=prompt, return_dict=False)[0]
+        return [(maps[layer, 0], maps[layer, 1]) for layer in (1, 0)]
 
 
 def stable_diffusion_scheduler() -> PNDMScheduler:

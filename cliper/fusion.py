@@ -4,10 +4,17 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from cliper.settings import MethodSettings
-from cliper.vision import VisionTower, VisualTrace, attention_probabilities, merge_heads, project_qkv
+from cliper.vision import (
+    VisionTower,
+    VisualTrace,
+    attention_probabilities,
+    merge_heads,
+    project_qkv,
+    project_value,
+)
 
 SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -79,9 +86,9 @@ def fuse(tower: VisionTower, traced: VisualTrace, settings: MethodSettings) -> F
             early.next_round()
         if not settings.early_embeddings and k != selected:
             continue
-        qkv = project_qkv(last.attn, last.ln_1(feature))
-        attention = replaced_attention(settings, qkv, early, blocks=len(tower.blocks))
-        mixed = merge_heads(attention.to(qkv[2].dtype) @ qkv[2])
+        x = last.ln_1(feature)
+        attention = replaced_attention(settings, last.attn, x, early, blocks=len(tower.blocks))
+        mixed = merge_heads(attention.to(x.dtype) @ project_value(last.attn, x))
         projected = tower.model.ln_post(last.attn.out_proj(mixed)) @ tower.model.proj
         dense.append(projected[:, 1:].float())
     assert attention is not None, "select_layer was checked against the encoder"
@@ -94,16 +101,17 @@ def fuse(tower: VisionTower, traced: VisualTrace, settings: MethodSettings) -> F
 
 def replaced_attention(
     settings: MethodSettings,
-    qkv: tuple[Float[Tensor, "batch heads tokens head_width"], ...],
+    last: nn.MultiheadAttention,
+    x: Float[Tensor, "batch tokens width"],
     early: EarlyAttention | None,
     blocks: int,
 ) -> Float[Tensor, "batch heads tokens tokens"]:
     """The attention that stands in for the last block's own, in float32 (rows of paper table 6)."""
-    query, key, value = qkv
+    if settings.attention == "early-layer":
+        assert early is not None, "early-layer attention needs a trace with attention maps"
+        return scale_rows(early.symmetric()) if settings.preset == "release" else early.total / blocks
+    query, key, value = project_qkv(last, x)
     match settings.attention:
-        case "early-layer":
-            assert early is not None, "early-layer attention needs a trace with attention maps"
-            return scale_rows(early.symmetric()) if settings.preset == "release" else early.total / blocks
         case "query-query":
             return attention_probabilities(query, query)
         case "key-key":

@@ -9,6 +9,9 @@ from torch.nn import functional as F
 
 from cliper.settings import MethodSettings
 
+CHUNK_PIXELS = 2**22
+"""Classes are resized together as long as their maps have no more pixels than this (16 MiB in float32)."""
+
 
 def class_scores(
     coarse: Float[Tensor, "classes height width"], refined: Float[Tensor, "classes side_h side_w"]
@@ -39,19 +42,27 @@ def label_map(
     """
     best = torch.zeros(image_hw, device=refined.device)
     labels = torch.zeros(image_hw, dtype=torch.int32, device=refined.device)
-    for index in (scores > settings.score_threshold).nonzero().flatten().tolist():
-        if allowed is not None and index not in allowed:
-            continue
-        value = F.interpolate(refined[None, None, index], image_hw, mode="bilinear", align_corners=False)[0, 0]
-        value = value / (value.max() + 1e-5) * scores[index].item()
+    present = [
+        index
+        for index in (scores > settings.score_threshold).nonzero().flatten().tolist()
+        if allowed is None or index in allowed
+    ]
+    at_once = max(1, CHUNK_PIXELS // best.numel())
+    for start in range(0, len(present), at_once):
+        some = present[start : start + at_once]
+        maps = F.interpolate(refined[None, some], image_hw, mode="bilinear", align_corners=False)[0]
+        maps /= maps.amax(dim=(1, 2), keepdim=True) + 1e-5
+        maps *= scores[some].to(maps)[:, None, None]
         if settings.normalize_maps:
-            value = value - value.min()
-            value = value / (value.max() + 1e-6)
+            maps -= maps.amin(dim=(1, 2), keepdim=True)
+            maps /= maps.amax(dim=(1, 2), keepdim=True) + 1e-6
         if settings.background_threshold > 0:
-            value = value.masked_fill(value < settings.background_threshold, 0)
+            maps.masked_fill_(maps < settings.background_threshold, 0)
+        value, place = maps.max(dim=0)
         wins = value > best
         best = torch.where(wins, value, best)
-        labels.masked_fill_(wins, index + 1)
+        classes = torch.tensor(some, dtype=torch.int32, device=labels.device) + 1
+        labels = torch.where(wins, classes[place], labels)
     if settings.background_threshold == 0:
         labels.masked_fill_((1 - best) ** 2 >= best, 0)
     return labels

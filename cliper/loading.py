@@ -85,7 +85,7 @@ def load_diffusion(
     """
     try:
         options = {"use_safetensors": True, "low_cpu_mem_usage": False}
-        vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # its activations overflow in fp16
+        vae_dtype = autoencoder_dtype(dtype, device)
         vae = AutoencoderKL.from_pretrained(**spec.source(), subfolder="vae", torch_dtype=vae_dtype, **options)
         unet = UNet2DConditionModel.from_pretrained(**spec.source(), subfolder="unet", torch_dtype=dtype, **options)
         scheduler = PNDMScheduler.from_pretrained(**spec.source(), subfolder="scheduler")
@@ -94,6 +94,14 @@ def load_diffusion(
     vae.decoder = vae.post_quant_conv = None
     vae, unet = (part.to(device).eval().requires_grad_(False) for part in (vae, unet))
     return DiffusionModel(vae, unet, scheduler, empty_prompt)
+
+
+def autoencoder_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Stable Diffusion's autoencoder can overflow in fp16: it gets bf16 then, or fp32 from GPUs that know no bf16."""
+    if dtype != torch.float16:
+        return dtype
+    known = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if known else torch.float32
 
 
 @torch.inference_mode()

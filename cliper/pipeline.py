@@ -12,7 +12,7 @@ from torch.profiler import record_function
 
 from cliper.coarse import Queries, class_maps, coarse_maps, query_logits
 from cliper.compensation import refine
-from cliper.diffusion import DiffusionModel, check_head
+from cliper.diffusion import DiffusionModel, LayerQueriesAndKeys, check_head
 from cliper.fusion import fuse
 from cliper.labels import class_scores, label_map
 from cliper.preprocess import clip_input, diffusion_input, patch_grid_hw
@@ -88,70 +88,97 @@ class Cliper:
             allowed: per picture the classes (from 0) that may win, or None for all.
             noise: per picture the diffusion noise [channels, latent_h, latent_w], in place of the seed's.
         """
-        order = sorted(range(len(images)), key=lambda i: self.grid_hw(images[i]))
-        results: dict[int, Annotation] = {}
-        for grid_hw, members in groupby(order, key=lambda i: self.grid_hw(images[i])):
-            group = list(members)
-            attention, coarse = self.coarse([images[i] for i in group], grid_hw)
-            refined = self.refine(
-                [images[i] for i in group], coarse, [seeds[i] if noise is None else noise[i] for i in group]
-            )
-            scores = torch.stack([class_scores(*maps) for maps in zip(coarse, refined, strict=True)])
-            on_cpu = scores.cpu()  # the one point where a group waits for the GPU
-            for member, i in enumerate(group):
-                with stage("labels"):
-                    labels = label_map(
-                        refined[member], on_cpu[member], images[i].shape[:2], self.settings,
-                        allowed[i] if allowed else None,
-                    )  # fmt: skip
-                results[i] = Annotation(attention[member], coarse[member], refined[member], on_cpu[member], labels)
-        return [results[i] for i in range(len(images))]
+        layers = self.diffusion_attention(images, seeds if noise is None else noise)
+        attention, coarse = self.coarse(images)
+        refined = coarse if layers is None else self.refine(coarse, layers)
+        with stage("labels"):
+            scores = torch.stack([class_scores(*maps) for maps in zip(coarse, refined, strict=True)]).cpu()
+            labels = [
+                label_map(single, scores[i], images[i].shape[:2], self.settings, allowed[i] if allowed else None)
+                for i, single in enumerate(refined)
+            ]
+            labels = to_cpu(labels)
+        return [Annotation(*parts) for parts in zip(attention, coarse, refined, scores, labels, strict=True)]
 
-    def coarse(
-        self, images: Sequence[ImageArray], grid_hw: tuple[int, int]
-    ) -> tuple[Float[Tensor, "batch patches patches"], Float[Tensor, "batch classes grid_h grid_w"]]:
-        """Early-layer fusion of pictures of one patch grid: attention and coarse maps."""
-        settings, tower = self.settings, self.tower
-        with stage("preprocess"):
-            inputs = [clip_input(image, grid_hw, tower.patch_size_px, tower.mean, tower.std) for image in images]
-            pixels = torch.stack(inputs).to(tower.device)
-        with stage("clip"):
-            traced = trace(tower, pixels, settings.preset, keep_attention=settings.attention == "early-layer")
-            fused = fuse(tower, traced, settings)
-            maps = [class_maps(query_logits(z, self.queries, settings.logit_scale), self.queries) for z in fused.dense]
-            if settings.sliding_crop_px:
-                windowed = [windowed_logits(tower, single, self.queries, settings) for single in pixels]
-                stacked = [class_maps(torch.stack(logits), self.queries) for logits in zip(*windowed, strict=True)]
-                maps = [(whole + seen_closer) / 2 for whole, seen_closer in zip(maps, stacked, strict=True)]
-            coarse = coarse_maps(
-                maps, fused.attention, fused.selected, settings.attention_threshold, settings.early_embeddings
-            )
-        return fused.attention, coarse.unflatten(-1, grid_hw)
+    def diffusion_attention(
+        self, images: Sequence[ImageArray], randomness: Sequence[int | Tensor]
+    ) -> list[LayerQueriesAndKeys] | None:
+        """The diffusion model's queries and keys for all pictures; None where compensation is switched off.
 
-    def refine(
-        self,
-        images: Sequence[ImageArray],
-        coarse: Float[Tensor, "batch classes grid_h grid_w"],
-        randomness: Sequence[int | Tensor],
-    ) -> Sequence[Float[Tensor, "classes side_h side_w"]]:
-        """Fine-grained compensation, or the coarse maps where it is switched off."""
+        Args:
+            images: RGB pictures.
+            randomness: per picture the seed of its noise, or the noise itself.
+        """
         if self.settings.compensation == "none" or self.diffusion is None:
-            return list(coarse)
+            return None
         model = self.diffusion
         with stage("preprocess"):
             pixels = torch.stack([diffusion_input(image, model.side_px) for image in images])
             noise = torch.stack([model.noise(given) if isinstance(given, int) else given for given in randomness])
         with stage("vae"):
-            latents = model.latents(pixels)
+            latents = model.latents(upload(pixels, self.tower.device))
         with stage("unet"):
-            layers = model.queries_and_keys(latents, noise)
+            return model.queries_and_keys(latents, upload(noise, self.tower.device))
+
+    def refine(
+        self, coarse: Sequence[Float[Tensor, "classes _grid_h _grid_w"]], layers: Sequence[LayerQueriesAndKeys]
+    ) -> list[Float[Tensor, "classes side side"]]:
+        """Fine-grained compensation, picture after picture, so that only one's attention is in memory."""
         with stage("compensation"):
             return [
                 refine(single, [(query[i], key[i]) for query, key in layers], self.settings)
                 for i, single in enumerate(coarse)
             ]
 
+    def coarse(
+        self, images: Sequence[ImageArray]
+    ) -> tuple[list[Float[Tensor, "_patches _patches"]], list[Float[Tensor, "classes _grid_h _grid_w"]]]:
+        """Early-layer fusion: attention and coarse maps of every picture. Pictures of one patch grid share a batch."""
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        order = sorted(range(len(images)), key=lambda i: self.grid_hw(images[i]))
+        for grid_hw, members in groupby(order, key=lambda i: self.grid_hw(images[i])):
+            group = list(members)
+            maps = self.coarse_batch([images[i] for i in group], grid_hw)
+            found |= dict(zip(group, zip(*maps, strict=True), strict=True))
+        attention, coarse = zip(*(found[i] for i in range(len(images))), strict=True)
+        return list(attention), list(coarse)
+
+    def coarse_batch(
+        self, images: Sequence[ImageArray], grid_hw: tuple[int, int]
+    ) -> tuple[Float[Tensor, "batch patches patches"], Float[Tensor, "batch classes grid_h grid_w"]]:
+        """Early-layer fusion of pictures of one patch grid: attention and coarse maps."""
+        settings, tower = self.settings, self.tower
+        with stage("preprocess"):
+            inputs = [clip_input(image, grid_hw, tower.patch_size_px, tower.mean, tower.std) for image in images]
+            pixels = upload(torch.stack(inputs), tower.device)
+        with stage("clip"):
+            traced = trace(tower, pixels, settings.preset, keep_attention=settings.attention == "early-layer")
+            fused = fuse(tower, traced, settings)
+            maps = (class_maps(query_logits(z, self.queries, settings.logit_scale), self.queries) for z in fused.dense)
+            if settings.sliding_crop_px:
+                windowed = [windowed_logits(tower, single, self.queries, settings) for single in pixels]
+                stacked = (class_maps(torch.stack(logits), self.queries) for logits in zip(*windowed, strict=True))
+                maps = ((whole + seen_closer) / 2 for whole, seen_closer in zip(maps, stacked, strict=True))
+            coarse = coarse_maps(
+                maps, fused.attention, fused.selected, settings.attention_threshold, settings.early_embeddings
+            )
+        return fused.attention, coarse.unflatten(-1, grid_hw)
+
 
 def stage(name: str) -> record_function:
     """Names a stretch of work for torch's profiler, from which the benchmark reads how long it took."""
     return record_function(f"cliper/{name}")
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """To the GPU without waiting for it, or unchanged on a CPU."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def to_cpu(label_maps: list[Int32[Tensor, "_height _width"]]) -> list[Int32[Tensor, "_height _width"]]:
+    """Label maps of any sizes in one transfer."""
+    together = torch.cat([labels.flatten() for labels in label_maps]).cpu()
+    return [
+        flat.view(labels.shape)
+        for flat, labels in zip(together.split([labels.numel() for labels in label_maps]), label_maps, strict=True)
+    ]

@@ -102,8 +102,8 @@ def trace(
         query, key, value = project_qkv(block.attn, normalised)
         if keep_attention:
             probabilities = attention_probabilities(query, key)
-            attention_sum = probabilities if attention_sum is None else attention_sum + probabilities
             mixed = probabilities.to(value.dtype) @ value
+            attention_sum = probabilities if attention_sum is None else attention_sum.add_(probabilities)
         else:
             mixed = F.scaled_dot_product_attention(query, key, value)
         x = x + block.ls_1(block.attn.out_proj(merge_heads(mixed)))
@@ -145,6 +145,15 @@ def project_qkv(
     projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
     query, key, value = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     return query, key, value
+
+
+def project_value(
+    attention: nn.MultiheadAttention, x: Float[Tensor, "batch tokens width"]
+) -> Float[Tensor, "batch heads tokens head_width"]:
+    """Value of each head alone."""
+    width = attention.embed_dim
+    projected = F.linear(x, attention.in_proj_weight[-width:], attention.in_proj_bias[-width:])
+    return projected.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
 
 def attention_probabilities(

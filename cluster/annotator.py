@@ -36,7 +36,7 @@ class AnnotatorSpec:
         empty_prompt: float32 [1, text tokens, text width], the empty prompt's embedding; None without diffusion.
         embeddings: the vocabulary.
         settings: the method's settings.
-        precision: number format of the models' weights and activations.
+        precision: number format of the models' weights and activations; ``auto`` depends on the device.
     """
 
     clip: ClipSpec
@@ -48,12 +48,21 @@ class AnnotatorSpec:
 
     def build(self, device: torch.device) -> Cliper:
         """Load the models. Neither text encoder nor the autoencoder's decoder is among them."""
-        dtype = PRECISIONS[self.precision]
+        dtype = resolve_precision(self.precision, device)
         tower = load_vision_tower(self.clip, device, dtype)
         diffusion = None
         if self.diffusion is not None and self.empty_prompt is not None:
             diffusion = load_diffusion(self.diffusion, torch.tensor(self.empty_prompt), device, dtype)
+            if device.type == "cuda":
+                diffusion.compile()
         return Cliper(tower, build_queries(self.embeddings), self.settings, diffusion)
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The number format: ``auto`` is fp16 on a GPU and fp32 on a CPU."""
+    if precision == "auto":
+        precision = "fp16" if device.type == "cuda" else "fp32"
+    return PRECISIONS[precision]
 
 
 def build_queries(embeddings: VocabularyEmbeddings) -> Queries:
@@ -88,7 +97,7 @@ class FittingBatches:
             except torch.OutOfMemoryError:
                 if tried == 1:
                     raise
-                self.at_once = tried // 2
+                self.at_once = min(self.at_once, tried // 2)  # another thread may have been here before
                 torch.cuda.empty_cache()
                 logger.warning(
                     "%d pictures at a time do not fit into the GPU's memory; going on with %d", tried, self.at_once
@@ -106,6 +115,7 @@ class Annotator:
             # actors must not change a row.
             torch.set_num_threads(os.cpu_count() or 1)
         torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled here runs as it is, with a warning
         device = torch.device("cuda" if on_gpu else "cpu")
         # On a CPU each picture goes alone: batches bring no speed there, and sums in another order would make a row
         # depend on its neighbours.

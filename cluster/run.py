@@ -62,7 +62,11 @@ def annotate_corpus(plan: Plan, console: Console) -> None:
             fn_constructor_args=(plan.annotator, counter),
             batch_format="pyarrow",
             batch_size=plan.batch_size,
-            compute=ActorPoolStrategy(size=plan.resources.actors),
+            compute=ActorPoolStrategy(
+                size=plan.resources.actors,
+                max_concurrent_calls_per_actor=plan.resources.calls_per_actor,
+                enable_true_multi_threading=True,
+            ),
             **placement,
         )
     )

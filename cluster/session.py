@@ -20,10 +20,13 @@ class Resources:
     Attributes:
         actors: number of actors.
         gpus_per_actor: GPUs that each reserves; 0 runs on the CPU.
+        calls_per_actor: threads in each. Two on a GPU: while it works on one batch, the CPU prepares the next and
+            encodes the one before.
     """
 
     actors: int
     gpus_per_actor: float
+    calls_per_actor: int
 
 
 def start(address: str | None, actors: int | None) -> None:
@@ -71,5 +74,5 @@ def plan_resources(actors: int | None, gpus_per_actor: float) -> Resources:
     available = ray.cluster_resources()
     gpus = available.get("GPU", 0.0)
     if gpus and gpus_per_actor:
-        return Resources(actors or max(1, int(gpus / gpus_per_actor)), gpus_per_actor)
-    return Resources(actors or 1, 0.0)
+        return Resources(actors or max(1, int(gpus / gpus_per_actor)), gpus_per_actor, calls_per_actor=2)
+    return Resources(actors or 1, 0.0, calls_per_actor=1)

@@ -74,7 +74,7 @@ def evaluate(options: EvaluateOptions, models: Models, task: Task = ALL_NAMES) -
     vocabulary = VocabularyRequest(task.classes, task.background, CAR_TEMPLATES, ready=None)
     spec = AnnotatorSpec(
         models.clip, models.diffusion, models.empty_prompt(), vocabulary.embed(models.clip), models.settings,
-        options.method.resolved_precision(),
+        options.method.precision,
     )  # fmt: skip
     cliper = spec.build(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     board = Scoreboard(len(task.classes), models.settings.score_threshold)

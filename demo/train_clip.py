@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliper.fusion import EarlyAttention, scale_rows
-from cliper.vision import VisionTower, merge_heads, project_qkv, trace
+from cliper.vision import VisionTower, merge_heads, project_value, trace
 from demo.checkpoint import Schedule, train
 from demo.pictures import Pictures
 from demo.world.names import NAMES, PAINTED, PAINTS
@@ -94,7 +94,7 @@ class DemoClip(nn.Module):
         attention = scale_rows(early_attention.symmetric())
         dense = []
         for feature in (torch.stack(traced.features)[early], traced.features[-1]):
-            value = project_qkv(last.attn, last.ln_1(feature))[2]
+            value = project_value(last.attn, last.ln_1(feature))
             mixed = merge_heads(attention.to(value.dtype) @ value)
             dense.append(F.normalize((visual.ln_post(last.attn.out_proj(mixed)) @ visual.proj)[:, 1:], dim=-1))
         return Encodings(F.normalize(pooled, dim=-1), dense)

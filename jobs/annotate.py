@@ -96,7 +96,7 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
     output = Output(open_location(options.output, "--output"))
     corpus = list_corpus(open_location(options.input, "--input"), options.format, output.location, options.limit)
     models = find_models(options.method)
-    precision = options.method.resolved_precision()
+    precision = options.method.precision
     manifest = Manifest(
         input={"address": corpus.root.url, "format": corpus.format, "limit": options.limit},
         vocabulary=vocabulary.manifest(),

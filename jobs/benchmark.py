@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -62,18 +63,20 @@ class BenchmarkOptions:
     results: Path | None = None
     """CSV file that the rows are appended to, such as benchmarks/results.csv."""
 
+    def ordered_variants(self) -> list[str]:
+        """The literal transcription first, so that the other can be compared with it."""
+        return [variant for variant in ("literal", "fast") if variant in self.variants.split(",")]
+
     def cases(self) -> Iterator[Case]:
-        """Every combination; the literal transcription first, so that the others can be compared with it."""
-        ordered = [variant for variant in ("literal", "fast") if variant in self.variants.split(",")]
-        for clip in self.clip.split(","):
-            for compensation in self.compensation.split(","):
-                for classes in map(int, self.classes.split(",")):
-                    for batch_size in map(int, self.batch_sizes.split(",")):
-                        for variant in ordered:
-                            yield Case(
-                                variant, self.device, clip, compensation, batch_size, classes, self.precision,
-                                self.height_px, self.width_px, self.repeats,
-                            )  # fmt: skip
+        """Every combination, for the first variant."""
+        first = self.ordered_variants()[0]
+        for clip, compensation, classes, batch_size in product(
+            self.clip.split(","), self.compensation.split(","), self.classes.split(","), self.batch_sizes.split(",")
+        ):
+            yield Case(
+                first, self.device, clip, compensation, int(batch_size), int(classes), self.precision,
+                self.height_px, self.width_px, self.repeats,
+            )  # fmt: skip
 
 
 def main(options: BenchmarkOptions) -> None:
@@ -87,18 +90,19 @@ def main(options: BenchmarkOptions) -> None:
 
 
 def measure_cases(options: BenchmarkOptions, console: Console) -> list[dict[str, Any]]:
-    """Every combination in a process of its own."""
+    """Every combination, each variant in a process of its own."""
     rows: list[dict[str, Any]] = []
-    literal: dict[Case, Measurement] = {}
     for case in options.cases():
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # its own peak of memory
-            measurement = process.submit(measure, case).result()
-        same = replace(case, variant="literal")
-        if case.variant == "literal":
-            literal[case] = measurement
-        agreement = measurement.agreement(literal[same]) if same in literal else None
-        rows += [row | {"agreement": agreement} for row in measurement.rows(case)]
-        show(rows, console)
+        measured: dict[str, Measurement] = {}
+        found = []
+        for variant in options.ordered_variants():
+            single = replace(case, variant=variant)
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # its own peak of memory
+                measured[variant] = process.submit(measure, single).result()
+            agreement = measured[variant].agreement(measured["literal"]) if "literal" in measured else None
+            found += [row | {"agreement": agreement} for row in measured[variant].rows(single)]
+        show(found, console)
+        rows += found
     return rows
 
 
@@ -110,40 +114,23 @@ def measure_job(options: BenchmarkOptions, console: Console) -> list[dict[str, A
     case = replace(case, variant="fast", clip=DEMO, compensation="product", classes=classes, precision="fp32")
     seconds = {part: 1 / rate for part, rate in rates.items()}
     peak = peak_memory_gb(torch.device(options.device))
-    rows = Measurement(seconds, 0.0, peak, np.zeros(0)).rows(case)
+    rows = Measurement(seconds, None, peak, np.zeros(0)).rows(case)
     rows = [row | {"agreement": None} for row in rows]
     show(rows, console)
     return rows
 
 
 def show(rows: list[dict[str, Any]], console: Console) -> None:
-    """Print what has been measured so far, with the ratio to the literal transcription."""
-    table = Table(title="ms per image, fastest run")
-    for column in (
-        "clip",
-        "compensation",
-        "batch",
-        "classes",
-        "variant",
-        "stage",
-        "ms",
-        "images/s",
-        "ratio",
-        "of floor",
-    ):
-        table.add_column(column, justify="right" if column in {"ms", "images/s", "ratio", "of floor"} else "left")
-    table.add_column("GB", justify="right")
-    table.add_column("agreement", justify="right")
-    case_of = ("clip", "compensation", "batch_size", "classes")
-    slow = {
-        (*(row[name] for name in case_of), row["stage"]): row["ms_per_image"]
-        for row in rows
-        if row["variant"] == "literal"
-    }
+    """Print one table a combination, with the ratio to the literal transcription."""
+    table = Table(title=" · ".join(describe(rows[0])), title_justify="left", caption="fastest run", min_width=70)
+    for column in ("variant", "stage", "ms/image", "images/s", "ratio", "of floor", "peak GB", "agreement"):
+        table.add_column(column, justify="left" if column in {"variant", "stage"} else "right")
+    slow = {row["stage"]: row["ms_per_image"] for row in rows if row["variant"] == "literal"}
     for row in rows:
-        before = slow.get((*(row[name] for name in case_of), row["stage"]))
+        before = slow.get(row["stage"])
         table.add_row(
-            *(str(row[name]) for name in (*case_of, "variant", "stage")),
+            row["variant"],
+            row["stage"],
             f"{row['ms_per_image']:.2f}",
             f"{row['images_per_second']:.2f}",
             f"{before / row['ms_per_image']:.1f}" if before else "",
@@ -152,6 +139,12 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
             f"{row['agreement']:.4f}" if row["agreement"] is not None else "",
         )
     console.print(table)
+
+
+def describe(row: dict[str, Any]) -> Iterator[str]:
+    """What the rows of one table have in common."""
+    yield from (row["clip"], f"compensation {row['compensation']}", f"batch {row['batch_size']}")
+    yield from (f"{row['classes']} classes", row["precision"], row["device"])
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:

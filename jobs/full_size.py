@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from cliper.diffusion import DiffusionModel, stable_diffusion_scheduler
-from cliper.loading import embed_empty_prompt, load_diffusion, load_vision_tower
+from cliper.loading import autoencoder_dtype, embed_empty_prompt, load_diffusion, load_vision_tower
 from cliper.models import DEMO, find_clip, find_diffusion
 from cliper.settings import EncoderDefaults, encoder_defaults
 from cliper.vision import VisionTower
@@ -70,7 +70,7 @@ def stable_diffusion(device: torch.device, dtype: torch.dtype) -> DiffusionModel
             use_linear_projection=True,
         )
     scheduler = stable_diffusion_scheduler()
-    vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # as when the real one is loaded
+    vae_dtype = autoencoder_dtype(dtype, device)
     return DiffusionModel(
         randomised(vae, device, vae_dtype), randomised(unet, device, dtype), scheduler, torch.zeros(SD_PROMPT)
     )
@@ -79,7 +79,7 @@ def stable_diffusion(device: torch.device, dtype: torch.dtype) -> DiffusionModel
 @torch.no_grad()
 def randomised(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Give a model without memory weights that keep activations of the order of 1."""
-    model = model.to_empty(device=device).to(dtype).eval().requires_grad_(False)
+    model = nn.Module.to(model.to_empty(device=device), dtype).eval().requires_grad_(False)
     generator = torch.Generator(device).manual_seed(0)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:

@@ -14,8 +14,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from cliper.coarse import Queries
+from cliper.fusion import fuse
 from cliper.pipeline import Cliper
+from cliper.preprocess import clip_input, patch_grid_hw
 from cliper.settings import MethodSettings
+from cliper.vision import VisionTower, trace
 from cluster.annotator import PRECISIONS
 from cluster.decode import decode_image
 from jobs.full_size import build_models
@@ -46,13 +49,14 @@ class Measurement:
 
     Attributes:
         seconds: per image, by stage; ``total`` is the whole method, ``decode`` and ``rle`` come on top.
-        floor_seconds: per image, if all of the method's products ran at the device's rate for large ones.
+        floor_seconds: per image, if all products of the fast path ran at the device's rate for large ones; None for the
+            literal transcription.
         peak_memory_gb: of the GPU, or of the process on a CPU; models included.
         labels: of the first picture.
     """
 
     seconds: dict[str, float]
-    floor_seconds: float
+    floor_seconds: float | None
     peak_memory_gb: float
     labels: np.ndarray
 
@@ -75,7 +79,7 @@ class Measurement:
                 "images_per_second": 1 / seconds,
                 "ms_per_image": 1e3 * seconds,
                 "peak_memory_gb": self.peak_memory_gb,
-                "share_of_floor": self.floor_seconds / seconds if stage == "total" else None,
+                "share_of_floor": self.floor_seconds / seconds if self.floor_seconds and stage == "total" else None,
             }
             for stage, seconds in self.seconds.items()
             if seconds > 0
@@ -87,35 +91,43 @@ def measure(case: Case) -> Measurement:
     device, dtype = torch.device(case.device), PRECISIONS[case.precision]
     models = build_models(case.clip, case.compensation != "none", device, dtype)
     settings = MethodSettings(**vars(models.defaults) | {"compensation": case.compensation})
-    rows = torch.nn.functional.normalize(
-        torch.randn(case.classes + 25, models.tower.model.proj.shape[1], generator=torch.Generator().manual_seed(0)),
-        dim=-1,
-    )
-    queries = Queries.build(rows[: case.classes], rows[case.classes :], torch.arange(case.classes))
-    cliper = Cliper(models.tower, queries, settings, models.diffusion)
     images = [some_picture(case.height_px, case.width_px, number) for number in range(case.batch_size)]
+    queries = some_queries(models.tower, settings, images[0], case.classes)
+    cliper = Cliper(models.tower, queries, settings, models.diffusion)
+    if case.variant == "fast" and case.device == "cuda" and models.diffusion is not None:
+        models.diffusion.compile()  # as the actors do
     run = literal_run(cliper, images) if case.variant == "literal" else fast_run(cliper, images)
 
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        run()
+    floor = products_seconds(run, device, dtype) / case.batch_size if case.variant == "fast" else None
     if case.device == "cuda":
         run()  # warm
     with torch.inference_mode(), profile(activities=activities(case.device), acc_events=True) as recorded:
-        run()
+        labels = run()
         finish(case.device)
     seconds = {"total": min(timed(run, case.device) for _ in range(case.repeats)) / case.batch_size}
     seconds |= stage_seconds(recorded, case)
-    labels = run()
     if case.variant == "fast":
         seconds |= host_seconds(images, labels, case.classes)
-    rate = product_rate(device, dtype)
-    return Measurement(seconds, counter.get_total_flops() / case.batch_size / rate, peak_memory_gb(device), labels[0])
+    return Measurement(seconds, floor, peak_memory_gb(device), labels[0])
 
 
 def some_picture(height: int, width: int, seed: int) -> np.ndarray:
     """Soft blotches of colour."""
     noise = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
     return np.array(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).filter(ImageFilter.BLUR))
+
+
+@torch.inference_mode()
+def some_queries(tower: VisionTower, settings: MethodSettings, image: np.ndarray, classes: int) -> Queries:
+    """Classes and 25 background queries that a random tower tells apart: what sets patches off, and noise."""
+    grid_hw = patch_grid_hw(image.shape[:2], settings.shorter_side_px, tower.patch_size_px)
+    pixels = clip_input(image, grid_hw, tower.patch_size_px, tower.mean, tower.std)[None]
+    dense = fuse(tower, trace(tower, pixels, settings.preset, keep_attention=True), settings).dense[-1][0].cpu()
+    patches = torch.arange(classes + 25) * 7919 % len(dense)
+    rows = torch.nn.functional.normalize(dense - dense.mean(dim=0), dim=-1)[patches]
+    rows = rows + torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)) / rows.shape[1] ** 0.5 / 2
+    rows = torch.nn.functional.normalize(rows, dim=-1)
+    return Queries.build(rows[:classes], rows[classes:], torch.arange(classes))
 
 
 def fast_run(cliper: Cliper, images: list[np.ndarray]) -> Callable[[], list[np.ndarray]]:
@@ -179,11 +191,14 @@ def host_seconds(images: list[np.ndarray], labels: list[np.ndarray], classes: in
     return {"decode": decode, "rle": encode}
 
 
-def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of a large matrix product."""
+def products_seconds(run: Callable[[], Any], device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds that a run's products would take if they all went at the rate of a large one."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        run()
     side = 8192 if device.type == "cuda" else 2048
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
-    return 2 * side**3 / min(timed(lambda: a @ b, device.type) for _ in range(5))
+    rate = 2 * side**3 / min(timed(lambda: a @ b, device.type) for _ in range(5))
+    return counter.get_total_flops() / rate
 
 
 def peak_memory_gb(device: torch.device) -> float:

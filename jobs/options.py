@@ -47,7 +47,7 @@ class MethodOptions:
     sliding_crop_px: int = 0
     """Side of sliding windows over CLIP's input in pixels; 0 switches them off."""
     precision: Precision = "auto"
-    """Number format of the models; auto is fp32, which gives the published numbers."""
+    """Number format of the models; auto is fp16 on GPUs and fp32, which gives the published numbers, on CPUs."""
 
     def settings(self, defaults: EncoderDefaults) -> MethodSettings:
         """The method's settings, with the encoder's defaults where none were given.
@@ -60,6 +60,3 @@ class MethodOptions:
         if self.diffusion == "none":
             given["compensation"] = "none"
         return MethodSettings(**(vars(defaults) | given))
-
-    def resolved_precision(self) -> str:
-        return "fp32" if self.precision == "auto" else self.precision

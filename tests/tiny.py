@@ -41,7 +41,7 @@ def write_tiny_clip(
     return folder
 
 
-def write_tiny_diffusion(folder: Path, seed: int = 0) -> Path:
+def write_tiny_diffusion(folder: Path, seed: int = 0, linear: bool = True) -> Path:
     """A diffusers folder for pictures of 128 x 128: latents of 16 x 16, two heads of 256 positions a layer."""
     torch.manual_seed(seed)
     vae = AutoencoderKL(
@@ -62,7 +62,7 @@ def write_tiny_diffusion(folder: Path, seed: int = 0) -> Path:
         cross_attention_dim=8,
         attention_head_dim=2,
         norm_num_groups=4,
-        use_linear_projection=True,
+        use_linear_projection=linear,
     )
     with torch.no_grad():
         for name, parameter in unet.named_parameters():

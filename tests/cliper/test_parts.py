@@ -1,5 +1,7 @@
 """The method's parts on their own: edges that whole pictures do not reach."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from PIL import Image
 
 from cliper.coarse import Queries, class_maps, coarse_maps
 from cliper.compensation import refine
-from cliper.diffusion import DiffusionModel
+from cliper.diffusion import DiffusionModel, attention_layers
 from cliper.fusion import EarlyAttention, scale_rows
 from cliper.labels import label_map
 from cliper.loading import load_diffusion, load_text_encoder, load_vision_tower
@@ -24,8 +26,27 @@ from cliper.sliding import window_starts
 from cliper.templates import TEMPLATE_SETS, parse_templates
 from cliper.text import embed_phrases
 from cliper.vision import check_supported
+from tests.tiny import write_tiny_diffusion
 
 CPU = torch.device("cpu")
+COMPILED_IN_ONE_PIECE = """
+import sys
+import torch
+from cliper.loading import load_diffusion
+from cliper.models import find_diffusion
+
+model = load_diffusion(find_diffusion(sys.argv[1]), torch.zeros(1, 77, 8), torch.device("cpu"), torch.float32)
+noise, pixels = torch.randn(1, 4, 16, 16), torch.rand(1, 3, 128, 128)
+
+def run():
+    layers = model.queries_and_keys(model.latents(pixels), noise)
+    return torch.stack([tensor for pair in layers for tensor in pair])
+
+with torch.inference_mode():
+    plain = run()
+    model.compile(backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(run(), plain, rtol=1e-4, atol=1e-5)
+"""
 
 
 def some_settings(**changes: Any) -> MethodSettings:
@@ -169,24 +190,49 @@ class TestDiffusion:
 
     def test_the_unet_stops_after_the_last_attention(self, tiny_diffusion: Path) -> None:
         model = self.model(tiny_diffusion)
+        transformers = model.unet.up_blocks[-1].attentions
         ran = []
-        last = model.unet.up_blocks[-1]
         for name, module in {
-            "attention 0": last.attentions[0],
-            "attention 1": last.attentions[1],
-            "cross-attention 1": last.attentions[1].transformer_blocks[0].attn2,
-            "attention 2": last.attentions[2],
+            "attention 0": transformers[0],
+            "query 1": transformers[1].transformer_blocks[0].attn1.to_q,
+            "attention 1": transformers[1].transformer_blocks[0].attn1,
+            "attention 2": transformers[2],
             "output": model.unet.conv_out,
         }.items():
             module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
         layers = model.queries_and_keys(torch.zeros(1, 4, 16, 16), torch.zeros(1, 4, 16, 16))
-        assert ran == ["attention 0", "attention 1"]
+        assert ran == ["attention 0", "query 1"]
         assert [query.shape for query, _ in layers] == [(1, 2, 256, 4)] * 2
 
-    def test_nothing_is_left_hooked(self, tiny_diffusion: Path) -> None:
+    @pytest.mark.parametrize("linear", [True, False])
+    def test_the_cut_unet_gives_what_the_whole_one_compares(self, linear: bool, tmp_path: Path) -> None:
+        model = self.model(write_tiny_diffusion(tmp_path, linear=linear))
+        inputs = torch.randn(2, 2, 4, 16, 16)
+        compared = {}
+        for layer in attention_layers(model.unet):
+            for projection in (layer.to_q, layer.to_k):
+                projection.register_forward_hook(lambda module, _, output: compared.update({module: output}))
+        prompt = model.empty_prompt.expand(2, -1, -1)
+        noisy = model.scheduler.add_noise(inputs[0], inputs[1], torch.tensor([101]))
+        model.unet(noisy, 101, encoder_hidden_states=prompt)
+        expected = [(compared[layer.to_q], compared[layer.to_k]) for layer in attention_layers(model.unet)]
+        for mine, whole in zip(model.queries_and_keys(*inputs), expected, strict=True):
+            for part, other in zip(mine, whole, strict=True):
+                assert torch.allclose(part.transpose(1, 2).flatten(2), other, atol=1e-6)
+
+    def test_the_cut_unet_shares_its_weights(self, tiny_diffusion: Path) -> None:
         model = self.model(tiny_diffusion)
-        model.queries_and_keys(torch.zeros(1, 4, 16, 16), torch.zeros(1, 4, 16, 16))
-        assert not any(module._forward_pre_hooks for module in model.unet.modules())
+        whole = {parameter.data_ptr() for parameter in model.unet.parameters()}
+        cut = {parameter.data_ptr() for parameter in model.cut_unet.parameters()}
+        assert cut < whole
+
+    def test_both_parts_are_compiled_in_one_piece(self, tiny_diffusion: Path) -> None:
+        """In a process of its own: the shape checks of these tests cannot be compiled."""
+        run = subprocess.run(
+            [sys.executable, "-c", COMPILED_IN_ONE_PIECE, str(tiny_diffusion)],
+            capture_output=True, text=True, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
 
     def test_the_decoder_is_not_kept(self, tiny_diffusion: Path) -> None:
         assert self.model(tiny_diffusion).vae.decoder is None

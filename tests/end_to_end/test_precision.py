@@ -1,0 +1,88 @@
+"""Half precision gives the labels of full precision, but for a pixel in a hundred."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from cliper.models import DEMO
+from cliper.pipeline import ImageArray
+from cliper.settings import MethodSettings
+from cluster.annotator import AnnotatorSpec
+from cluster.decode import decode_image
+from demo.evaluate import ALL_NAMES
+from demo.world.scene import draw
+from jobs.options import MethodOptions
+from jobs.request import VocabularyRequest, find_models
+from schemas.embeddings import embeddings_from_bytes
+from tests.end_to_end.test_photographs import PHOTOS, REAL_CLIP, write_embeddings
+
+HALF = ["bf16", "fp16"]
+PRODUCTS = {
+    torch.ops.aten.linear, torch.ops.aten.matmul, torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm,
+    torch.ops.aten.conv2d, torch.ops.aten.convolution, torch.ops.aten.scaled_dot_product_attention,
+}  # fmt: skip
+
+
+class SumsInFullPrecision(TorchDispatchMode):
+    """Products of half-precision numbers as GPUs compute them: added up in fp32, then rounded.
+
+    A CPU's own fp16 products do the same and take a hundred times as long.
+    """
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = (args, kwargs or {})
+        if function.overloadpacket not in PRODUCTS or args[0].dtype == torch.float32:
+            return function(*given[0], **given[1])
+        full = tree_map_only(torch.Tensor, torch.Tensor.float, given)
+        return function(*full[0], **full[1]).to(args[0].dtype)
+
+
+def agreement(spec: AnnotatorSpec, images: list[ImageArray], precision: str) -> float:
+    """Share of all pixels that have the same label as in fp32."""
+    same = pixels = 0
+    full, half = (
+        AnnotatorSpec(**(vars(spec) | {"precision": p})).build(torch.device("cpu")) for p in ("fp32", precision)
+    )
+    for seed, image in enumerate(images):
+        (theirs,) = full.annotate([image], [seed])
+        with SumsInFullPrecision():
+            (ours,) = half.annotate([image], [seed])
+        same, pixels = same + int((ours.labels == theirs.labels).sum()), pixels + ours.labels.numel()
+    return same / pixels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", HALF)
+def test_drawn_pictures(precision: str) -> None:
+    models = find_models(MethodOptions(clip=DEMO, diffusion=DEMO))
+    vocabulary = VocabularyRequest(ALL_NAMES.classes, (), ("{}",), ready=None)
+    spec = AnnotatorSpec(
+        models.clip, models.diffusion, models.empty_prompt(), vocabulary.embed(models.clip), models.settings, "fp32"
+    )
+    images = [draw(seed, 240, 320).image for seed in range(20)]
+    share = agreement(spec, images, precision)
+    print(f"{precision}: {share:.4%} of the pixels")
+    assert share >= 0.99
+
+
+@pytest.mark.skipif(not (PHOTOS and REAL_CLIP), reason="CLIPER_PHOTOS and CLIPER_REAL_CLIP are not set")
+@pytest.mark.parametrize("precision", HALF)
+def test_photographs(precision: str, tmp_path: Path) -> None:
+    """OpenAI's ViT-B/16 without compensation, COCO-Stuff's words and settings."""
+    clip = Path(str(REAL_CLIP))
+    write_embeddings(clip / "text_embeddings.npz", tmp_path / "embeddings.safetensors")
+    models = find_models(MethodOptions(clip=f"local-dir:{clip / 'clip'}", diffusion="none"))
+    settings = MethodSettings(**vars(models.settings) | {
+        "logit_scale": 50.0, "attention_threshold": 0.2, "score_threshold": 0.1, "background_threshold": 0.1,
+        "normalize_maps": False,
+    })  # fmt: skip
+    embeddings = embeddings_from_bytes((tmp_path / "embeddings.safetensors").read_bytes())
+    spec = AnnotatorSpec(models.clip, None, None, embeddings, settings, "fp32")
+    images = [decode_image(path.read_bytes()) for path in sorted((Path(str(PHOTOS)) / "images").glob("*.jpg"))]
+    share = agreement(spec, images, precision)
+    print(f"{precision}: {share:.4%} of the pixels of {len(images)} photographs")
+    assert share >= 0.99
