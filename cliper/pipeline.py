@@ -1,5 +1,6 @@
 """CLIPer from pictures to label maps: the whole method in the order in which it happens."""
 
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -67,6 +68,12 @@ class Cliper:
         if queries.rows.shape[1] != width:
             raise ValueError(f"text embeddings have {queries.rows.shape[1]} dimensions, the image tower has {width}")
         self.tower, self.queries, self.settings, self.diffusion = tower, queries.to(tower.device), settings, diffusion
+
+    @property
+    def largest_batch(self) -> int:
+        """Most pictures that should go together. On a CPU each goes alone: batches bring no speed there, and sums in
+        another order would make a picture's labels depend on its neighbours."""
+        return sys.maxsize if self.tower.device.type == "cuda" else 1
 
     def grid_hw(self, image: ImageArray) -> tuple[int, int]:
         """Rows and columns of the picture's patch grid; pictures of one grid share a batch."""

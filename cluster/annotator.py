@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from schemas.rows import ROW_SCHEMA, Status
 
 logger = logging.getLogger(__name__)
 
+TOO_LARGE_FOR_GPU = "the picture does not fit into the GPU's memory"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -82,13 +82,9 @@ class FittingBatches:
     def __init__(self, cliper: Cliper, at_once: int) -> None:
         self.cliper, self.at_once = cliper, at_once
 
-    def annotate(self, images: Sequence[np.ndarray], seeds: Sequence[int]) -> list[Annotation]:
-        """One annotation per picture.
-
-        Raises:
-            torch.OutOfMemoryError: one picture alone does not fit.
-        """
-        done: list[Annotation] = []
+    def annotate(self, images: Sequence[np.ndarray], seeds: Sequence[int]) -> list[Annotation | None]:
+        """One annotation per picture; None if it does not fit even alone."""
+        done: list[Annotation | None] = []
         while len(done) < len(images):
             chunk = slice(len(done), len(done) + self.at_once)
             tried = len(images[chunk])
@@ -96,7 +92,8 @@ class FittingBatches:
                 done += self.cliper.annotate(images[chunk], seeds[chunk])
             except torch.OutOfMemoryError:
                 if tried == 1:
-                    raise
+                    done.append(None)
+                    continue
                 self.at_once = min(self.at_once, tried // 2)  # another thread may have been here before
                 torch.cuda.empty_cache()
                 logger.warning(
@@ -117,9 +114,8 @@ class Annotator:
         torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
         torch._dynamo.config.suppress_errors = True  # what cannot be compiled here runs as it is, with a warning
         device = torch.device("cuda" if on_gpu else "cpu")
-        # On a CPU each picture goes alone: batches bring no speed there, and sums in another order would make a row
-        # depend on its neighbours.
-        self.batches = FittingBatches(spec.build(device), at_once=sys.maxsize if on_gpu else 1)
+        cliper = spec.build(device)
+        self.batches = FittingBatches(cliper, cliper.largest_batch)
         self.progress = progress
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -130,8 +126,12 @@ class Annotator:
         ]
         annotations = self.batches.annotate(images, [row["seed"] for row in decoded])
         for row, annotation in zip(decoded, annotations, strict=True):
+            if annotation is None:
+                row |= {"status": Status.OUT_OF_MEMORY, "error": f"{row['uri']}: {TOO_LARGE_FOR_GPU}"}
+                continue
             scores = annotation.scores.cpu().numpy()
             row["class_scores"] = scores
             row["annotations"] = annotations_from_labels(annotation.labels.cpu().numpy(), scores)
-        self.progress.add.remote(len(decoded), len(rows) - len(decoded))
+        ok = sum(row["status"] == Status.OK for row in rows)
+        self.progress.add.remote(ok, len(rows) - ok)
         return pa.Table.from_pylist(rows, schema=ROW_SCHEMA)

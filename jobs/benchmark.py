@@ -82,6 +82,8 @@ class BenchmarkOptions:
 def main(options: BenchmarkOptions) -> None:
     """Measure, print a table, and write the rows."""
     console = Console()
+    if not console.is_terminal:
+        console.width = 100
     rows = measure_job(options, console) if options.pipeline else measure_cases(options, console)
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=1))
@@ -126,6 +128,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
     for column in ("variant", "stage", "ms/image", "images/s", "ratio", "of floor", "peak GB", "agreement"):
         table.add_column(column, justify="left" if column in {"variant", "stage"} else "right")
     slow = {row["stage"]: row["ms_per_image"] for row in rows if row["variant"] == "literal"}
+    slow |= {row["stage"].replace("actor", "job"): row["ms_per_image"] for row in rows if "actor" in row["stage"]}
     for row in rows:
         before = slow.get(row["stage"])
         table.add_row(

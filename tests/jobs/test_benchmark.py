@@ -4,9 +4,19 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from jobs.benchmark import BenchmarkOptions, main
+from jobs.measure_pipeline import Idle
+
+
+def test_the_idle_actor_labels_rectangles_of_all_classes() -> None:
+    images = [np.zeros((37, 50, 3), np.uint8)] * 4
+    found = Idle(5, seconds_per_image=0.0).annotate(images, range(4))
+    assert [single.labels.shape for single in found] == [(37, 50)] * 4
+    assert set(torch.stack([single.labels for single in found]).unique().tolist()) == set(range(6))
 
 
 @pytest.mark.slow
