@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests that start Ray bring their own processes: more workers than two only get in each other's way.
 WORKERS ?= 2
 
-.PHONY: setup lock test check format demo train-demo clean
+.PHONY: setup lock test test-faults faults check format demo train-demo clean
 
 setup: .venv/.ready
 
@@ -21,7 +21,14 @@ lock:
 		--quiet pyproject.toml --output-file requirements.lock
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not faults"
+
+# One trial of every kind; `make faults` runs all of them, for an hour.
+test-faults: setup
+	$(BIN)/python -m pytest -m faults
+
+faults: setup
+	$(BIN)/python -m tests.faults
 
 check: setup
 	$(BIN)/ruff check .

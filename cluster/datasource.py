@@ -1,7 +1,6 @@
 """The corpus as a Ray Data source: one read task per shard."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -22,6 +21,7 @@ RECORD_SCHEMA = pa.schema(
         pa.field("data", pa.large_binary()),
         pa.field("status", pa.string()),
         pa.field("error", pa.string()),
+        pa.field("shard_images", pa.int32()),
     ]
 )
 BLOCK_BYTES = 8 * 1024**2
@@ -34,13 +34,12 @@ MAX_TASKS = 10_000
 class CorpusDatasource(Datasource):
     """Reads the records of a corpus.
 
-    Ray Data's checkpoint filters the rows of read operators only, which is why this is a data source and not a list of
-    items.
+    A data source and not a list of items, because Ray Data's checkpoint wants a read operator.
     """
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: Corpus, report: Callable[[int], None]) -> None:
         super().__init__()
-        self.corpus = corpus
+        self.corpus, self.report = corpus, report
 
     def groups(self) -> list[tuple[Shard, ...]]:
         """The shards of each read task."""
@@ -57,20 +56,33 @@ class CorpusDatasource(Datasource):
     ) -> list[ReadTask]:
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         tasks = (replace(self.corpus, shards=group) for group in self.groups())
-        return [ReadTask(partial(read_blocks, task), unknown, RECORD_SCHEMA, per_task_row_limit) for task in tasks]
+        return [
+            ReadTask(partial(read_blocks, task, self.report), unknown, RECORD_SCHEMA, per_task_row_limit)
+            for task in tasks
+        ]
 
 
-def read_blocks(corpus: Corpus) -> Iterator[Block]:
-    """The records of a corpus, or of a task's part of it, in blocks of bounded size."""
-    records = itertools.chain.from_iterable(read_shard(corpus, shard) for shard in corpus.shards)
+def read_blocks(corpus: Corpus, report: Callable[[int], None]) -> Iterator[Block]:
+    """The records of a corpus, or of a task's part of it, in blocks of bounded size; without those that are done.
+
+    Args:
+        corpus: what to read.
+        report: is told, shard by shard, how many bytes of images were read.
+    """
     gathered: list[Record] = []
     gathered_bytes = 0
-    for record in records:
-        gathered.append(record)
-        gathered_bytes += len(record.data or b"")
-        if gathered_bytes >= BLOCK_BYTES or len(gathered) >= BLOCK_ROWS:
-            yield block(gathered)
-            gathered, gathered_bytes = [], 0
+    for shard in corpus.shards:
+        shard_bytes = 0
+        for record in read_shard(corpus, shard):
+            shard_bytes += len(record.data or b"")
+            if record.image_id in shard.done:
+                continue
+            gathered.append(record)
+            gathered_bytes += len(record.data or b"")
+            if gathered_bytes >= BLOCK_BYTES or len(gathered) >= BLOCK_ROWS:
+                yield block(gathered)
+                gathered, gathered_bytes = [], 0
+        report(shard_bytes)
     if gathered:
         yield block(gathered)
 

@@ -2,17 +2,19 @@
 
 import hashlib
 import io
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from cluster.limits import Limits
 from schemas.rows import Status
 
-MAX_PIXELS = 178_956_970
-"""The largest picture that is decoded: Pillow's own limit, about 13,000 x 13,000 (half a gigabyte of pixels)."""
-
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+Image.MAX_IMAGE_PIXELS = None  # `decode_image` has a limit of its own
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 DECODED_SCHEMA = pa.schema(
@@ -22,6 +24,7 @@ DECODED_SCHEMA = pa.schema(
         pa.field("shard", pa.string()),
         pa.field("status", pa.string()),
         pa.field("error", pa.string()),
+        pa.field("shard_images", pa.int32()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("seed", pa.int64()),
@@ -29,6 +32,10 @@ DECODED_SCHEMA = pa.schema(
     ]
 )
 """Decoded images between two stages: ``rgb`` holds height x width x 3 bytes, ``seed`` is for the diffusion noise."""
+
+
+class TimeIsUpError(BaseException):
+    """Raised by the timer; no decoder takes it for one of its own errors."""
 
 
 class DecodeError(ValueError):
@@ -39,15 +46,16 @@ class DecodeError(ValueError):
         self.status = status
 
 
-def decode_batch(records: pa.Table) -> pa.Table:
-    """Decode the records of `cluster.sources.Record`; failures stay in as rows without pixels."""
+def decode_batch(records: pa.Table, limits: Limits) -> pa.Table:
+    """Decode the records of `cluster.readers.Record`; failures stay in as rows without pixels."""
     rows = []
     for record in records.to_pylist():
         data = record.pop("data")
         row = record | {"width": None, "height": None, "seed": None, "rgb": None}
         if row["status"] == Status.OK:
             try:
-                pixels = decode_image(data)
+                with time_limit(limits.picture_timeout_s):
+                    pixels = decode_image(data, limits.max_pixels)
             except DecodeError as error:
                 row |= {"status": error.status, "error": f"{row['uri']}: {error}"}
             else:
@@ -57,7 +65,30 @@ def decode_batch(records: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=DECODED_SCHEMA)
 
 
-def decode_image(data: bytes) -> np.ndarray:
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Stop what goes on after so many seconds, with the help of a signal: it must go on in the main thread.
+
+    Raises:
+        DecodeError: time is up.
+    """
+
+    def expire(number: int, frame: FrameType | None) -> None:
+        raise TimeIsUpError
+
+    before = signal.signal(signal.SIGALRM, expire)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except TimeIsUpError:
+        raise DecodeError(Status.TIMED_OUT, f"decoding took longer than {seconds:g} s (--picture-timeout-s)") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+
+
+def decode_image(data: bytes, max_pixels: int = Limits.max_pixels) -> np.ndarray:
     """Decode one image file.
 
     The EXIF orientation is applied. Grey, palette and CMYK images are converted, 16-bit ones scaled to 8 bits; an
@@ -71,13 +102,20 @@ def decode_image(data: bytes) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > max_pixels:
+                raise DecodeError(
+                    Status.TOO_LARGE,
+                    f"{image.width} x {image.height} are more than {max_pixels:,} pixels (--max-pixels)",
+                )
             image.load()
             upright = ImageOps.exif_transpose(image)
             return np.asarray(to_rgb(upright))
     except UnidentifiedImageError:
         raise DecodeError(Status.NOT_AN_IMAGE, "the bytes are no image in a known format") from None
-    except Image.DecompressionBombError:
-        raise DecodeError(Status.TOO_LARGE, f"more than {MAX_PIXELS} pixels") from None
+    except DecodeError:
+        raise
+    except MemoryError:
+        raise DecodeError(Status.OUT_OF_MEMORY, "the picture does not fit into memory") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
         raise DecodeError(Status.TRUNCATED, f"the image is damaged: {' '.join(str(error).split())[:200]}") from error
 

@@ -7,11 +7,13 @@
     OUTPUT/vocabulary.safetensors  text embeddings of the vocabulary
     OUTPUT/summary.json            counts, once the job is done
     OUTPUT/_SUCCESS                the job is done
-    OUTPUT/_checkpoint/*.parquet   image ids of the rows files that count, until the job is done
+    OUTPUT/_checkpoint/RUN/*.parquet  image ids of the rows files that count, until the job is done
 
 One rule holds at every moment: a rows file counts if and only if its committed checkpoint is there, or ``_SUCCESS``
-is. Ray Data writes ``NAME.pending.parquet``, then the rows, then renames the checkpoint to
-``NAME.parquet``.
+is, or it is on the list ``_checkpoint/counted.json`` (of a finished output that was opened again). Ray Data writes
+``NAME.pending.parquet``, then the rows, then renames the checkpoint to ``NAME.parquet``. Every run has a folder of its
+own for its checkpoints: in one that is not empty, Ray Data would load all ids and drop their rows after reading them
+again; here, what is done is not read (`cluster.resume`).
 """
 
 import json
@@ -39,6 +41,12 @@ class Output:
 
     def is_finished(self) -> bool:
         return bool(self.location.fs.exists((self.location / "_SUCCESS").path))
+
+    def checkpoint_files(self) -> list[str]:
+        """Paths of all runs' checkpoints, committed or pending."""
+        if not self.location.fs.exists(self.checkpoint.path):
+            return []
+        return [str(path) for path in self.location.fs.find(self.checkpoint.path)]
 
     def rows_files(self) -> list[str]:
         """Paths of all rows files, counting or not."""
@@ -102,27 +110,37 @@ class Output:
     def recover(self) -> None:
         """Delete rows files without a committed checkpoint, and checkpoints that were never committed."""
         fs = self.location.fs
-        checkpoints = parquet_files(self.checkpoint)
+        checkpoints = [path for path in self.checkpoint_files() if path.endswith(".parquet")]
         committed = {file_name(path) for path in checkpoints if not path.endswith(PENDING_SUFFIX)}
+        counted = set((self.read_json("_checkpoint/counted.json") or {}).get("files", ()))
         for path in self.rows_files():
-            if checkpoint_name(path) not in committed:
+            if checkpoint_name(path) not in committed and file_name(path) not in counted:
                 fs.rm_file(path)
         for path in checkpoints:
             if path.endswith(PENDING_SUFFIX):
                 fs.rm_file(path)
 
+    def reopen(self) -> None:
+        """Make a finished output one that goes on; its rows files still count."""
+        files = [file_name(path) for path in self.rows_files()]
+        self.write("_checkpoint/counted.json", json.dumps({"files": files}).encode("utf-8"))
+        self.location.fs.rm_file((self.location / "_SUCCESS").path)
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the job as done; only then the checkpoint goes."""
-        self.write("summary.json", json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8"))
+        self.write_summary(summary)
         self.write("_SUCCESS", b"")
         if self.location.fs.exists(self.checkpoint.path):
             self.location.fs.rm(self.checkpoint.path, recursive=True)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        self.write("summary.json", json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8"))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file whole: a crash leaves the old content or none."""
         target = (self.location / name).path
         if not self.location.is_object_store:  # there a new folder could mean a new bucket
-            self.location.fs.makedirs(self.location.path, exist_ok=True)
+            self.location.fs.makedirs(posixpath.dirname(target), exist_ok=True)
         if not self.location.is_local:
             self.location.fs.pipe_file(target, content)
             return

@@ -7,6 +7,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -20,19 +21,33 @@ class ProgressCounter:
     def __init__(self) -> None:
         self.ok = 0
         self.failed = 0
+        self.bytes = 0
 
     def add(self, ok: int, failed: int) -> None:
         self.ok += ok
         self.failed += failed
 
+    def add_bytes(self, count: int) -> None:
+        self.bytes += count
+
     def counts(self) -> tuple[int, int]:
         return self.ok, self.failed
 
+    def bytes_read(self) -> int:
+        return self.bytes
+
 
 def start_counter() -> ActorHandle:
-    """A counter actor; it takes no CPU slot."""
-    actor: ActorHandle = ray.remote(num_cpus=0)(ProgressCounter).remote()  # type: ignore[assignment]
-    return actor
+    """A counter actor; it takes no CPU slot and lives on the driver's node, which the job does not outlive anyway."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(ProgressCounter)
+    handle: ActorHandle = actor.options(num_cpus=0, scheduling_strategy=here).remote()
+    return handle
+
+
+def report_bytes(counter: ActorHandle, count: int) -> None:
+    """Add to the bytes that were read."""
+    counter.add_bytes.remote(count)
 
 
 class ProgressDisplay:

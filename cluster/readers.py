@@ -5,6 +5,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import IO, NamedTuple
 
 import pyarrow as pa
@@ -14,14 +15,16 @@ from cluster.storage import Location
 from schemas.rows import Status
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-MAX_FILE_BYTES = 256 * 1024**2
 TABLE_BATCH_ROWS = 64
 BROKEN_TAR = (tarfile.TarError, EOFError, zlib.error)
 USUAL_IMAGE_COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "img", "content")
 
 
 class Record(NamedTuple):
-    """One image as it was found; ``data`` is None if ``status`` is a failure."""
+    """One image as it was found; ``data`` is None if ``status`` is a failure.
+
+    ``shard_images`` is the number of the shard's images, on its last one; it tells later that the shard is complete.
+    """
 
     image_id: str
     uri: str
@@ -29,6 +32,7 @@ class Record(NamedTuple):
     data: bytes | None
     status: str = Status.OK
     error: str | None = None
+    shard_images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -39,26 +43,25 @@ class Shard:
         name: its path relative to the input.
         path: its path on the file system.
         first_images: read only so many; None reads all.
+        done: ids of images that have their row already and are passed over.
     """
 
     name: str
     path: str
     first_images: int | None = None
+    done: frozenset[str] = frozenset()
 
 
-def read_image(root: Location, shard: Shard) -> Iterator[Record]:
+def read_image(root: Location, shard: Shard, max_bytes: int) -> Iterator[Record]:
     uri = Location(root.fs, shard.path).url
     name = utf8(shard.name)
-    try:
-        if root.fs.size(shard.path) > MAX_FILE_BYTES:
-            yield too_large(name, uri, name)
-        else:
-            yield checked(Record(name, uri, name, root.fs.cat_file(shard.path)))
-    except FileNotFoundError:
-        yield Record(name, uri, name, None, Status.MISSING, f"{uri}: the file is no longer there")
+    if root.fs.size(shard.path) > max_bytes:
+        yield too_large(Record(name, uri, name, None), max_bytes)
+    else:
+        yield checked(Record(name, uri, name, root.fs.cat_file(shard.path)), max_bytes)
 
 
-def read_tar(root: Location, shard: Shard) -> Iterator[Record]:
+def read_tar(root: Location, shard: Shard, max_bytes: int) -> Iterator[Record]:
     uri, name = Location(root.fs, shard.path).url, utf8(shard.name)
     seen: dict[str, int] = {}
     members = 0
@@ -71,15 +74,16 @@ def read_tar(root: Location, shard: Shard) -> Iterator[Record]:
                 occurrence = seen[member_name] = seen.get(member_name, 0) + 1
                 image_id = f"{name}/{member_name}" + (f"#{occurrence}" if occurrence > 1 else "")
                 member_uri = f"tar://{member_name}::{uri}"
-                if member.size > MAX_FILE_BYTES:
-                    yield too_large(image_id, member_uri, name)
+                record = Record(image_id, member_uri, name, None)
+                if member.size > max_bytes:
+                    yield too_large(record, max_bytes)
                 else:
                     content = archive.extractfile(member)
                     assert content is not None, "regular files have content"
-                    yield checked(Record(image_id, member_uri, name, content.read()))
+                    yield checked(record._replace(data=content.read()), max_bytes)
                 members += 1
     except BROKEN_TAR as error:
-        sentence = f"{uri}: the tar shard is damaged after {members} images: {error}"
+        sentence = f"{uri}: the tar shard is damaged after {members} images: {shorten(str(error), 200)}"
         yield Record(name, uri, name, None, Status.BROKEN_SHARD, sentence)
 
 
@@ -108,14 +112,16 @@ def is_image_member(member: tarfile.TarInfo) -> bool:
     return member.isreg() and not hidden and member.name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def read_table(root: Location, shard: Shard) -> Iterator[Record]:
+def read_table(root: Location, shard: Shard, max_bytes: int) -> Iterator[Record]:
     uri, name = Location(root.fs, shard.path).url, utf8(shard.name)
     try:
         file = pq.ParquetFile(root.fs.open(shard.path, "rb"))
         column = image_column(file.schema_arrow)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise_storage_failure(error)
-        yield Record(name, uri, name, None, Status.BROKEN_SHARD, f"{uri}: the table cannot be read: {error}")
+        yield Record(
+            name, uri, name, None, Status.BROKEN_SHARD, f"{uri}: the table cannot be read: {shorten(str(error), 200)}"
+        )
         return
     with file:
         end = 0
@@ -124,12 +130,12 @@ def read_table(root: Location, shard: Shard) -> Iterator[Record]:
             try:
                 for batch in file.iter_batches(TABLE_BATCH_ROWS, row_groups=[group], columns=[column]):
                     for value in image_bytes(batch.column(0)):
-                        yield checked(Record(f"{name}/{number}", f"{uri}#row={number}", name, value))
+                        yield checked(Record(f"{name}/{number}", f"{uri}#row={number}", name, value), max_bytes)
                         number += 1
             except (pa.ArrowException, OSError) as error:
                 raise_storage_failure(error)
                 for lost in range(number, end):
-                    sentence = f"{uri}: row group {group} is damaged: {error}"
+                    sentence = f"{uri}: row group {group} is damaged: {shorten(str(error), 200)}"
                     yield Record(f"{name}/{lost}", f"{uri}#row={lost}", name, None, Status.BROKEN_SHARD, sentence)
 
 
@@ -171,17 +177,17 @@ def image_bytes(column: pa.Array) -> Iterator[bytes | None]:
     return (value.as_py() for value in column)
 
 
-def checked(record: Record) -> Record:
+def checked(record: Record, max_bytes: int) -> Record:
     """The record, or a failure if it has no bytes or too many."""
     if not record.data:
         return record._replace(data=None, status=Status.EMPTY, error=f"{record.uri}: there are no bytes")
-    if len(record.data) > MAX_FILE_BYTES:
-        return too_large(record.image_id, record.uri, record.shard)
-    return record
+    return too_large(record, max_bytes) if len(record.data) > max_bytes else record
 
 
-def too_large(image_id: str, uri: str, shard: str) -> Record:
-    return Record(image_id, uri, shard, None, Status.TOO_LARGE, f"{uri}: more than {MAX_FILE_BYTES} bytes")
+def too_large(record: Record, max_bytes: int) -> Record:
+    return record._replace(
+        data=None, status=Status.TOO_LARGE, error=f"{record.uri}: more than {max_bytes:,} bytes (--max-file-mb)"
+    )
 
 
 def utf8(name: str) -> str:

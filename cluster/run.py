@@ -1,6 +1,9 @@
 """The Ray Data pipeline: corpus, decode, annotate, write."""
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
@@ -11,7 +14,7 @@ from cluster.annotator import Annotator, AnnotatorSpec
 from cluster.datasource import CorpusDatasource
 from cluster.decode import decode_batch
 from cluster.output import Output
-from cluster.progress import ProgressDisplay, start_counter
+from cluster.progress import ProgressDisplay, report_bytes, start_counter
 from cluster.session import Resources
 from cluster.sources import Corpus
 from schemas.manifest import Manifest
@@ -20,9 +23,6 @@ from schemas.rows import ROW_SCHEMA
 TARGET_BLOCK_BYTES = 32 * 1024**2
 """Small blocks keep every actor busy and little in flight; a hundred photographs decode to this much and more."""
 DECODE_BATCH_ROWS = 8
-DECODE_MEMORY_BYTES = 1024**3
-"""Reserved for a decode task: the largest picture's pixels twice. It also keeps Ray from running decoding inside the
-annotating actors, which it does with stages that ask for equal resources."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,29 @@ class Plan:
     rows_per_file: int
 
 
-def annotate_corpus(plan: Plan, console: Console) -> None:
+def annotate_corpus(plan: Plan, console: Console) -> int:
     """Run the pipeline until every image of the corpus has its row.
+
+    Returns:
+        Bytes of images that were read.
 
     Raises:
         ray.exceptions.RayError: a stage failed; what is written stays and counts.
     """
     configure(plan.output)
-    source = CorpusDatasource(plan.corpus)
     counter = start_counter()
+    source = CorpusDatasource(plan.corpus, partial(report_bytes, counter))
+    limits = plan.corpus.limits
     placement = {"num_gpus": plan.resources.gpus_per_actor} if plan.resources.gpus_per_actor else {"num_cpus": 1}
     rows = (
         ray.data.read_datasource(source, override_num_blocks=len(source.groups()))
-        .map_batches(decode_batch, batch_format="pyarrow", batch_size=DECODE_BATCH_ROWS, memory=DECODE_MEMORY_BYTES)
+        .map_batches(
+            decode_batch,
+            fn_kwargs={"limits": limits},
+            batch_format="pyarrow",
+            batch_size=DECODE_BATCH_ROWS,
+            memory=limits.decode_memory_mb * 10**6,
+        )
         .map_batches(
             Annotator,
             fn_constructor_args=(plan.annotator, counter),
@@ -80,6 +90,8 @@ def annotate_corpus(plan: Plan, console: Console) -> None:
             schema=ROW_SCHEMA.with_metadata(plan.manifest.parquet_metadata()),
             compression="zstd",
         )
+    bytes_read: Any = ray.get(counter.bytes_read.remote())
+    return int(bytes_read)
 
 
 def configure(output: Output) -> None:
@@ -87,7 +99,7 @@ def configure(output: Output) -> None:
     context = DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         id_column="image_id",
-        checkpoint_path=output.checkpoint.path,
+        checkpoint_path=(output.checkpoint / uuid4().hex).path,
         override_filesystem=output.location.arrow_fs(),
         delete_checkpoint_on_success=False,
     )

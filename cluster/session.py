@@ -32,8 +32,8 @@ class Resources:
 def start(address: str | None, actors: int | None) -> None:
     """Connect to the cluster at ``address`` (or ``RAY_ADDRESS``), else start Ray on this machine.
 
-    Ray on this machine gets a few more CPU slots than there are cores: the annotating actors and the checkpoint's
-    filter hold theirs all the time, and reading and decoding must never wait for them for ever.
+    Ray on this machine gets a few more CPU slots than there are cores: the annotating actors
+    hold theirs all the time, and reading and decoding must never wait for them for ever.
 
     Raises:
         RequestError: there is no cluster at the address.
@@ -47,7 +47,7 @@ def start(address: str | None, actors: int | None) -> None:
             handler.setLevel(logging.CRITICAL)
     address = address or os.environ.get("RAY_ADDRESS")
     if not address:
-        slots = (os.cpu_count() or 1) + (actors or 1) + 1
+        slots = (os.cpu_count() or 1) + (actors or 1)
         ray.init(num_cpus=slots, include_dashboard=False, logging_level=logging.CRITICAL, log_to_driver=False)
         return
     try:

@@ -12,9 +12,11 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.readers import IMAGE_SUFFIXES, Record, Shard, image_column, read_image, read_table, read_tar
+from cluster.limits import DEFAULT_LIMITS, Limits
+from cluster.readers import IMAGE_SUFFIXES, Record, Shard, image_column, read_image, read_table, read_tar, utf8
 from cluster.storage import STORAGE_ERRORS, Location, storage_problem
 from schemas.errors import RequestError
+from schemas.rows import Status
 
 CorpusFormat = Literal["tar", "parquet", "folder"]
 
@@ -32,10 +34,15 @@ class Corpus:
     root: Location
     format: CorpusFormat
     shards: tuple[Shard, ...]
+    limits: Limits = DEFAULT_LIMITS
 
 
 def list_corpus(
-    root: Location, wanted: Literal["auto"] | CorpusFormat, output: Location, limit: int | None = None
+    root: Location,
+    wanted: Literal["auto"] | CorpusFormat,
+    output: Location,
+    limit: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Corpus:
     """Find the files of an input: a folder or prefix, a single file, or a pattern with ``*``.
 
@@ -46,6 +53,7 @@ def list_corpus(
         wanted: the format, or ``auto`` to decide from the names' endings.
         output: where results go; never read as input.
         limit: use only the first so many images, counted in the order of names.
+        limits: on single pictures.
 
     Raises:
         RequestError: nothing there, nothing readable there, or several formats side by side.
@@ -67,7 +75,7 @@ def list_corpus(
             if path.lower().endswith(suffixes):
                 shards[kind].append(Shard(relative, path))
     corpus_format = choose_format(root, wanted, shards)
-    corpus = Corpus(root, corpus_format, tuple(sorted(shards[corpus_format], key=lambda shard: shard.name)))
+    corpus = Corpus(root, corpus_format, tuple(sorted(shards[corpus_format], key=lambda shard: shard.name)), limits)
     if corpus_format == "parquet":
         check_table(root, corpus.shards[0])
     return corpus if limit is None else limited(corpus, limit)
@@ -138,11 +146,34 @@ def limited(corpus: Corpus, limit: int) -> Corpus:
 def read_shard(corpus: Corpus, shard: Shard) -> Iterator[Record]:
     """The images of one file.
 
-    What is damaged becomes a record with a failure status; what cannot be reached raises, so that no image is given
-    up because of a passing fault of the storage.
+    What is damaged, missing or forbidden becomes a record with a failure status; a storage that does not answer raises,
+    so that no image is given up because of a passing fault.
 
     Raises:
         OSError: the storage failed.
     """
     readers = {"tar": read_tar, "parquet": read_table, "folder": read_image}
-    return itertools.islice(readers[corpus.format](corpus.root, shard), shard.first_images)
+    records = reachable(readers[corpus.format](corpus.root, shard, corpus.limits.max_file_bytes), corpus.root, shard)
+    return counted(itertools.islice(records, shard.first_images))
+
+
+def reachable(records: Iterator[Record], root: Location, shard: Shard) -> Iterator[Record]:
+    """The same records, with a failure in the end if the shard is not there or may not be read."""
+    uri, name = Location(root.fs, shard.path).url, utf8(shard.name)
+    try:
+        yield from records
+    except FileNotFoundError:
+        yield Record(name, uri, name, None, Status.MISSING, f"{uri}: the file is no longer there")
+    except PermissionError:
+        yield Record(name, uri, name, None, Status.FORBIDDEN, f"{uri}: access is denied")
+
+
+def counted(records: Iterator[Record]) -> Iterator[Record]:
+    """The same records, the last one with how many they were."""
+    held, count = None, 0
+    for record in records:
+        if held is not None:
+            yield held
+        held, count = record, count + 1
+    if held is not None:
+        yield held._replace(shard_images=count)

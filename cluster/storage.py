@@ -19,6 +19,9 @@ from schemas.errors import RequestError
 STORAGE_ERRORS = (OSError, BotoCoreError)
 """What file systems raise: fsspec's drivers translate to OSError, except for what S3's client finds out by itself."""
 
+S3_ATTEMPTS = 12
+"""Tries of a request once the job runs; pauses between them double from at most 1 s to at most 20 s."""
+
 OBJECT_STORES = {"s3", "gs", "abfs", "az", "oss", "oci"}
 
 
@@ -48,6 +51,13 @@ class Location:
         return not OBJECT_STORES.isdisjoint(
             [self.fs.protocol] if isinstance(self.fs.protocol, str) else self.fs.protocol
         )
+
+    def patient(self) -> "Location":
+        """The same location with a client that goes on trying for a minute or two, for faults that pass."""
+        if self.fs.protocol != ("s3", "s3a"):
+            return self
+        retries = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": S3_ATTEMPTS}}}
+        return Location(type(self.fs)(*self.fs.storage_args, **self.fs.storage_options | retries), self.path)
 
     def __truediv__(self, name: str) -> "Location":
         return Location(self.fs, posixpath.join(self.path, name))

@@ -51,15 +51,19 @@ def count_file(output: Output, path: str) -> Counts:
     return Counts(Counter(table["status"].to_pylist()), Counter(categories.to_pylist()))
 
 
-def summary_document(counts: Counts, class_names: list[str], new_images: int, seconds: float) -> dict[str, Any]:
-    """The content of ``summary.json``: the whole output's counts, and the last run's share and time."""
+def summary_document(
+    counts: Counts, class_names: list[str], new_images: int, seconds: float, bytes_read: int
+) -> dict[str, Any]:
+    """The content of ``summary.json``: the whole output's counts, then the last run's images, time and input."""
     return {
         "images": counts.images,
         "ok": counts.ok,
         "failed": counts.images - counts.ok,
         "by_status": dict(counts.by_status.most_common()),
         "images_by_class": {class_names[category - 1]: n for category, n in counts.by_category.most_common()},
-        "last_run": {"images": new_images, "seconds": round(seconds, 3)},
+        "new_images": new_images,
+        "seconds": round(seconds, 3),
+        "bytes_read": bytes_read,
     }
 
 
@@ -79,8 +83,8 @@ def show_summary(summary: dict[str, Any], where: str, console: Console) -> None:
     for name, count in list(summary["images_by_class"].items())[:MOST_FREQUENT]:
         classes.add_row(name, f"{count:,}")
 
-    last = summary["last_run"]
-    speed = f"{last['images'] / last['seconds']:.2f} images per second" if last["seconds"] else ""
+    new_images, seconds = summary["new_images"], summary["seconds"]
+    speed = f"{new_images / seconds:.2f} images per second" if seconds else ""
     console.print(Group(images, classes) if classes.row_count else images)
-    console.print(f"Last run: {last['images']:,} images in {last['seconds']:,.1f} s, {speed}", highlight=False)
+    console.print(f"Last run: {new_images:,} images in {seconds:,.1f} s, {speed}", highlight=False)
     console.print(f"Output: {where}", highlight=False, soft_wrap=True)

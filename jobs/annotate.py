@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import tyro
@@ -12,7 +12,9 @@ from rich.console import Console
 
 from cluster import session
 from cluster.annotator import AnnotatorSpec
+from cluster.limits import Limits
 from cluster.output import Output
+from cluster.resume import find_done, forget_passing_failures
 from cluster.run import Plan, annotate_corpus
 from cluster.sources import CorpusFormat, list_corpus
 from cluster.storage import STORAGE_ERRORS, open_location, storage_problem
@@ -23,6 +25,10 @@ from schemas.errors import RequestError
 from schemas.manifest import Manifest
 
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
+
+
+class TooManyFailedError(Exception):
+    """More images failed than the request allows."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,11 @@ class AnnotateOptions:
     """Rows in a Parquet file. Rows of unfinished files are done again after a crash."""
     limit: int | None = None
     """Label only so many images, the first by name."""
+    limits: Limits = field(default_factory=Limits)
+    max_failed_fraction: float = 0.1
+    """The job fails in the end if more than this share of the images failed; what is written stays."""
+    retry_failed: bool = False
+    """Label those failed images again whose failure may pass: missing, forbidden, timed out, out of memory."""
     overwrite: bool = False
     """Delete what an earlier run wrote to the output and start anew."""
     address: str | None = None
@@ -65,6 +76,9 @@ class AnnotateOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RequestError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        self.limits.check()
+        if not 0 <= self.max_failed_fraction <= 1:
+            raise RequestError(f"--max-failed-fraction must be between 0 and 1, not {self.max_failed_fraction}")
         if not self.gpus_per_actor > 0:
             raise RequestError(f"--gpus-per-actor must be above 0, not {self.gpus_per_actor}")
 
@@ -78,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RequestError as error:
         errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return WRONG_REQUEST
+    except TooManyFailedError as error:
+        errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        return FAILED
     except (RayError, *STORAGE_ERRORS) as error:
         errors.print(f"error: {job_problem(error)}", style="red", highlight=False, markup=False, soft_wrap=True)
         errors.print("What is written stays. The same command goes on from there.", highlight=False)
@@ -94,7 +111,9 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
     options.check()
     vocabulary = read_vocabulary(options.vocab, options.background, options.templates, options.text_embeddings)
     output = Output(open_location(options.output, "--output"))
-    corpus = list_corpus(open_location(options.input, "--input"), options.format, output.location, options.limit)
+    corpus = list_corpus(
+        open_location(options.input, "--input"), options.format, output.location, options.limit, options.limits
+    )
     models = find_models(options.method)
     precision = options.method.precision
     manifest = Manifest(
@@ -104,27 +123,44 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         settings=asdict(models.settings) | {"precision": precision},
     )
     output.claim(manifest, options.overwrite)
+    if output.is_finished() and options.retry_failed:
+        output.reopen()
     if output.is_finished():
         console.print("Already finished: nothing to do (--overwrite starts anew).")
         show_summary(output.read_json("summary.json") or {}, output.location.url, console)
         return
 
+    corpus, output = replace(corpus, root=corpus.root.patient()), Output(output.location.patient())
     embeddings = output.read_embeddings() or vocabulary.embed(models.clip)
     output.write_embeddings(embeddings)
     spec = AnnotatorSpec(models.clip, models.diffusion, models.empty_prompt(), embeddings, models.settings, precision)
     output.recover()
-    before = count_rows(output).images
-    if before:
-        console.print(f"Continuing: {before:,} images are labelled already.", highlight=False)
+    if options.retry_failed:
+        console.print(f"Trying again: {forget_passing_failures(output):,} failed images.", highlight=False)
+    done = find_done(output)
+    if done.images:
+        console.print(f"Continuing: {done.images:,} images are labelled already.", highlight=False)
 
-    session.start(options.address, options.actors)
-    resources = session.plan_resources(options.actors, options.gpus_per_actor)
-    annotate_corpus(Plan(corpus, spec, output, manifest, resources, options.batch_size, options.rows_per_file), console)
-    output.recover()
+    left, bytes_read = done.remaining(corpus), 0
+    if left.shards:
+        session.start(options.address, options.actors)
+        resources = session.plan_resources(options.actors, options.gpus_per_actor)
+        plan = Plan(left, spec, output, manifest, resources, options.batch_size, options.rows_per_file)
+        bytes_read = annotate_corpus(plan, console)
+        output.recover()
     counts = count_rows(output)
-    summary = summary_document(counts, vocabulary.class_names, counts.images - before, time.monotonic() - started)
-    output.finish(summary)
+    seconds = time.monotonic() - started
+    summary = summary_document(counts, vocabulary.class_names, counts.images - done.images, seconds, bytes_read)
     show_summary(summary, output.location.url, console)
+    failed = counts.images - counts.ok
+    if failed > options.max_failed_fraction * counts.images:
+        output.write_summary(summary)
+        raise TooManyFailedError(
+            f"{failed:,} of {counts.images:,} images failed, more than --max-failed-fraction "
+            f"{options.max_failed_fraction:g} allows; column error says why. A larger fraction accepts them, "
+            f"--retry-failed tries those again whose failure may pass"
+        )
+    output.finish(summary)
 
 
 def job_problem(error: BaseException) -> str:

@@ -66,7 +66,7 @@ class Idle(Cliper):
     ) -> list[Annotation]:
         with self.device:
             time.sleep(self.seconds_per_image * len(images))
-        nothing = torch.zeros(0, 0)
+        attention, maps = torch.zeros(0, 0), torch.zeros(self.classes, 0, 0)
         found = []
         for image, seed in zip(images, seeds, strict=True):
             generator = torch.Generator().manual_seed(seed)
@@ -75,7 +75,7 @@ class Idle(Cliper):
                 torch.arange(side) * number // side for side, number in zip(image.shape, REGIONS_HW, strict=False)
             )
             labels = regions[rows[:, None], columns]
-            found.append(Annotation(nothing, nothing[None], nothing[None], torch.ones(self.classes), labels))
+            found.append(Annotation(attention, maps, maps, torch.ones(self.classes), labels))
         return found
 
 

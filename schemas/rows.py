@@ -8,6 +8,8 @@ field               meaning
 ``uri``             where the image's bytes are: a URL, ``tar://MEMBER::URL`` for a tar member (fsspec opens it), or
                     ``URL#row=N`` for row N (from 0) of a table
 ``shard``           path of the file that was read, relative to the input
+``shard_images``    number of rows of the shard, on the row of its last image, null elsewhere: a later run sees from it
+                    that the shard is complete
 ``width, height``   pixels, after the EXIF orientation was applied; null if the image could not be decoded
 ``status``          ``ok``, or the kind of the failure (`Status`)
 ``error``           null, or one sentence that says what is wrong
@@ -26,7 +28,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Status(StrEnum):
@@ -40,12 +42,21 @@ class Status(StrEnum):
     TRUNCATED = "truncated"
     """The image breaks off or is damaged inside."""
     TOO_LARGE = "too_large"
-    """More pixels than the limit."""
+    """More pixels or bytes than the limit."""
     MISSING = "missing"
     """The file was listed but is no longer there."""
+    FORBIDDEN = "forbidden"
+    """The storage denies access to the file."""
+    TIMED_OUT = "timed_out"
+    """Decoding took longer than the limit."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """The picture does not fit into memory."""
     BROKEN_SHARD = "broken_shard"
     """The shard is damaged: this row stands for what could not be read of it."""
 
+
+MAY_PASS = frozenset({Status.MISSING, Status.FORBIDDEN, Status.TIMED_OUT, Status.OUT_OF_MEMORY})
+"""Failures that another try may not meet again; the others lie in the bytes."""
 
 SEGMENTATION = pa.struct(
     [
@@ -70,6 +81,7 @@ ROW_SCHEMA = pa.schema(
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
+        pa.field("shard_images", pa.int32()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("status", pa.string(), nullable=False),

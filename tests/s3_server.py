@@ -25,35 +25,52 @@ def free_ports(count: int) -> list[int]:
         return [int(single.getsockname()[1]) for single in opened]
 
 
+class Seaweed:
+    """The server; stopped and started again, it is the same one.
+
+    Attributes:
+        environment: variables with which a client reaches it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        ports = free_ports(2 * len(SERVICES))
+        flags = [
+            flag
+            for service, http, grpc in zip(SERVICES, ports[::2], ports[1::2], strict=True)
+            for flag in (f"-{service}.port={http}", f"-{service}.port.grpc={grpc}")
+        ]
+        off = ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
+        where = [f"-dir={folder}", f"-bucket={BUCKET}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+        self.command = [str(Path(sys.executable).with_name("weed")), "mini", *where, *flags, *off]
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports[2 * SERVICES.index('s3')]}",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        self.folder = folder
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "server.log").open("ab") as log:
+            self.server = subprocess.Popen(self.command, env=os.environ | self.environment, stdout=log, stderr=log)
+        wait_for_bucket(self.environment)
+
+    def stop(self) -> None:
+        self.server.kill()
+        self.server.wait()
+
+
 @contextlib.contextmanager
 def seaweed(folder: Path) -> Iterator[dict[str, str]]:
     """Run the server; yields the environment variables with which a client reaches it."""
-    ports = free_ports(2 * len(SERVICES))
-    flags = [
-        flag
-        for service, http, grpc in zip(SERVICES, ports[::2], ports[1::2], strict=True)
-        for flag in (f"-{service}.port={http}", f"-{service}.port.grpc={grpc}")
-    ]
-    off = ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
-    environment = {
-        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports[2 * SERVICES.index('s3')]}",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    weed = Path(sys.executable).with_name("weed")
-    where = [f"-dir={folder}", f"-bucket={BUCKET}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [weed, "mini", *where, *flags, *off], env=os.environ | environment, stdout=log, stderr=log
-        )
+    server = Seaweed(folder)
     try:
-        wait_for_bucket(environment)
-        yield environment
+        server.start()
+        yield server.environment
     finally:
-        server.kill()
-        server.wait()
+        server.stop()
 
 
 @retry(stop=stop_after_delay(90), wait=wait_fixed(0.5), reraise=True)

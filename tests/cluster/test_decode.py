@@ -1,6 +1,7 @@
 """Every kind of image file becomes RGB or a status."""
 
 import io
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cluster.decode import DecodeError, decode_image, image_seed
+from cluster.datasource import block
+from cluster.decode import DecodeError, decode_batch, decode_image, image_seed
+from cluster.limits import Limits
+from cluster.readers import Record
 from schemas.rows import Status
 
 HEIGHT, WIDTH = 6, 9
@@ -105,6 +109,23 @@ def test_bad_bytes_have_a_status(data: bytes, status: Status) -> None:
     with pytest.raises(DecodeError) as caught:
         decode_image(data)
     assert caught.value.status == status
+
+
+def test_limits_are_what_was_asked_for() -> None:
+    data = encode(rgb().resize((30, 20)), "PNG")
+    assert decode_image(data, max_pixels=600).shape == (20, 30, 3)
+    with pytest.raises(DecodeError, match=r"30 x 20 are more than 599 pixels \(--max-pixels\)"):
+        decode_image(data, max_pixels=599)
+
+
+def test_slow_pictures_are_given_up_and_others_are_not() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    slow = encode(Image.effect_noise((3000, 3000), 100).convert("RGB"), "PNG")
+    records = [Record("slow", "slow.png", "shard", slow), Record("quick", "quick.png", "shard", encode(rgb(), "PNG"))]
+    rows = decode_batch(block(records), Limits(picture_timeout_s=0.02)).to_pylist()
+    assert [row["status"] for row in rows] == [Status.TIMED_OUT, Status.OK]
+    assert rows[0]["error"] == "slow.png: decoding took longer than 0.02 s (--picture-timeout-s)"
+    assert signal.getsignal(signal.SIGALRM) == before
 
 
 def test_panorama_is_decoded() -> None:

@@ -245,14 +245,16 @@ def test_limit_takes_the_first_images(kind: str, limit: int, tmp_path: Path) -> 
 def test_blocks_hold_every_record_once(tmp_path: Path) -> None:
     images = {f"{i:04}.jpg": bytes(100) for i in range(2 * BLOCK_ROWS + 5)}
     corpus = corpus_at(write_tars(tmp_path, images, per_shard=150))
-    blocks = list(read_blocks(corpus))
+    reported: list[int] = []
+    blocks = list(read_blocks(corpus, reported.append))
+    assert sum(reported) == 100 * len(images)
     assert all(block.num_rows <= BLOCK_ROWS for block in blocks)
     assert pa.concat_tables(blocks)["image_id"].to_pylist() == [record.image_id for record in records_of(corpus)]
 
 
 def test_every_shard_is_in_one_read_task(tmp_path: Path) -> None:
     corpus = corpus_at(write_folder(tmp_path, {f"{i:03}.jpg": jpeg(i % 3) for i in range(150)}))
-    source = CorpusDatasource(corpus)
+    source = CorpusDatasource(corpus, [].append)
     assert [len(group) for group in source.groups()] == [64, 64, 22]
     assert tuple(shard for group in source.groups() for shard in group) == corpus.shards
     rows = [row for task in source.get_read_tasks(3) for block in task() for row in block["image_id"].to_pylist()]

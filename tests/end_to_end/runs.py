@@ -51,9 +51,11 @@ class OutputReader:
         self.fs = s3_client(dict(env)) if address.startswith("s3://") else fsspec.filesystem("file")
         self.path = address.removeprefix("s3://")
 
+    def names(self) -> set[str]:
+        return {str(path).removeprefix(f"{self.path}/") for path in self.fs.find(self.path)}
+
     def files(self) -> dict[str, bytes]:
-        paths = self.fs.find(self.path)
-        return {str(path).removeprefix(f"{self.path}/"): self.fs.cat_file(path) for path in paths}
+        return {name: self.fs.cat_file(f"{self.path}/{name}") for name in self.names()}
 
     def tables(self) -> list[Any]:
         return [pq.read_table(io.BytesIO(data)) for name, data in self.files().items() if name.endswith(".parquet")]

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from cliper.coarse import Queries
@@ -171,6 +172,29 @@ def test_two_actors_give_the_same_rows_as_one(finished_run: FinishedRun, tmp_pat
     assert OutputReader(str(tmp_path / "out"), {}).rows() == finished_run.reader().rows()
 
 
+def test_failures_that_may_pass_are_tried_again(finished_run: FinishedRun, tmp_path: Path) -> None:
+    slow = io.BytesIO()
+    Image.effect_noise((2000, 2000), 100).save(slow, "PNG")
+    images = pictures(11) | {"cut.jpg": jpeg(1)[:500], "slow.png": slow.getvalue()}
+    corpus, out = str(write_tars(tmp_path / "in", images, per_shard=7)), str(tmp_path / "out")
+    flags = [*finished_run.flags, "--max-failed-fraction", "0.2"]
+    hasty = annotate(corpus, out, *flags, "--picture-timeout-s", "0.02", env=finished_run.env)
+    assert hasty.returncode == 0, hasty.stderr
+    output = OutputReader(out, {})
+    before = output.rows()
+    assert {name: row["status"] for name, row in before.items() if row["status"] != "ok"} == {
+        "00001.tar/cut.jpg": "truncated", "00001.tar/slow.png": "timed_out",
+    }  # fmt: skip
+    again = annotate(corpus, out, *flags, "--retry-failed", env=finished_run.env)
+    assert again.returncode == 0, again.stderr
+    assert "Trying again: 1 failed images." in again.stdout
+    after = output.rows()
+    assert after.pop("00001.tar/slow.png")["status"] == "ok"
+    del before["00001.tar/slow.png"]
+    assert after == before
+    assert output.json("summary.json")["bytes_read"] == sum(len(images[name]) for name in sorted(images)[7:])
+
+
 def test_bad_images_become_rows_and_their_neighbours_are_labelled(finished_run: FinishedRun, tmp_path: Path) -> None:
     good = jpeg(1)
     images = {
@@ -186,8 +210,16 @@ def test_bad_images_become_rows_and_their_neighbours_are_labelled(finished_run: 
     tar = corpus / "00000.tar"
     (corpus / "00001.tar").write_bytes(tar.read_bytes()[:3000])
     run = annotate(str(corpus), str(tmp_path / "out"), *finished_run.flags, env=finished_run.env)
+    assert run.returncode == 1
+    assert "4 of 9 images failed, more than --max-failed-fraction 0.1 allows" in run.stderr
+    output = OutputReader(str(tmp_path / "out"), {})
+    rows = output.rows()
+    assert output.json("summary.json")["failed"] == 4
+    accept = [*finished_run.flags, "--max-failed-fraction", "0.5"]
+    run = annotate(str(corpus), str(tmp_path / "out"), *accept, env=finished_run.env)
     assert run.returncode == 0, run.stderr
-    rows = OutputReader(str(tmp_path / "out"), {}).rows()
+    assert output.rows() == rows
+    assert output.json("summary.json")["bytes_read"] == 0
     statuses = {name: rows[f"00000.tar/{name}"]["status"] for name in images}
     assert statuses == {
         "1-good.jpg": "ok",

@@ -15,7 +15,7 @@ def wait_for_rows(output: OutputReader, driver: subprocess.Popen[str], seconds: 
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         assert driver.poll() is None, f"the job ended before it could be killed: {driver.communicate()}"
-        committed = {name for name in output.files() if "_checkpoint/" in name and ".pending." not in name}
+        committed = {name for name in output.names() if "_checkpoint/" in name and ".pending." not in name}
         if committed:
             return committed
         time.sleep(0.2)
@@ -43,6 +43,6 @@ def test_killed_midway_and_run_again(finished_run: FinishedRun) -> None:
     assert again.returncode == 0, again.stderr
     assert "Continuing:" in again.stdout
     assert reader.rows() == finished_run.reader().rows()
-    kept = {name.removesuffix(".parquet").removeprefix("_checkpoint/") for name in committed}
+    kept = {name.removesuffix(".parquet").rpartition("/")[2] for name in committed}
     rows_files = [name for name in reader.files() if name.endswith(".parquet")]
     assert all(any(name.startswith(f"{stem}-") for name in rows_files) for stem in kept), "committed rows were redone"

@@ -1,0 +1,32 @@
+"""What a single picture may cost before it is given up, so that one bad file cannot stop a job."""
+
+from dataclasses import dataclass
+
+from schemas.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on pictures; what is above them becomes a row with a status."""
+
+    max_pixels: int = 178_956_970
+    """Largest picture in pixels (the default is Pillow's own limit, about 13,000 x 13,000)."""
+    max_file_mb: int = 256
+    """Largest image file in MB (10^6 bytes)."""
+    picture_timeout_s: float = 60.0
+    """Longest time for decoding one picture, in seconds."""
+    decode_memory_mb: int = 1100
+    """Memory that a decoding task reserves, in MB: twice the largest picture's pixels."""
+
+    @property
+    def max_file_bytes(self) -> int:
+        return self.max_file_mb * 10**6
+
+    def check(self) -> None:
+        """Raises RequestError: a limit is not positive."""
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise RequestError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+
+
+DEFAULT_LIMITS = Limits()

@@ -1,0 +1,74 @@
+"""Every bad input ends in a row with a status and a sentence that names it; the others are read as ever."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.datasource import block
+from cluster.decode import decode_batch
+from cluster.limits import DEFAULT_LIMITS
+from cluster.readers import Record
+from cluster.sources import list_corpus, read_shard
+from cluster.storage import open_location
+from schemas.rows import Status
+from tests.corpus.images import odd_images
+from tests.corpus.shards import Expected, odd_tables, odd_tars
+
+IMAGES, TARS = odd_images(), odd_tars()
+
+
+def rows_of(folder: Path, name: str, content: bytes) -> list[dict[str, str]]:
+    """What reading and decoding make of a file."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    corpus = list_corpus(open_location(str(folder), "--input"), "auto", open_location("/nowhere", "--output"))
+    records: list[Record] = [record for shard in corpus.shards for record in read_shard(corpus, shard)]
+    decoded = decode_batch(block(records), DEFAULT_LIMITS).to_pylist() if records else []
+    assert [row["shard_images"] for row in decoded] == [None] * (len(decoded) - 1) + [len(decoded)] * bool(decoded)
+    return decoded
+
+
+def check(folder: Path, name: str, content: bytes, expected: Expected) -> None:
+    rows = rows_of(folder, name, content)
+    assert {row["image_id"]: row["status"] for row in rows} == expected
+    assert len(rows) == len(expected)
+    for row in rows:
+        assert (row["error"] is None) == (row["status"] == Status.OK)
+        assert row["error"] is None or name in row["error"]
+        assert row["error"] is None or "\n" not in row["error"]
+
+
+def test_there_are_many_kinds() -> None:
+    bad = [status for _, status in IMAGES.values() if status != Status.OK]
+    assert len(IMAGES) + len(TARS) >= 50
+    assert len(bad) >= 15
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_image(name: str, tmp_path: Path) -> None:
+    content, status = IMAGES[name]
+    check(tmp_path, name, content, {name: status})
+
+
+@pytest.mark.parametrize("name", TARS)
+def test_tar(name: str, tmp_path: Path) -> None:
+    check(tmp_path, name, *TARS[name])
+
+
+@pytest.mark.parametrize("name", ["damaged", "cut", "nothing", "page", "no-rows", "nulls", "no-image-column", "a-good"])
+def test_table(name: str, tmp_path: Path) -> None:
+    content, expected = odd_tables(tmp_path)[f"{name}.parquet"]
+    if name == "no-image-column":  # of a corpus's first table the request is refused
+        (tmp_path / "in").mkdir()
+        good, rows = odd_tables(tmp_path)["a-good.parquet"]
+        (tmp_path / "in" / "a-good.parquet").write_bytes(good)
+        found = rows_of_two(tmp_path / "in", f"{name}.parquet", content)
+        assert found == rows | expected
+        return
+    check(tmp_path / "in", f"{name}.parquet", content, expected)
+
+
+def rows_of_two(folder: Path, name: str, content: bytes) -> Expected:
+    (folder / name).write_bytes(content)
+    corpus = list_corpus(open_location(str(folder), "--input"), "auto", open_location("/nowhere", "--output"))
+    return {record.image_id: Status(record.status) for shard in corpus.shards for record in read_shard(corpus, shard)}

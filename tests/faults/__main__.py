@@ -1,0 +1,76 @@
+"""Runs all trials and writes docs/reliability.md."""
+
+import random
+import statistics
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from demo.tables import current_commit
+from tests.faults.trials import KINDS, PICTURES, Trial, prepare
+
+HEAD = """# Reliability
+
+Every input image ends in exactly one row, whatever dies. Each trial is the real job over {pictures} pictures in tar
+shards: something is broken at a random moment, the same command is given again until it ends well, and the rows are
+compared with those of a run that nothing disturbed. `make faults` runs all trials and writes this file ({date}, commit
+{commit}; two nodes are processes on one machine). An undisturbed run takes {seconds:.0f} s there, most of it start-up.
+
+| fault | trials | images lost | doubled | changed | command given (mean) | recovery: median | longest |
+|---|---|---|---|---|---|---|---|
+"""
+FOOT = """
+Recovery is the time from the fault to the end of the run that finishes the job.
+
+* driver killed: `kill -9` at any moment from the start to the end of an undisturbed run.
+* driver terminated: SIGTERM, and `kill -9` five seconds later, as spot machines get it.
+* actor killed: `kill -9` of the process that holds the models, after the first rows are there. Ray starts another one.
+* node killed: `kill -9` of one of two nodes of a cluster with everything on it; another node joins after three seconds.
+* storage gone: the S3 server with input and output is killed and started again after 20 seconds.
+"""
+
+
+@dataclass(frozen=True)
+class FaultsOptions:
+    """How much to try."""
+
+    share: float = 1.0
+    """Share of the full number of trials; at least one of each kind."""
+    seed: int = 0
+    """Of the random moments."""
+    output: Path = Path("docs/reliability.md")
+    """Markdown file."""
+
+
+def main(options: FaultsOptions) -> None:
+    console = Console()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = prepare(Path(folder))
+        lines = []
+        for kind, (trial, count) in KINDS.items():
+            outcomes = []
+            for number in range(max(1, round(count * options.share))):
+                outcomes.append(trial(bench, number, random.Random(f"{options.seed} {kind} {number}")))
+                console.print(f"{kind} {number}: {outcomes[-1]}", highlight=False)
+            lines.append(line(kind, outcomes))
+            facts = {"pictures": PICTURES, "date": datetime.now(UTC).date(), "commit": current_commit()}
+            head = HEAD.format(seconds=bench.seconds, **facts)
+            options.output.write_text(head + "\n".join(lines) + "\n" + FOOT, encoding="utf-8")
+
+
+def line(kind: str, outcomes: list[Trial]) -> str:
+    seconds = [outcome.seconds for outcome in outcomes]
+    wrong = [sum(getattr(outcome, name) for outcome in outcomes) for name in ("lost", "doubled", "changed")]
+    cells = [
+        kind, len(outcomes), *wrong, f"{statistics.mean(outcome.runs for outcome in outcomes):.1f}", f"{statistics.median(seconds):.0f} s",
+        f"{max(seconds):.0f} s",
+    ]  # fmt: skip
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(FaultsOptions, description=__doc__))
