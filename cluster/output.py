@@ -126,9 +126,8 @@ class Output:
         self.write("_checkpoint/counted.json", json.dumps({"files": files}).encode("utf-8"))
         self.location.fs.rm_file((self.location / "_SUCCESS").path)
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self) -> None:
         """Mark the job as done; only then the checkpoint goes."""
-        self.write_summary(summary)
         self.write("_SUCCESS", b"")
         if self.location.fs.exists(self.checkpoint.path):
             self.location.fs.rm(self.checkpoint.path, recursive=True)

@@ -18,7 +18,7 @@ from cluster.resume import find_done, forget_passing_failures
 from cluster.run import Plan, annotate_corpus
 from cluster.sources import CorpusFormat, list_corpus
 from cluster.storage import STORAGE_ERRORS, open_location, storage_problem
-from cluster.summary import count_rows, show_summary, summary_document
+from cluster.summary import Counts, count_rows, show_summary, summary_document
 from jobs.options import MethodOptions
 from jobs.request import find_models, read_vocabulary
 from schemas.errors import RequestError
@@ -115,12 +115,11 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         open_location(options.input, "--input"), options.format, output.location, options.limit, options.limits
     )
     models = find_models(options.method)
-    precision = options.method.precision
     manifest = Manifest(
         input={"address": corpus.root.url, "format": corpus.format, "limit": options.limit},
         vocabulary=vocabulary.manifest(),
         models=models.manifest(),
-        settings=asdict(models.settings) | {"precision": precision},
+        settings=asdict(models.settings) | {"precision": options.method.precision},
     )
     output.claim(manifest, options.overwrite)
     if output.is_finished() and options.retry_failed:
@@ -133,7 +132,9 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
     corpus, output = replace(corpus, root=corpus.root.patient()), Output(output.location.patient())
     embeddings = output.read_embeddings() or vocabulary.embed(models.clip)
     output.write_embeddings(embeddings)
-    spec = AnnotatorSpec(models.clip, models.diffusion, models.empty_prompt(), embeddings, models.settings, precision)
+    spec = AnnotatorSpec(
+        models.clip, models.diffusion, models.empty_prompt(), embeddings, models.settings, options.method.precision
+    )
     output.recover()
     if options.retry_failed:
         console.print(f"Trying again: {forget_passing_failures(output):,} failed images.", highlight=False)
@@ -151,16 +152,20 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
     counts = count_rows(output)
     seconds = time.monotonic() - started
     summary = summary_document(counts, vocabulary.class_names, counts.images - done.images, seconds, bytes_read)
+    output.write_summary(summary)
     show_summary(summary, output.location.url, console)
+    check_failures(counts, options.max_failed_fraction)
+    output.finish()
+
+
+def check_failures(counts: Counts, allowed: float) -> None:
+    """Raises TooManyFailedError: a larger fraction of the images failed than is allowed."""
     failed = counts.images - counts.ok
-    if failed > options.max_failed_fraction * counts.images:
-        output.write_summary(summary)
+    if failed > allowed * counts.images:
         raise TooManyFailedError(
-            f"{failed:,} of {counts.images:,} images failed, more than --max-failed-fraction "
-            f"{options.max_failed_fraction:g} allows; column error says why. A larger fraction accepts them, "
-            f"--retry-failed tries those again whose failure may pass"
+            f"{failed:,} of {counts.images:,} images failed, more than --max-failed-fraction {allowed:g} allows; "
+            f"column error says why. A larger fraction accepts them, --retry-failed tries those again that may pass"
         )
-    output.finish(summary)
 
 
 def job_problem(error: BaseException) -> str:

@@ -94,7 +94,8 @@ def test_finish_leaves_rows_and_marks_success(tmp_path: Path) -> None:
     output = output_at(tmp_path)
     output.claim(MANIFEST, overwrite=False)
     write(tmp_path, "run_000000-0.parquet", "_checkpoint/run_000000.parquet")
-    output.finish({"images": 1})
+    output.write_summary({"images": 1})
+    output.finish()
     assert output.is_finished()
     assert names_in(tmp_path) == {"manifest.json", "run_000000-0.parquet", "_SUCCESS", "summary.json"}
 
@@ -106,7 +107,7 @@ def test_a_finished_checkpoint_is_never_removed_before_success_is_written(tmp_pa
     write(tmp_path, "run_000000-0.parquet", "_checkpoint/run_000000.parquet")
     (tmp_path / "_SUCCESS.part").mkdir()  # writing _SUCCESS fails
     with pytest.raises(OSError, match="_SUCCESS"):
-        output.finish({"images": 1})
+        output.finish()
     assert (tmp_path / "_checkpoint/run_000000.parquet").exists()
 
 

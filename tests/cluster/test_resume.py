@@ -95,11 +95,11 @@ def test_failures_that_may_pass_are_forgotten_and_nothing_else(tmp_path: Path) -
 
 def test_a_finished_output_that_is_opened_again_keeps_its_rows(tmp_path: Path) -> None:
     output = write_rows(tmp_path, [row("a.tar", 0, of=1)])
-    output.finish({})
+    output.finish()
     output.reopen()
     write_rows(tmp_path, [row("a.tar", 0, of=1)], [row("b.tar", 0, of=1)])  # the second by a run that was killed
     output.recover()
     assert not output.is_finished()
     assert [Path(path).name for path in output.rows_files()] == ["run_000000-0.parquet"]
-    output.finish({})
+    output.finish()
     assert not (tmp_path / "_checkpoint").exists()
