@@ -3,6 +3,7 @@
 import os
 import random
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +17,12 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from tests.corpora import pictures, shards_of, tar_bytes, write_tars
 from tests.end_to_end.runs import ROOT, OutputReader, command, tiny_flags
-from tests.s3_server import BUCKET, Seaweed, s3_client
+from tests.s3_server import BUCKET, Seaweed, free_ports, s3_client
 from tests.tiny import write_tiny_clip, write_tiny_diffusion
 
 PICTURES, PER_SHARD = 96, 8
 SMALL_STEPS = ["--rows-per-file", "4", "--batch-size", "2"]
+S3_CORPUS, S3_OUTPUT = f"s3://{BUCKET}/in", f"s3://{BUCKET}/out"
 OUTAGE_S = 20.0
 MOST_RUNS = 5
 
@@ -205,28 +207,79 @@ def node_killed(bench: Bench, number: int, rng: random.Random) -> Trial:
 
 def storage_gone(bench: Bench, number: int, rng: random.Random) -> Trial:
     """The S3 server that holds input and output is killed, and started again after 20 seconds."""
-    server = Seaweed(bench.folder / f"s3-{number}")
-    corpus, output = f"s3://{BUCKET}/in", f"s3://{BUCKET}/out"
-    try:
-        server.start()
-        client = s3_client(server.environment)
-        for shard, members in enumerate(shards_of(pictures(PICTURES), PER_SHARD)):
-            client.pipe_file(f"{BUCKET}/in/{shard:05}.tar", tar_bytes(members))
+    with corpus_in_s3(bench.folder / f"s3-{number}") as server:
 
         def again() -> subprocess.Popen[bytes]:
-            return start(corpus, output, bench.flags, server.environment)
+            return start(S3_CORPUS, S3_OUTPUT, bench.flags, server.environment)
 
         job = again()
-        reader = OutputReader(output, server.environment)
+        reader = OutputReader(S3_OUTPUT, server.environment)
         wait_until(lambda: any(name.endswith("-0.parquet") for name in reader.names()), job)
         time.sleep(rng.uniform(0, 1))
         since = time.monotonic()
         server.stop()
         time.sleep(OUTAGE_S)
         server.start()
-        return judge(bench, output, server.environment, finish(job, again), since)
+        return judge(bench, S3_OUTPUT, server.environment, finish(job, again), since)
+
+
+@contextmanager
+def corpus_in_s3(folder: Path) -> Iterator[Seaweed]:
+    """A server of its own with the bench's pictures."""
+    server = Seaweed(folder)
+    try:
+        server.start()
+        client = s3_client(server.environment)
+        for shard, members in enumerate(shards_of(pictures(PICTURES), PER_SHARD)):
+            client.pipe_file(f"{BUCKET}/in/{shard:05}.tar", tar_bytes(members))
+        yield server
     finally:
         server.stop()
+
+
+def storage_unreliable(bench: Bench, number: int, rng: random.Random) -> Trial:
+    """From first to last the S3 server refuses every seventh request, and every tenth answer stops halfway for 2 s."""
+    with corpus_in_s3(bench.folder / f"unreliable-{number}") as server:
+        (port,) = free_ports(1)
+        upstream = server.environment["AWS_ENDPOINT_URL"]
+        proxy = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.proxy", str(port), upstream, str(rng.randrange(2**32))], cwd=ROOT
+        )
+        try:
+            env = server.environment | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+
+            def again() -> subprocess.Popen[bytes]:
+                return start(S3_CORPUS, S3_OUTPUT, bench.flags, env)
+
+            since = time.monotonic()
+            return judge(bench, S3_OUTPUT, server.environment, finish(again(), again), since)
+        finally:
+            proxy.kill()
+            proxy.wait()
+
+
+def disk_full(bench: Bench, number: int, rng: random.Random) -> Trial:
+    """The output's disk has room for a part of the rows; more room is made, and the command is given again."""
+    disk = bench.folder / f"disk-{number}"
+    disk.mkdir()
+    mount("-t", "tmpfs", "-o", f"size={rng.randrange(80, 200)}k", "tmpfs", str(disk))
+    try:
+        output = str(disk / "output")
+
+        def again() -> subprocess.Popen[bytes]:
+            return start(str(bench.corpus), output, bench.flags)
+
+        failed = again()
+        assert failed.wait(timeout=300) == 1, "the disk was large enough"
+        since = time.monotonic()
+        mount("-o", "remount,size=100m", str(disk))
+        return judge(bench, output, {}, finish(again(), again) + 1, since)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True)
 
 
 KINDS: dict[str, tuple[Callable[[Bench, int, random.Random], Trial], int]] = {
@@ -235,5 +288,7 @@ KINDS: dict[str, tuple[Callable[[Bench, int, random.Random], Trial], int]] = {
     "actor killed": (actor_killed, 20),
     "node killed": (node_killed, 10),
     "storage gone for 20 s": (storage_gone, 5),
+    "storage unreliable": (storage_unreliable, 3),
+    "disk full": (disk_full, 3),
 }
 """By name: one trial, and how many of them the table has."""
