@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests that start Ray bring their own processes: more workers than two only get in each other's way.
 WORKERS ?= 2
 
-.PHONY: setup lock test test-faults faults check format demo train-demo clean
+.PHONY: setup lock test test-faults faults fuzz check format demo train-demo clean
 
 setup: .venv/.ready
 
@@ -29,6 +29,10 @@ test-faults: setup
 
 faults: setup
 	$(BIN)/python -m tests.faults
+
+# An hour of fuzzing.
+fuzz: setup
+	for target in decode tar table vocabulary embeddings; do $(BIN)/python -m tests.fuzz $$target --seconds 720 || exit 1; done
 
 check: setup
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """Reading one file of a corpus: a tar shard, a table or an image file yields records."""
 
+import io
 import posixpath
 import tarfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from textwrap import shorten
@@ -16,7 +16,7 @@ from schemas.rows import Status
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 TABLE_BATCH_ROWS = 64
-BROKEN_TAR = (tarfile.TarError, EOFError, zlib.error)
+UNREACHABLE = (FileNotFoundError, PermissionError, ConnectionError, TimeoutError)
 USUAL_IMAGE_COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "img", "content")
 
 
@@ -52,6 +52,28 @@ class Shard:
     done: frozenset[str] = frozenset()
 
 
+class StorageFaultError(Exception):
+    """The storage failed, with ``error``, while something was read from it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class StorageFile(io.RawIOBase):
+    """An open file whose own errors can be told from those of who reads it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises StorageFaultError."""
+        try:
+            return self.file.read(size)
+        except Exception as error:
+            raise StorageFaultError(error) from error
+
+
 def read_image(root: Location, shard: Shard, max_bytes: int) -> Iterator[Record]:
     uri = Location(root.fs, shard.path).url
     name = utf8(shard.name)
@@ -63,28 +85,36 @@ def read_image(root: Location, shard: Shard, max_bytes: int) -> Iterator[Record]
 
 def read_tar(root: Location, shard: Shard, max_bytes: int) -> Iterator[Record]:
     uri, name = Location(root.fs, shard.path).url, utf8(shard.name)
-    seen: dict[str, int] = {}
     members = 0
-    try:
-        with root.fs.open(shard.path, "rb") as file, open_tar(file) as archive:
-            for member in archive:
-                if not is_image_member(member):
-                    continue
-                member_name = utf8(member.name)
-                occurrence = seen[member_name] = seen.get(member_name, 0) + 1
-                image_id = f"{name}/{member_name}" + (f"#{occurrence}" if occurrence > 1 else "")
-                member_uri = f"tar://{member_name}::{uri}"
-                record = Record(image_id, member_uri, name, None)
-                if member.size > max_bytes:
-                    yield too_large(record, max_bytes)
-                else:
-                    content = archive.extractfile(member)
-                    assert content is not None, "regular files have content"
-                    yield checked(record._replace(data=content.read()), max_bytes)
+    with root.fs.open(shard.path, "rb") as file:
+        try:
+            for record in tar_members(StorageFile(file), uri, name, max_bytes):
+                yield record
                 members += 1
-    except BROKEN_TAR as error:
-        sentence = f"{uri}: the tar shard is damaged after {members} images: {shorten(str(error), 200)}"
-        yield Record(name, uri, name, None, Status.BROKEN_SHARD, sentence)
+        except StorageFaultError as fault:
+            raise fault.error from fault
+        except Exception as error:  # tarfile and its decompressors raise almost anything on damaged bytes
+            sentence = f"{uri}: the tar shard is damaged after {members} images: {shorten(str(error), 200)}"
+            yield Record(name, uri, name, None, Status.BROKEN_SHARD, sentence)
+
+
+def tar_members(file: StorageFile, uri: str, name: str, max_bytes: int) -> Iterator[Record]:
+    """The images of a tar file, read as a stream, compressed or not."""
+    seen: dict[str, int] = {}
+    with tarfile.open(fileobj=file, mode="r|*", tarinfo=StrictTarInfo) as archive:
+        for member in archive:
+            if not is_image_member(member):
+                continue
+            member_name = utf8(member.name)
+            occurrence = seen[member_name] = seen.get(member_name, 0) + 1
+            image_id = f"{name}/{member_name}" + (f"#{occurrence}" if occurrence > 1 else "")
+            record = Record(image_id, f"tar://{member_name}::{uri}", name, None)
+            if member.size > max_bytes:
+                yield too_large(record, max_bytes)
+            else:
+                content = archive.extractfile(member)
+                assert content is not None, "regular files have content"
+                yield checked(record._replace(data=content.read()), max_bytes)
 
 
 class StrictTarInfo(tarfile.TarInfo):
@@ -99,11 +129,6 @@ class StrictTarInfo(tarfile.TarInfo):
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"{error} at byte {archive.offset}") from error
-
-
-def open_tar(file: IO[bytes]) -> tarfile.TarFile:
-    """A tar file as a stream, compressed or not."""
-    return tarfile.open(fileobj=file, mode="r|*", tarinfo=StrictTarInfo)
 
 
 def is_image_member(member: tarfile.TarInfo) -> bool:
@@ -140,8 +165,8 @@ def read_table(root: Location, shard: Shard, max_bytes: int) -> Iterator[Record]
 
 
 def raise_storage_failure(error: BaseException) -> None:
-    """Raise errors of the storage again (they carry an error number); damaged contents come without one."""
-    if isinstance(error, OSError) and error.errno is not None:
+    """Raise errors of the storage again: they say what they are or carry a number; damaged contents do neither."""
+    if isinstance(error, UNREACHABLE) or (isinstance(error, OSError) and error.errno is not None):
         raise error
 
 

@@ -1,5 +1,6 @@
 """Tar shards and tables that are odd or broken, with the rows that must come out of them."""
 
+import bz2
 import gzip
 import io
 import tarfile
@@ -44,6 +45,16 @@ def flipped(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]
 
 
+def not_utf8() -> bytes:
+    """An extended header that names its character set in bytes that are no UTF-8."""
+    info = tarfile.TarInfo("x.jpg")
+    info.pax_headers = {"hdrcharset": "0123456789"}
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(info)
+    return file.getvalue().replace(b"0123456789", b"012345678\xe9")
+
+
 def odd_tars() -> dict[str, tuple[bytes, Expected]]:
     """File name to its bytes and the rows expected."""
     whole = tar_bytes(members(3))
@@ -81,6 +92,9 @@ def odd_tars() -> dict[str, tuple[bytes, Expected]]:
             tar_with(*(regular(f"{name}.jpg", jpeg(1)) for name in ("caf\udce9", "日本", "l" * 300))),
             {"names.tar/caf\\xe9.jpg": OK, "names.tar/日本.jpg": OK, f"names.tar/{'l' * 300}.jpg": OK},
         ),
+        "not-utf8.tar": (not_utf8(), {"not-utf8.tar": BROKEN}),
+        "cut-gzip-header.tar": (b"\x1f\x8b\x08\x24k\x94\xfb\xf6", {"cut-gzip-header.tar": BROKEN}),
+        "cut.tar.bz2.tar": (bz2.compress(whole)[:-500], {"cut.tar.bz2.tar": BROKEN}),
         "hidden.tar": (tar_with(regular("._a.jpg", b"x"), regular("a.jpg", jpeg(1))), {"hidden.tar/a.jpg": OK}),
         "packed.tar.gz": (gzip.compress(whole), {f"packed.tar.gz/{name}": OK for name in members(3)}),
         "cut.tar.gz": (gzip.compress(whole)[:-2000], {"cut.tar.gz/0.jpg": OK, "cut.tar.gz": BROKEN}),

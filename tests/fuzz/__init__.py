@@ -1,0 +1,1 @@
+"""Any bytes: whatever is read must end in a result or in the error that is declared."""
