@@ -103,7 +103,7 @@ def trace(
         if keep_attention:
             probabilities = attention_probabilities(query, key)
             mixed = probabilities.to(value.dtype) @ value
-            attention_sum = probabilities if attention_sum is None else attention_sum.add_(probabilities)
+            attention_sum = probabilities if attention_sum is None else attention_sum + probabilities
         else:
             mixed = F.scaled_dot_product_attention(query, key, value)
         x = x + block.ls_1(block.attn.out_proj(merge_heads(mixed)))

@@ -58,7 +58,8 @@ class OutputReader:
         return {name: self.fs.cat_file(f"{self.path}/{name}") for name in self.names()}
 
     def tables(self) -> list[Any]:
-        return [pq.read_table(io.BytesIO(data)) for name, data in self.files().items() if name.endswith(".parquet")]
+        names = sorted(name for name in self.names() if name.endswith(".parquet") and "/" not in name)
+        return [pq.read_table(io.BytesIO(self.fs.cat_file(f"{self.path}/{name}"))) for name in names]
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """Rows by image id; fails on a doubled one."""

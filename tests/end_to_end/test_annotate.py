@@ -172,6 +172,7 @@ def test_two_actors_give_the_same_rows_as_one(finished_run: FinishedRun, tmp_pat
     assert OutputReader(str(tmp_path / "out"), {}).rows() == finished_run.reader().rows()
 
 
+@pytest.mark.faults
 def test_failures_that_may_pass_are_tried_again(finished_run: FinishedRun, tmp_path: Path) -> None:
     slow = io.BytesIO()
     Image.effect_noise((2000, 2000), 100).save(slow, "PNG")
