@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -13,16 +14,21 @@ from tenacity import retry, stop_after_delay, wait_fixed
 
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key-never-to-be-logged"
 BUCKET = "test"
+BELOW_EPHEMERAL = range(15_000, 32_000)
 SERVICES = ("master", "volume", "filer", "s3", "admin")
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on right now."""
+    """Ports that nobody listens on right now, and that the system gives to no connection while a server is away."""
     with contextlib.ExitStack() as sockets:
-        opened = [sockets.enter_context(socket.socket()) for _ in range(count)]
-        for single in opened:
-            single.bind(("127.0.0.1", 0))
-        return [int(single.getsockname()[1]) for single in opened]
+        ports: list[int] = []
+        for port in random.SystemRandom().sample(BELOW_EPHEMERAL, len(BELOW_EPHEMERAL)):
+            if len(ports) == count:
+                break
+            with contextlib.suppress(OSError):
+                sockets.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                ports.append(port)
+        return ports
 
 
 class Seaweed:
