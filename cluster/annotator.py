@@ -16,6 +16,7 @@ from cliper.loading import load_diffusion, load_vision_tower
 from cliper.models import ClipSpec, DiffusionSpec
 from cliper.pipeline import Annotation, Cliper
 from cliper.settings import MethodSettings
+from cluster.progress import report
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.rle import annotations_from_labels
 from schemas.rows import ROW_SCHEMA, Status
@@ -105,7 +106,7 @@ class FittingBatches:
 class Annotator:
     """A Ray Data actor: decoded images in, rows of `schemas.rows.ROW_SCHEMA` out."""
 
-    def __init__(self, spec: AnnotatorSpec, progress: ActorHandle) -> None:
+    def __init__(self, spec: AnnotatorSpec, counter: ActorHandle) -> None:
         on_gpu = bool(ray.get_gpu_ids())
         if not on_gpu:
             # Not shared out among actors: sums split over other numbers of threads round differently, and the number of
@@ -116,7 +117,7 @@ class Annotator:
         device = torch.device("cuda" if on_gpu else "cpu")
         cliper = spec.build(device)
         self.batches = FittingBatches(cliper, cliper.largest_batch)
-        self.progress = progress
+        self.counter = counter
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
@@ -133,5 +134,5 @@ class Annotator:
             row["class_scores"] = scores
             row["annotations"] = annotations_from_labels(annotation.labels.cpu().numpy(), scores)
         ok = sum(row["status"] == Status.OK for row in rows)
-        self.progress.add.remote(ok, len(rows) - ok)
+        report(self.counter, ok=ok, failed=len(rows) - ok)
         return pa.Table.from_pylist(rows, schema=ROW_SCHEMA)

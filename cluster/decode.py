@@ -17,6 +17,10 @@ from schemas.rows import Status
 Image.MAX_IMAGE_PIXELS = None  # `decode_image` has a limit of its own
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Pillow's names for what is decoded. Others are left out because of what they would do with hostile bytes: some start
+another program (EPS), some hold pictures of another size than they announce (ICO)."""
+
 DECODED_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string()),
@@ -101,15 +105,17 @@ def decode_image(data: bytes, max_pixels: int = Limits.max_pixels) -> np.ndarray
         DecodeError: not an image, damaged, or too large.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise DecodeError(
                     Status.TOO_LARGE,
                     f"{image.width} x {image.height} are more than {max_pixels:,} pixels (--max-pixels)",
                 )
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(to_rgb(upright))
+            ImageOps.exif_transpose(image, in_place=True)
+            rgb = to_rgb(image)
+        del image  # a large picture must not be in memory in both modes while it is copied
+        return np.asarray(rgb)
     except UnidentifiedImageError:
         raise DecodeError(Status.NOT_AN_IMAGE, "the bytes are no image in a known format") from None
     except DecodeError:
@@ -121,12 +127,22 @@ def decode_image(data: bytes, max_pixels: int = Limits.max_pixels) -> np.ndarray
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes to 8-bit RGB."""
+    """Any of Pillow's modes to 8-bit RGB; an image that is RGB already is not copied."""
+    if image.mode == "RGB":
+        return image
     if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB")
+        return Image.fromarray(sixteen_to_eight_bits(np.asarray(image))).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def sixteen_to_eight_bits(values: np.ndarray) -> np.ndarray:
+    """0 to 65535 scaled to 0 to 255, rounded; beyond that, clipped. Row by row, to spare memory."""
+    scaled = np.empty(values.shape, np.uint8)
+    for row, target in zip(values, scaled, strict=True):
+        target[:] = (row.clip(0, 65535).astype(np.uint32) + 128) // 257
+    return scaled
 
 
 def image_seed(data: bytes) -> int:

@@ -15,8 +15,8 @@ class Limits:
     """Largest image file in MB (10^6 bytes)."""
     picture_timeout_s: float = 60.0
     """Longest time for decoding one picture, in seconds."""
-    decode_memory_mb: int = 1100
-    """Memory that a decoding task reserves, in MB: twice the largest picture's pixels."""
+    decode_memory_mb: int = 1800
+    """Memory that a decoding task reserves, in MB: 10 bytes for each pixel of the largest picture."""
 
     @property
     def max_file_bytes(self) -> int:

@@ -8,6 +8,7 @@
     OUTPUT/summary.json            counts, once the job is done
     OUTPUT/_SUCCESS                the job is done
     OUTPUT/_checkpoint/RUN/*.parquet  image ids of the rows files that count, until the job is done
+    OUTPUT/_lease.json             which run is writing here (`cluster.lease`)
 
 One rule holds at every moment: a rows file counts if and only if its committed checkpoint is there, or ``_SUCCESS``
 is, or it is on the list ``_checkpoint/counted.json`` (of a finished output that was opened again). Ray Data writes
@@ -27,6 +28,7 @@ from schemas.errors import RequestError
 from schemas.manifest import Manifest, changed_fields
 
 PENDING_SUFFIX = ".pending.parquet"
+LEASE = "_lease.json"
 
 
 @dataclass(frozen=True)
@@ -52,35 +54,44 @@ class Output:
         """Paths of all rows files, counting or not."""
         return parquet_files(self.location)
 
-    def claim(self, manifest: Manifest, overwrite: bool) -> None:
-        """Make the folder ours: new, or begun with the same manifest.
-
-        Raises:
-            RequestError: it holds something else, or cannot be written.
-        """
+    def check(self, manifest: Manifest, overwrite: bool) -> None:
+        """Raises RequestError: the folder holds something else than this manifest's output, or cannot be read."""
         try:
             if not self.bucket_exists():
                 raise FileNotFoundError(self.location.path)
             begun = self.read_json("manifest.json")
-            if begun is not None and overwrite:
-                self.clear()
-                begun = None
-            elif begun is None and self.foreign_names():
-                raise RequestError(
-                    f"--output {self.location.url} holds files that are no output of this job "
-                    f"(such as {self.foreign_names()[0]}): choose an empty folder"
-                )
-            if begun is not None and begun.get("fingerprint") != manifest.fingerprint:
-                theirs = {key: begun.get(key) for key in manifest.content}
-                changed = ", ".join(list(changed_fields(manifest.content, theirs))[:5]) or "fingerprint"
-                raise RequestError(
-                    f"--output {self.location.url} was begun with another request (changed: {changed}): "
-                    f"use the same settings, another output, or --overwrite to start anew"
-                )
-            if begun is None:
-                self.write("manifest.json", manifest.to_json().encode("utf-8"))
+            foreign = self.foreign_names() if begun is None else []
         except (*STORAGE_ERRORS, json.JSONDecodeError) as error:
-            raise RequestError(f"--output {self.location.url} cannot be used: {storage_problem(error)}") from error
+            raise self.unusable(error) from error
+        if foreign:
+            raise RequestError(
+                f"--output {self.location.url} holds files that are no output of this job "
+                f"(such as {foreign[0]}): choose an empty folder"
+            )
+        if begun is not None and not overwrite and begun.get("fingerprint") != manifest.fingerprint:
+            theirs = {key: begun.get(key) for key in manifest.content}
+            changed = ", ".join(list(changed_fields(manifest.content, theirs))[:5]) or "fingerprint"
+            raise RequestError(
+                f"--output {self.location.url} was begun with another request (changed: {changed}): "
+                f"use the same settings, another output, or --overwrite to start anew"
+            )
+
+    def begin(self, manifest: Manifest, overwrite: bool) -> None:
+        """Write the manifest, after `check`; ``overwrite`` deletes what earlier runs wrote.
+
+        Raises:
+            RequestError: the folder cannot be written.
+        """
+        try:
+            if overwrite:
+                self.clear()
+            if self.read_json("manifest.json") is None:
+                self.write("manifest.json", manifest.to_json().encode("utf-8"))
+        except STORAGE_ERRORS as error:
+            raise self.unusable(error) from error
+
+    def unusable(self, error: BaseException) -> RequestError:
+        return RequestError(f"--output {self.location.url} cannot be used: {storage_problem(error)}")
 
     def bucket_exists(self) -> bool:
         """False if the output's bucket is surely not there: some servers would create a mistyped one."""
@@ -92,11 +103,11 @@ class Output:
             return True
 
     def foreign_names(self) -> list[str]:
-        """Names in the folder while it has no manifest; a crash may have left a part of one."""
+        """Names in the folder while it has no manifest; a crash may have left a part of one, or a lease."""
         if not self.location.fs.exists(self.location.path):
             return []
         names = (file_name(path) for path in self.location.fs.ls(self.location.path, detail=False))
-        return sorted(name for name in names if name and name != "manifest.json.part")
+        return sorted(name for name in names if name and name not in ("manifest.json.part", LEASE, f"{LEASE}.part"))
 
     def clear(self) -> None:
         """Delete what earlier runs of the job wrote, and nothing else: first what says that it is done, last whose it

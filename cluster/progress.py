@@ -2,59 +2,65 @@
 
 import threading
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 INTERVAL_S = 1.0
 LOG_INTERVAL_S = 30.0
+LAST_ANSWER_S = 10.0
+
+
+class Counts(NamedTuple):
+    """Images labelled, images failed, and bytes of images read."""
+
+    ok: int = 0
+    failed: int = 0
+    bytes_read: int = 0
+
+    def plus(self, other: "Counts") -> "Counts":
+        return Counts(*map(sum, zip(self, other, strict=True)))
 
 
 class ProgressCounter:
-    """Counts annotated images over all actors; a picture that is done again after a crash counts again."""
+    """Counts over all actors and tasks; a picture that is done again after a crash counts again."""
 
     def __init__(self) -> None:
-        self.ok = 0
-        self.failed = 0
-        self.bytes = 0
+        self.counts = Counts()
 
-    def add(self, ok: int, failed: int) -> None:
-        self.ok += ok
-        self.failed += failed
+    def add(self, counts: Counts) -> None:
+        self.counts = self.counts.plus(counts)
 
-    def add_bytes(self, count: int) -> None:
-        self.bytes += count
-
-    def counts(self) -> tuple[int, int]:
-        return self.ok, self.failed
-
-    def bytes_read(self) -> int:
-        return self.bytes
+    def get(self) -> Counts:
+        return self.counts
 
 
 def start_counter() -> ActorHandle:
-    """A counter actor; it takes no CPU slot and lives on the driver's node, which the job does not outlive anyway."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    """A counter actor; it takes no CPU slot. If its node dies it starts again elsewhere, from nothing."""
     actor: Any = ray.remote(ProgressCounter)
-    handle: ActorHandle = actor.options(num_cpus=0, scheduling_strategy=here).remote()
+    handle: ActorHandle = actor.options(num_cpus=0, max_restarts=-1).remote()
     return handle
 
 
-def report_bytes(counter: ActorHandle, count: int) -> None:
-    """Add to the bytes that were read."""
-    counter.add_bytes.remote(count)
+def report(counter: ActorHandle, ok: int = 0, failed: int = 0, bytes_read: int = 0) -> None:
+    """Add to the counts, without waiting."""
+    counter.add.remote(Counts(ok, failed, bytes_read))
 
 
 class ProgressDisplay:
-    """Shows a counter's state from a thread: a live bar on a terminal, a line every half minute elsewhere."""
+    """Shows a counter's state from a thread: a live bar on a terminal, a line every half minute elsewhere.
+
+    Attributes:
+        counts: what was counted so far; little is missing if the counter's node died on the way.
+    """
 
     def __init__(self, counter: ActorHandle, total: int | None, console: Console) -> None:
         self.counter, self.total, self.console = counter, total, console
+        self.before_restarts = self.latest = Counts()
         self.finished = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
 
@@ -67,10 +73,21 @@ class ProgressDisplay:
     ) -> None:
         self.finished.set()
         self.thread.join()
+        self.ask(LAST_ANSWER_S)
 
-    def counts(self) -> tuple[int, int]:
-        counts: Any = ray.get(self.counter.counts.remote(), timeout=INTERVAL_S)
-        return counts
+    @property
+    def counts(self) -> Counts:
+        return self.before_restarts.plus(self.latest)
+
+    def ask(self, timeout_s: float) -> None:
+        """Look at the counter; one that does not answer is let be."""
+        try:
+            found: Any = ray.get(self.counter.get.remote(), timeout=timeout_s)
+        except RayError:
+            return
+        if any(now < before for now, before in zip(found, self.latest, strict=True)):
+            self.before_restarts = self.counts
+        self.latest = found
 
     def run(self) -> None:
         columns = (
@@ -85,10 +102,8 @@ class ProgressDisplay:
             task = bar.add_task("Labelling", total=self.total, note="starting the models")
             waited = 0.0
             while not self.finished.wait(INTERVAL_S):
-                try:
-                    ok, failed = self.counts()
-                except RayError:
-                    continue
+                self.ask(INTERVAL_S)
+                ok, failed, _ = self.counts
                 done = ok + failed
                 note = (f"{failed} failed" if failed else "") if done else "starting the models"
                 bar.update(task, completed=done, note=note)

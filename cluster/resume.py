@@ -40,31 +40,49 @@ class Done:
         return replace(corpus, shards=tuple(shards))
 
 
-def find_done(output: Output) -> Done:
-    """Count the rows of every shard; ids are read only of shards that are not complete.
+def take_stock(output: Output) -> Done:
+    """Count the rows of every shard; ids are read only of shards that are not complete or that several runs wrote to.
+
+    Within a run an image has one row, but a run that seemed dead may have written while the next one had begun: rows
+    beyond an image's first are deleted.
 
     The columns needed repeat a few values over and over, so they are small: a file costs its footer and a few hundred
     bytes. Every rows file must count, as after `Output.recover`.
     """
     rows: Counter[str] = Counter()
     expected: dict[str, int] = {}
+    runs: defaultdict[str, set[str]] = defaultdict(set)
     shards_of_file: dict[str, list[str]] = {}
+    paths = output.rows_files()
     with ThreadPoolExecutor(READERS) as readers:
-        paths = output.rows_files()
         for path, counts in zip(paths, readers.map(lambda path: count_shards(output, path), paths), strict=True):
             shards_of_file[path] = [shard for shard, _, _ in counts]
             for shard, count, last in counts:
                 rows[shard] += count
+                runs[shard].add(run_of(path))
                 if last is not None:
                     expected[shard] = last
-        complete = frozenset(shard for shard, count in rows.items() if count == expected.get(shard))
-        open_files = [path for path, shards in shards_of_file.items() if not complete.issuperset(shards)]
-        ids = defaultdict(set)
-        for table in readers.map(lambda path: read_columns(output, path, ["image_id", "shard"]), open_files):
+    sure = {shard for shard, count in rows.items() if count == expected.get(shard) and len(runs[shard]) == 1}
+    ids = distinct_ids(output, [path for path in paths if not sure.issuperset(shards_of_file[path])], sure)
+    complete = frozenset(sure | {shard for shard, images in ids.items() if len(images) == expected.get(shard)})
+    images = sum(rows[shard] for shard in sure) + sum(map(len, ids.values()))
+    return Done(images, complete, {shard: frozenset(ids[shard]) for shard in ids.keys() - complete})
+
+
+def distinct_ids(output: Output, paths: list[str], sure: set[str]) -> dict[str, set[str]]:
+    """The image ids of every shard in these files but those that are sure; rows beyond an image's first are deleted."""
+    ids: defaultdict[str, set[str]] = defaultdict(set)
+    with ThreadPoolExecutor(READERS) as readers:
+        tables = readers.map(lambda path: read_columns(output, path, ["image_id", "shard"]), paths)
+        for path, table in zip(paths, tables, strict=True):
+            first = []
             for image_id, shard in zip(table["image_id"].to_pylist(), table["shard"].to_pylist(), strict=True):
-                if shard not in complete:
+                first.append(image_id not in ids[shard] if shard not in sure else True)
+                if shard not in sure:
                     ids[shard].add(image_id)
-    return Done(rows.total(), complete, {shard: frozenset(images) for shard, images in ids.items()})
+            if not all(first):
+                keep_rows(output, path, pa.array(first))
+    return dict(ids)
 
 
 def forget_passing_failures(output: Output) -> int:
@@ -82,14 +100,23 @@ def forget_passing_failures(output: Output) -> int:
         passing = pc.is_in(statuses, pa.array(sorted(MAY_PASS)))
         if not pc.any(passing).as_py():
             continue
-        with output.location.fs.open(path, "rb") as file:
-            table = pq.ParquetFile(file).read()
-        kept = table.filter(pc.invert(passing))
-        buffer = io.BytesIO()
-        pq.write_table(kept, buffer, compression="zstd")
-        output.write(file_name(path), buffer.getvalue())
-        forgotten += len(table) - len(kept)
+        keep_rows(output, path, pc.invert(passing))
+        forgotten += pc.sum(passing).as_py()
     return forgotten
+
+
+def keep_rows(output: Output, path: str, mask: pa.Array) -> None:
+    """Replace a rows file, whole, by one with those of its rows where the mask is true."""
+    with output.location.fs.open(path, "rb") as file:
+        table = pq.ParquetFile(file).read()
+    buffer = io.BytesIO()
+    pq.write_table(table.filter(mask), buffer, compression="zstd")
+    output.write(file_name(path), buffer.getvalue())
+
+
+def run_of(path: str) -> str:
+    """What the names of a run's rows files have in common: ``RUN_TASK-0.parquet``."""
+    return file_name(path).rpartition("_")[0]
 
 
 def count_shards(output: Output, path: str) -> list[tuple[str, int, int | None]]:

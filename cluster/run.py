@@ -1,51 +1,111 @@
-"""The Ray Data pipeline: corpus, decode, annotate, write."""
+"""The Ray Data pipeline: corpus, decode, label, write; and the run around it that ends with every image's row."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from uuid import uuid4
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 from rich.console import Console
 
-from cluster.annotator import Annotator, AnnotatorSpec
+from cluster import session
 from cluster.datasource import CorpusDatasource
-from cluster.decode import decode_batch
 from cluster.output import Output
-from cluster.progress import ProgressDisplay, report_bytes, start_counter
-from cluster.session import Resources
-from cluster.sources import Corpus
-from schemas.manifest import Manifest
-from schemas.rows import ROW_SCHEMA
+from cluster.progress import ProgressDisplay, report, start_counter
+from cluster.resume import forget_passing_failures, take_stock
+from cluster.session import ClusterOptions, Resources
+from cluster.sources import Corpus, is_empty
 
 TARGET_BLOCK_BYTES = 32 * 1024**2
 """Small blocks keep every actor busy and little in flight; a hundred photographs decode to this much and more."""
 DECODE_BATCH_ROWS = 8
 
 
+class IncompleteError(Exception):
+    """The run ended without an error, and yet images have no row."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What a run does: read this corpus, label it like this, write it there.
+    """What a run does: read this corpus, decode and label it like this, write it there.
 
     Attributes:
-        batch_size: pictures that an actor gets at a time.
-        rows_per_file: rows in a Parquet file, at least (the last one may have fewer). A row that is not in a finished
-            file is done again after a crash.
+        corpus: what to read.
+        decode: a batch of `cluster.readers.Record` to decoded images.
+        actor: class of the labelling actors; constructed with ``spec`` and the progress counter, called with decoded
+            batches, returns rows of ``schema``.
+        spec: what the actors need to know.
+        schema: of the rows, with the manifest in its metadata; it has at least the columns ``image_id``, ``shard``,
+            ``shard_images`` and ``status`` of `schemas.rows.ROW_SCHEMA`.
+        output: where the rows go.
+        cluster: where it runs, and in which portions.
     """
 
     corpus: Corpus
-    annotator: AnnotatorSpec
+    decode: Callable[[pa.Table], pa.Table]
+    actor: type
+    spec: Any
+    schema: pa.Schema
     output: Output
-    manifest: Manifest
-    resources: Resources
-    batch_size: int
-    rows_per_file: int
+    cluster: ClusterOptions
 
 
-def annotate_corpus(plan: Plan, console: Console) -> int:
-    """Run the pipeline until every image of the corpus has its row.
+@dataclass(frozen=True)
+class Work:
+    """What a run did: how many images had their row before it, and how many bytes of images it read."""
+
+    images_before: int
+    bytes_read: int
+
+
+def complete(plan: Plan, console: Console, retry_failed: bool = False) -> Work:
+    """Go on where earlier runs stopped, until every image of the corpus has exactly one row.
+
+    Args:
+        plan: what to do.
+        console: for progress.
+        retry_failed: label those failed images again whose failure may pass.
+
+    Raises:
+        RequestError: there is no such cluster.
+        ray.exceptions.RayError: a stage failed; what is written stays and counts.
+        IncompleteError: images have no row.
+        OSError: the storage failed.
+    """
+    output = plan.output
+    output.recover()
+    if retry_failed:
+        console.print(f"Trying again: {forget_passing_failures(output):,} failed images.", highlight=False)
+    done = take_stock(output)
+    if done.images:
+        console.print(f"Continuing: {done.images:,} images are labelled already.", highlight=False)
+    left, bytes_read = done.remaining(plan.corpus), 0
+    if left.shards:
+        resources = session.start(plan.cluster)
+        bytes_read = run_pipeline(replace(plan, corpus=left), resources, console)
+        output.recover()
+        check_complete(output, plan.corpus)
+    return Work(done.images, bytes_read)
+
+
+def check_complete(output: Output, corpus: Corpus) -> None:
+    """Raises IncompleteError if an image of the corpus has no row; shards without images need none."""
+    done = take_stock(output)
+    begun = [shard.name for shard in done.remaining(corpus).shards if shard.done]
+    unseen = [shard.name for shard in done.remaining(corpus).shards if not shard.done and not is_empty(corpus, shard)]
+    if begun or unseen:
+        raise IncompleteError(
+            f"images of {len(begun) + len(unseen):,} shards have no row (such as {(begun + unseen)[0]}): "
+            f"give the same command again"
+        )
+
+
+def run_pipeline(plan: Plan, resources: Resources, console: Console) -> int:
+    """Run the pipeline over a corpus.
 
     Returns:
         Bytes of images that were read.
@@ -56,42 +116,43 @@ def annotate_corpus(plan: Plan, console: Console) -> int:
     configure(plan.output)
     counter = start_counter()
     source = CorpusDatasource(plan.corpus, partial(report_bytes, counter))
-    limits = plan.corpus.limits
-    placement = {"num_gpus": plan.resources.gpus_per_actor} if plan.resources.gpus_per_actor else {"num_cpus": 1}
+    placement = {"num_gpus": resources.gpus_per_actor} if resources.gpus_per_actor else {"num_cpus": 1}
     rows = (
         ray.data.read_datasource(source, override_num_blocks=len(source.groups()))
         .map_batches(
-            decode_batch,
-            fn_kwargs={"limits": limits},
+            plan.decode,
             batch_format="pyarrow",
             batch_size=DECODE_BATCH_ROWS,
-            memory=limits.decode_memory_mb * 10**6,
+            memory=plan.corpus.limits.decode_memory_mb * 10**6,
         )
         .map_batches(
-            Annotator,
-            fn_constructor_args=(plan.annotator, counter),
+            plan.actor,
+            fn_constructor_args=(plan.spec, counter),
             batch_format="pyarrow",
-            batch_size=plan.batch_size,
+            batch_size=plan.cluster.batch_size,
             compute=ActorPoolStrategy(
-                size=plan.resources.actors,
-                max_concurrent_calls_per_actor=plan.resources.calls_per_actor,
+                size=resources.actors,
+                max_concurrent_calls_per_actor=resources.calls_per_actor,
                 enable_true_multi_threading=True,
             ),
             **placement,
         )
     )
     total = len(plan.corpus.shards) if plan.corpus.format == "folder" else None
-    with ProgressDisplay(counter, total, console):
+    with ProgressDisplay(counter, total, console) as progress:
         rows.write_parquet(
             plan.output.location.path,
             filesystem=plan.output.location.arrow_fs(),
             mode="append",
-            min_rows_per_file=plan.rows_per_file,
-            schema=ROW_SCHEMA.with_metadata(plan.manifest.parquet_metadata()),
+            min_rows_per_file=plan.cluster.rows_per_file,
+            schema=plan.schema,
             compression="zstd",
         )
-    bytes_read: Any = ray.get(counter.bytes_read.remote())
-    return int(bytes_read)
+    return progress.counts.bytes_read
+
+
+def report_bytes(counter: ray.actor.ActorHandle, count: int) -> None:
+    report(counter, bytes_read=count)
 
 
 def configure(output: Output) -> None:

@@ -11,6 +11,34 @@ import ray.data
 from schemas.errors import RequestError
 
 CONNECT_TIMEOUT_S = 10.0
+WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads of a CPU actor sleep while they wait for each other. By default they spin, and the job gets ten times slower
+as soon as another process wants a core."""
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Where a job runs, and in which portions."""
+
+    batch_size: int = 8
+    """Pictures that an actor gets at a time."""
+    actors: int | None = None
+    """Number of actors (default: as many as the GPUs allow; one without GPUs, which uses all cores)."""
+    gpus_per_actor: float = 1.0
+    """GPUs for each actor; a fraction lets several share one."""
+    rows_per_file: int = 1000
+    """Rows in a Parquet file, at least. Rows of unfinished files are done again after a crash."""
+    address: str | None = None
+    """Ray cluster to run on (default: RAY_ADDRESS, else Ray is started on this machine)."""
+
+    def check(self) -> None:
+        """Raises RequestError: a number makes no sense."""
+        for name in ("batch_size", "actors", "rows_per_file"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RequestError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        if not self.gpus_per_actor > 0:
+            raise RequestError(f"--gpus-per-actor must be above 0, not {self.gpus_per_actor}")
 
 
 @dataclass(frozen=True)
@@ -29,8 +57,8 @@ class Resources:
     calls_per_actor: int
 
 
-def start(address: str | None, actors: int | None) -> None:
-    """Connect to the cluster at ``address`` (or ``RAY_ADDRESS``), else start Ray on this machine.
+def start(options: ClusterOptions) -> Resources:
+    """Connect to the cluster at ``address`` (or ``RAY_ADDRESS``), else start Ray on this machine; plan the actors.
 
     Ray on this machine gets a few more CPU slots than there are cores: the annotating actors
     hold theirs all the time, and reading and decoding must never wait for them for ever.
@@ -45,16 +73,23 @@ def start(address: str | None, actors: int | None) -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # the console's; the log file below /tmp/ray keeps everything
             handler.setLevel(logging.CRITICAL)
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = options.address or os.environ.get("RAY_ADDRESS")
     if not address:
-        slots = (os.cpu_count() or 1) + (actors or 1)
+        os.environ.update(WORKER_ENVIRONMENT)
+        slots = (os.cpu_count() or 1) + (options.actors or 1)
         ray.init(num_cpus=slots, include_dashboard=False, logging_level=logging.CRITICAL, log_to_driver=False)
-        return
+        return plan_resources(options)
     try:
         check_reachable(address)
-        ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False)
+        ray.init(
+            address=address,
+            runtime_env={"env_vars": WORKER_ENVIRONMENT},
+            logging_level=logging.CRITICAL,
+            log_to_driver=False,
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise RequestError(f"--address {address}: no Ray cluster answers there ({type(error).__name__})") from error
+    return plan_resources(options)
 
 
 def check_reachable(address: str) -> None:
@@ -64,15 +99,11 @@ def check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
 
 
-def plan_resources(actors: int | None, gpus_per_actor: float) -> Resources:
-    """Actors on all GPUs of the cluster if it has any, else on the CPU.
-
-    Args:
-        actors: number of actors; None takes as many as the GPUs allow, or one without GPUs.
-        gpus_per_actor: GPUs for each, may be a fraction.
-    """
+def plan_resources(options: ClusterOptions) -> Resources:
+    """Actors on all GPUs of the cluster if it has any, else on the CPU."""
     available = ray.cluster_resources()
     gpus = available.get("GPU", 0.0)
-    if gpus and gpus_per_actor:
-        return Resources(actors or max(1, int(gpus / gpus_per_actor)), gpus_per_actor, calls_per_actor=2)
-    return Resources(actors or 1, 0.0, calls_per_actor=1)
+    if gpus:
+        actors = options.actors or max(1, int(gpus / options.gpus_per_actor))
+        return Resources(actors, options.gpus_per_actor, calls_per_actor=2)
+    return Resources(options.actors or 1, 0.0, calls_per_actor=1)

@@ -157,6 +157,11 @@ def read_shard(corpus: Corpus, shard: Shard) -> Iterator[Record]:
     return counted(itertools.islice(records, shard.first_images))
 
 
+def is_empty(corpus: Corpus, shard: Shard) -> bool:
+    """True if a file holds no image at all."""
+    return next(read_shard(corpus, shard), None) is None
+
+
 def reachable(records: Iterator[Record], root: Location, shard: Shard) -> Iterator[Record]:
     """The same records, with a failure in the end if the shard is not there or may not be read."""
     uri, name = Location(root.fs, shard.path).url, utf8(shard.name)

@@ -4,18 +4,20 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import tyro
 from ray.exceptions import RayError
 from rich.console import Console
 
-from cluster import session
-from cluster.annotator import AnnotatorSpec
+from cluster.annotator import Annotator, AnnotatorSpec
+from cluster.decode import decode_batch
+from cluster.lease import Lease, LeaseLostError
 from cluster.limits import Limits
 from cluster.output import Output
-from cluster.resume import find_done, forget_passing_failures
-from cluster.run import Plan, annotate_corpus
+from cluster.run import IncompleteError, Plan, complete
+from cluster.session import ClusterOptions
 from cluster.sources import CorpusFormat, list_corpus
 from cluster.storage import STORAGE_ERRORS, open_location, storage_problem
 from cluster.summary import Counts, count_rows, show_summary, summary_document
@@ -23,6 +25,7 @@ from jobs.options import MethodOptions
 from jobs.request import find_models, read_vocabulary
 from schemas.errors import RequestError
 from schemas.manifest import Manifest
+from schemas.rows import ROW_SCHEMA
 
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -50,14 +53,7 @@ class AnnotateOptions:
     """Prompt templates: car (15), openai_imagenet_80, or a file with one template per line, {} for the class."""
     format: Literal["auto"] | CorpusFormat = "auto"
     """What the input holds: tar shards, Parquet tables with an image column, or image files."""
-    batch_size: int = 8
-    """Pictures that an actor gets at a time."""
-    actors: int | None = None
-    """Number of actors (default: as many as the GPUs allow; one without GPUs, which uses all cores)."""
-    gpus_per_actor: float = 1.0
-    """GPUs for each actor; a fraction lets several share one."""
-    rows_per_file: int = 1000
-    """Rows in a Parquet file. Rows of unfinished files are done again after a crash."""
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
     limit: int | None = None
     """Label only so many images, the first by name."""
     limits: Limits = field(default_factory=Limits)
@@ -67,20 +63,15 @@ class AnnotateOptions:
     """Label those failed images again whose failure may pass: missing, forbidden, timed out, out of memory."""
     overwrite: bool = False
     """Delete what an earlier run wrote to the output and start anew."""
-    address: str | None = None
-    """Ray cluster to run on (default: RAY_ADDRESS, else Ray is started on this machine)."""
 
     def check(self) -> None:
         """Raises RequestError: a number makes no sense."""
-        for name in ("batch_size", "actors", "rows_per_file", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RequestError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        if self.limit is not None and self.limit < 1:
+            raise RequestError(f"--limit must be at least 1, not {self.limit}")
+        self.cluster.check()
         self.limits.check()
         if not 0 <= self.max_failed_fraction <= 1:
             raise RequestError(f"--max-failed-fraction must be between 0 and 1, not {self.max_failed_fraction}")
-        if not self.gpus_per_actor > 0:
-            raise RequestError(f"--gpus-per-actor must be above 0, not {self.gpus_per_actor}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RequestError as error:
         errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return WRONG_REQUEST
-    except TooManyFailedError as error:
+    except (TooManyFailedError, IncompleteError, LeaseLostError) as error:
         errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return FAILED
     except (RayError, *STORAGE_ERRORS) as error:
@@ -121,41 +112,33 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         models=models.manifest(),
         settings=asdict(models.settings) | {"precision": options.method.precision},
     )
-    output.claim(manifest, options.overwrite)
-    if output.is_finished() and options.retry_failed:
-        output.reopen()
-    if output.is_finished():
+    output.check(manifest, options.overwrite)
+    if output.is_finished() and not (options.overwrite or options.retry_failed):
         console.print("Already finished: nothing to do (--overwrite starts anew).")
         show_summary(output.read_json("summary.json") or {}, output.location.url, console)
         return
-
-    corpus, output = replace(corpus, root=corpus.root.patient()), Output(output.location.patient())
-    embeddings = output.read_embeddings() or vocabulary.embed(models.clip)
-    output.write_embeddings(embeddings)
-    spec = AnnotatorSpec(
-        models.clip, models.diffusion, models.empty_prompt(), embeddings, models.settings, options.method.precision
-    )
-    output.recover()
-    if options.retry_failed:
-        console.print(f"Trying again: {forget_passing_failures(output):,} failed images.", highlight=False)
-    done = find_done(output)
-    if done.images:
-        console.print(f"Continuing: {done.images:,} images are labelled already.", highlight=False)
-
-    left, bytes_read = done.remaining(corpus), 0
-    if left.shards:
-        session.start(options.address, options.actors)
-        resources = session.plan_resources(options.actors, options.gpus_per_actor)
-        plan = Plan(left, spec, output, manifest, resources, options.batch_size, options.rows_per_file)
-        bytes_read = annotate_corpus(plan, console)
-        output.recover()
-    counts = count_rows(output)
-    seconds = time.monotonic() - started
-    summary = summary_document(counts, vocabulary.class_names, counts.images - done.images, seconds, bytes_read)
-    output.write_summary(summary)
-    show_summary(summary, output.location.url, console)
-    check_failures(counts, options.max_failed_fraction)
-    output.finish()
+    with Lease(output, console):
+        output.begin(manifest, options.overwrite)
+        if output.is_finished():
+            output.reopen()
+        corpus, output = replace(corpus, root=corpus.root.patient()), Output(output.location.patient())
+        embeddings = output.read_embeddings() or vocabulary.embed(models.clip)
+        output.write_embeddings(embeddings)
+        spec = AnnotatorSpec(
+            models.clip, models.diffusion, models.empty_prompt(), embeddings, models.settings, options.method.precision
+        )
+        decode = partial(decode_batch, limits=options.limits)
+        schema = ROW_SCHEMA.with_metadata(manifest.parquet_metadata())
+        plan = Plan(corpus, decode, Annotator, spec, schema, output, options.cluster)
+        work = complete(plan, console, options.retry_failed)
+        counts = count_rows(output)
+        seconds = time.monotonic() - started
+        new_images = counts.images - work.images_before
+        summary = summary_document(counts, vocabulary.class_names, new_images, seconds, work.bytes_read)
+        output.write_summary(summary)
+        show_summary(summary, output.location.url, console)
+        check_failures(counts, options.max_failed_fraction)
+        output.finish()
 
 
 def check_failures(counts: Counts, allowed: float) -> None:

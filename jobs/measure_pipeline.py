@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,15 +19,17 @@ from rich.console import Console
 from cliper.models import DEMO
 from cliper.pipeline import Annotation, Cliper
 from cluster import session
-from cluster.annotator import AnnotatorSpec, FittingBatches
-from cluster.decode import decode_image
+from cluster.annotator import Annotator, AnnotatorSpec, FittingBatches
+from cluster.decode import decode_batch, decode_image
 from cluster.output import Output
-from cluster.run import Plan, annotate_corpus
+from cluster.run import Plan, run_pipeline
+from cluster.session import ClusterOptions
 from cluster.sources import list_corpus
 from cluster.storage import open_location
 from jobs.options import MethodOptions
 from jobs.request import VocabularyRequest, find_models
 from schemas.manifest import Manifest
+from schemas.rows import ROW_SCHEMA
 from schemas.vocabulary import VocabularyClass
 
 REGIONS_HW = (6, 8)
@@ -109,7 +112,7 @@ def measure_pipeline(pictures: int, classes: int, height_px: int, width_px: int,
         actor.annotate(images, range(len(images)))
         rates = {"actor": len(images) / (time.monotonic() - started), "waiting actor": 1 / WAIT_S}
         del actor, cliper
-        session.start(None, None)
+        session.start(ClusterOptions())
         manifest = Manifest({}, vocabulary.manifest(), models.manifest(), asdict(models.settings))
         for name, chosen, count in (
             ("job", spec, pictures // 8), ("waiting job", waiting, pictures), ("data plane", idle, pictures)
@@ -145,10 +148,13 @@ def run_job(spec: AnnotatorSpec, manifest: Manifest, corpus: Path, target: Path,
     """Seconds of the job's pipeline over so many pictures."""
     output = Output(open_location(str(target), "--output"))
     listed = list_corpus(open_location(str(corpus), "--input"), "auto", output.location, count)
-    output.claim(manifest, overwrite=True)
-    resources = session.plan_resources(None, 1.0)
+    output.begin(manifest, overwrite=True)
+    cluster = ClusterOptions(batch_size=BATCH_SIZE)
+    resources = session.plan_resources(cluster)
     if isinstance(spec, IdleSpec):
         resources = replace(resources, calls_per_actor=2)
     started = time.monotonic()
-    annotate_corpus(Plan(listed, spec, output, manifest, resources, BATCH_SIZE, rows_per_file=1000), console)
+    schema = ROW_SCHEMA.with_metadata(manifest.parquet_metadata())
+    decode = partial(decode_batch, limits=listed.limits)
+    run_pipeline(Plan(listed, decode, Annotator, spec, schema, output, cluster), resources, console)
     return time.monotonic() - started

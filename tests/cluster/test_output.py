@@ -10,11 +10,17 @@ import pytest
 from cluster.output import Output
 from cluster.storage import Location, open_location
 from schemas.errors import RequestError
+from schemas.manifest import Manifest
 from tests.schemas.test_manifest import MANIFEST
 
 
 def output_at(folder: Path) -> Output:
     return Output(open_location(str(folder), "--output"))
+
+
+def claim(output: Output, manifest: Manifest, overwrite: bool = False) -> None:
+    output.check(manifest, overwrite)
+    output.begin(manifest, overwrite)
 
 
 def write(folder: Path, *names: str) -> None:
@@ -29,34 +35,34 @@ def names_in(folder: Path) -> set[str]:
 
 def test_claim_writes_the_manifest_and_may_be_repeated(tmp_path: Path) -> None:
     output = output_at(tmp_path / "a/b")
-    output.claim(MANIFEST, overwrite=False)
-    output.claim(MANIFEST, overwrite=False)
+    claim(output, MANIFEST)
+    claim(output, MANIFEST)
     assert json.loads((tmp_path / "a/b/manifest.json").read_text())["fingerprint"] == MANIFEST.fingerprint
     assert not output.is_finished()
 
 
 def test_another_request_is_refused_and_the_change_named(tmp_path: Path) -> None:
     output = output_at(tmp_path)
-    output.claim(MANIFEST, overwrite=False)
+    claim(output, MANIFEST)
     other = dataclasses.replace(MANIFEST, settings={"logit_scale": 1.0})
     with pytest.raises(RequestError, match=r"changed: settings\.logit_scale"):
-        output.claim(other, overwrite=False)
+        claim(output, other)
 
 
 def test_a_folder_of_somebody_else_is_refused_and_never_cleared(tmp_path: Path) -> None:
     write(tmp_path, "thesis.parquet", "notes.txt")
     for overwrite in (False, True):
         with pytest.raises(RequestError, match="no output of this job"):
-            output_at(tmp_path).claim(MANIFEST, overwrite)
+            claim(output_at(tmp_path), MANIFEST, overwrite)
     assert names_in(tmp_path) == {"thesis.parquet", "notes.txt"}
 
 
 def test_overwrite_deletes_own_files_only(tmp_path: Path) -> None:
     output = output_at(tmp_path)
-    output.claim(MANIFEST, overwrite=False)
+    claim(output, MANIFEST)
     write(tmp_path, "u_000000-0.parquet", "_checkpoint/u_000000.parquet", "_SUCCESS", "summary.json", "mine.txt")
     other = dataclasses.replace(MANIFEST, settings={})
-    output.claim(other, overwrite=True)
+    claim(output, other, overwrite=True)
     assert names_in(tmp_path) == {"manifest.json", "mine.txt"}
     assert not output.is_finished()
 
@@ -64,12 +70,12 @@ def test_overwrite_deletes_own_files_only(tmp_path: Path) -> None:
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "file")
     with pytest.raises(RequestError, match="cannot be used"):
-        output_at(tmp_path / "file").claim(MANIFEST, overwrite=False)
+        claim(output_at(tmp_path / "file"), MANIFEST)
 
 
 def test_recover_keeps_what_was_committed_and_nothing_else(tmp_path: Path) -> None:
     output = output_at(tmp_path)
-    output.claim(MANIFEST, overwrite=False)
+    claim(output, MANIFEST)
     write(
         tmp_path,
         "run_000000-0.parquet",
@@ -92,7 +98,7 @@ def test_recover_keeps_what_was_committed_and_nothing_else(tmp_path: Path) -> No
 
 def test_finish_leaves_rows_and_marks_success(tmp_path: Path) -> None:
     output = output_at(tmp_path)
-    output.claim(MANIFEST, overwrite=False)
+    claim(output, MANIFEST)
     write(tmp_path, "run_000000-0.parquet", "_checkpoint/run_000000.parquet")
     output.write_summary({"images": 1})
     output.finish()
@@ -103,7 +109,7 @@ def test_finish_leaves_rows_and_marks_success(tmp_path: Path) -> None:
 def test_a_finished_checkpoint_is_never_removed_before_success_is_written(tmp_path: Path) -> None:
     """A crash between the two steps must not make a rerun do everything again."""
     output = output_at(tmp_path)
-    output.claim(MANIFEST, overwrite=False)
+    claim(output, MANIFEST)
     write(tmp_path, "run_000000-0.parquet", "_checkpoint/run_000000.parquet")
     (tmp_path / "_SUCCESS.part").mkdir()  # writing _SUCCESS fails
     with pytest.raises(OSError, match="_SUCCESS"):

@@ -70,6 +70,8 @@ def odd_images() -> dict[str, tuple[bytes, Status]]:
         "jpeg-inside.png": (jpeg(2), ok),
         "page.jpg": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", Status.NOT_AN_IMAGE),
         "drawing.jpg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', Status.NOT_AN_IMAGE),
+        "postscript.jpg": (encoded(PICTURE, "EPS"), Status.NOT_AN_IMAGE),
+        "icon.png": (encoded(PICTURE, "ICO"), Status.NOT_AN_IMAGE),
         "archive.jpg": (b"PK\x03\x04" + bytes(100), Status.NOT_AN_IMAGE),
         "cmyk.jpg": (encoded(PICTURE.convert("CMYK"), "JPEG"), ok),
         "grey.jpg": (encoded(PICTURE.convert("L"), "JPEG"), ok),

@@ -1,5 +1,8 @@
 """Every bad input ends in a row with a status and a sentence that names it; the others are read as ever."""
 
+import io
+import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from cluster.readers import Record
 from cluster.sources import list_corpus, read_shard
 from cluster.storage import open_location
 from schemas.rows import Status
+from tests.corpora import jpeg
 from tests.corpus.images import odd_images
 from tests.corpus.shards import Expected, odd_tables, odd_tars
 
@@ -53,6 +57,19 @@ def test_image(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TARS)
 def test_tar(name: str, tmp_path: Path) -> None:
     check(tmp_path, name, *TARS[name])
+
+
+def test_a_tar_of_100_000_members(tmp_path: Path) -> None:
+    members, picture = 100_000, jpeg(1, (1, 1))
+    with tarfile.open(tmp_path / "many.tar", "w") as archive:
+        for number in range(members):
+            archive.addfile(tarfile.TarInfo(f"{number:06}.jpg"))
+        last = tarfile.TarInfo("last.jpg")
+        last.size = len(picture)
+        archive.addfile(last, io.BytesIO(picture))
+    corpus = list_corpus(open_location(str(tmp_path), "--input"), "auto", open_location("/nowhere", "--output"))
+    statuses = Counter(record.status for record in read_shard(corpus, corpus.shards[0]))
+    assert statuses == {Status.EMPTY: members, Status.OK: 1}
 
 
 @pytest.mark.parametrize("name", ["damaged", "cut", "nothing", "page", "no-rows", "nulls", "no-image-column", "a-good"])

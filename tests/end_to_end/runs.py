@@ -44,6 +44,16 @@ def tiny_flags(folder: Path, clip: Path, diffusion: Path | str) -> list[str]:
     return ["--vocab", str(vocabulary), *models, *settings, "--background-threshold", "0.3"]
 
 
+def broken_copy(model: Path, target: Path) -> Path:
+    """A model folder that looks right until its weights are loaded."""
+    for path in model.rglob("*"):
+        if path.is_file():
+            copy = target / path.relative_to(model)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes()[: 1000 if path.suffix == ".safetensors" else None])
+    return target
+
+
 class OutputReader:
     """An output folder, local or in the test's bucket."""
 

@@ -25,7 +25,7 @@ from schemas.rle import annotations_from_labels
 from schemas.rows import ROW_SCHEMA, Status
 from tests.corpora import jpeg, pictures, write_folder, write_tables, write_tars
 from tests.end_to_end.conftest import PER_SHARD, PICTURES, FinishedRun
-from tests.end_to_end.runs import OutputReader, annotate
+from tests.end_to_end.runs import OutputReader, annotate, broken_copy
 from tests.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, s3_client
 
 CLASSES = ["thing", "other", "last thing, with a comma"]
@@ -262,12 +262,7 @@ def test_a_model_that_cannot_be_loaded_fails_the_job_in_one_sentence(
     finished_run: FinishedRun, tmp_path: Path, tiny_diffusion: Path
 ) -> None:
     """The folder looks right, so the request passes; the actor finds out."""
-    broken = tmp_path / "diffusion"
-    for path in tiny_diffusion.rglob("*"):
-        if path.is_file():
-            target = broken / path.relative_to(tiny_diffusion)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes()[: 1000 if path.suffix == ".safetensors" else None])
+    broken = broken_copy(tiny_diffusion, tmp_path / "diffusion")
     flags = [*finished_run.flags, "--diffusion", str(broken)]
     run = annotate(finished_run.corpus, str(tmp_path / "out"), *flags, env=finished_run.env)
     assert run.returncode == 1

@@ -30,6 +30,7 @@ Recovery is the time from the fault to the end of the run that finishes the job.
 * driver terminated: SIGTERM, and `kill -9` five seconds later, as spot machines get it.
 * actor killed: `kill -9` of the process that holds the models, after the first rows are there. Ray starts another one.
 * node killed: `kill -9` of one of two nodes of a cluster with everything on it; another node joins after three seconds.
+* node terminated: SIGTERM for one of two nodes, as a spot machine gets it before it is taken away; likewise.
 * storage gone: the S3 server with input and output is killed and started again after 20 seconds.
 * storage unreliable: a proxy in front of the S3 server answers 15 % of the requests with 503 and stops halfway through
   10 % of the answers for 2 seconds, from the first request to the last. Recovery is the whole run here.

@@ -189,7 +189,16 @@ def small_cluster() -> Iterator[Cluster]:
 
 def node_killed(bench: Bench, number: int, rng: random.Random) -> Trial:
     """``kill -9`` of one of two nodes with all that runs on it; another one comes a few seconds later."""
-    output = bench.folder / f"node-{number}"
+    return node_lost(bench, f"node-{number}", rng, graceful=False)
+
+
+def node_terminated(bench: Bench, number: int, rng: random.Random) -> Trial:
+    """SIGTERM for one of two nodes, as a spot machine gets it before it goes; another one comes a few seconds later."""
+    return node_lost(bench, f"node-terminated-{number}", rng, graceful=True)
+
+
+def node_lost(bench: Bench, name: str, rng: random.Random, graceful: bool) -> Trial:
+    output = bench.folder / name
     with small_cluster() as cluster:
 
         def again() -> subprocess.Popen[bytes]:
@@ -199,7 +208,7 @@ def node_killed(bench: Bench, number: int, rng: random.Random) -> Trial:
         wait_until(lambda: list(output.glob("*.parquet")), job)
         time.sleep(rng.uniform(0, 1))
         since = time.monotonic()
-        cluster.remove_node(rng.choice(sorted(cluster.worker_nodes, key=id)), allow_graceful=False)
+        cluster.remove_node(rng.choice(sorted(cluster.worker_nodes, key=id)), allow_graceful=graceful)
         time.sleep(3)
         cluster.add_node(num_cpus=3)
         return judge(bench, str(output), {}, finish(job, again), since)
@@ -284,9 +293,10 @@ def mount(*arguments: str) -> None:
 
 KINDS: dict[str, tuple[Callable[[Bench, int, random.Random], Trial], int]] = {
     "driver killed": (driver_killed, 30),
-    "driver terminated": (driver_terminated, 5),
+    "driver terminated": (driver_terminated, 3),
     "actor killed": (actor_killed, 20),
     "node killed": (node_killed, 10),
+    "node terminated": (node_terminated, 3),
     "storage gone for 20 s": (storage_gone, 5),
     "storage unreliable": (storage_unreliable, 3),
     "disk full": (disk_full, 3),
