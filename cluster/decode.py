@@ -3,6 +3,7 @@
 import hashlib
 import io
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,7 +15,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from cluster.limits import Limits
 from schemas.rows import Status
 
-Image.MAX_IMAGE_PIXELS = None  # `decode_image` has a limit of its own
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode_image` has a limit of its own
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
@@ -104,6 +105,9 @@ def decode_image(data: bytes, max_pixels: int = Limits.max_pixels) -> np.ndarray
     Raises:
         DecodeError: not an image, damaged, or too large.
     """
+    Image.MAX_IMAGE_PIXELS = (
+        max_pixels // 2 + 1
+    )  # twice that, Pillow raises, also where a format hides its size at first
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
@@ -120,6 +124,8 @@ def decode_image(data: bytes, max_pixels: int = Limits.max_pixels) -> np.ndarray
         raise DecodeError(Status.NOT_AN_IMAGE, "the bytes are no image in a known format") from None
     except DecodeError:
         raise
+    except Image.DecompressionBombError:
+        raise DecodeError(Status.TOO_LARGE, f"it has more than {max_pixels:,} pixels (--max-pixels)") from None
     except MemoryError:
         raise DecodeError(Status.OUT_OF_MEMORY, "the picture does not fit into memory") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes

@@ -44,6 +44,11 @@ def png_of_size(width: int, height: int) -> bytes:
     )
 
 
+def gif_with_large_frame(width: int, height: int) -> bytes:
+    """A GIF of 10 x 10 pixels whose only frame is larger."""
+    return b"GIF89a" + struct.pack("<HHBBB", 10, 10, 0, 0, 0) + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0)
+
+
 def odd_images() -> dict[str, tuple[bytes, Status]]:
     """File name to its bytes and the status of its row."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8))
@@ -65,6 +70,7 @@ def odd_images() -> dict[str, tuple[bytes, Status]]:
         "header-only.png": (b"\x89PNG\r\n\x1a\n", Status.NOT_AN_IMAGE),
         "no-pixels.png": (png_of_size(20, 20), cut),
         "bomb.png": (png_of_size(30_000, 30_000), Status.TOO_LARGE),
+        "bomb.gif": (gif_with_large_frame(50_000, 60_000), Status.TOO_LARGE),
         "bomb.bmp": (bmp[:18] + struct.pack("<ii", 60_000, 60_000) + bmp[26:], Status.TOO_LARGE),
         "png-inside.jpg": (encoded(PICTURE, "PNG"), ok),
         "jpeg-inside.png": (jpeg(2), ok),
