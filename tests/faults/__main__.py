@@ -35,6 +35,20 @@ Recovery is the time from the fault to the end of the run that finishes the job.
 * storage unreliable: a proxy in front of the S3 server answers 15 % of the requests with 503 and stops halfway through
   10 % of the answers for 2 seconds, from the first request to the last. Recovery is the whole run here.
 * disk full: the output's disk takes a part of the rows; then it is made larger.
+
+## Memory
+
+![Memory of the job's processes over 200,000 pictures](memory.svg)
+
+`python -m tests.faults.memory` labels 200,000 tiny pictures and samples what each part of the job holds for itself: the
+driver 658 MB after 50,000 pictures and 659 MB in the end (+0.2 %), the actor 619 MB and 619 MB, tasks 1,023 MB and
+1,043 MB (+2 %). Samples are in memory.csv.
+
+## Fuzzing
+
+`make fuzz` feeds the readers any bytes, with coverage, for an hour. The last hour made 95 million tries: decoding 2.6 million, tar
+0.6, tables 0.9, vocabularies 26, embeddings 65. It found a GIF of 900 bytes that took 3 GB (its frame is larger than it
+announces); that is mended and in `tests/corpus`.
 """
 
 

@@ -3,6 +3,7 @@
 Writes docs/memory.csv and docs/memory.svg and prints the growth between a quarter and the end of the run.
 """
 
+import contextlib
 import csv
 import io
 import statistics
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tyro
 from matplotlib.figure import Figure
 from PIL import Image
@@ -66,6 +69,15 @@ def resident_mb(driver: psutil.Process) -> dict[str, float]:
     return sums
 
 
+def labelled(output: Path) -> int:
+    """Rows that are written; a file that is being written counts as soon as it is whole."""
+    rows = 0
+    for path in output.glob("*.parquet"):
+        with contextlib.suppress(pa.ArrowInvalid):
+            rows += pq.read_metadata(path).num_rows
+    return rows
+
+
 def main(options: MemoryOptions) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -76,7 +88,7 @@ def main(options: MemoryOptions) -> None:
         driver = psutil.Process(job.pid)
         samples = []
         while job.poll() is None:
-            images = ROWS_PER_FILE * len(list((folder / "out").glob("*.parquet")))
+            images = labelled(folder / "out")
             samples.append({"images": images} | resident_mb(driver))
             time.sleep(options.interval_s)
         assert job.returncode == 0
