@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests that start Ray bring their own processes: more workers than two only get in each other's way.
 WORKERS ?= 2
 
-.PHONY: setup lock test test-faults faults fuzz check format demo train-demo clean
+.PHONY: setup lock test test-long test-faults faults fuzz check format demo train-demo clean
 
 setup: .venv/.ready
 
@@ -21,7 +21,11 @@ lock:
 		--quiet pyproject.toml --output-file requirements.lock
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not faults"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not faults and not long"
+
+# What takes too long for every change: more evaluations of drawn pictures.
+test-long: setup
+	$(BIN)/python -m pytest -m "long and not faults"
 
 # One trial of every kind; `make faults` runs all of them, for an hour.
 test-faults: setup

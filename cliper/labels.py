@@ -29,9 +29,8 @@ def label_map(
 ) -> Int32[Tensor, "height width"]:
     """The class of every pixel of the original picture: 0 is background, c + 1 is class c.
 
-    A class competes with its map, resized bilinearly, relative to the map's maximum and times its score; classes whose
-    score is not above ``score_threshold`` do not compete. Background is where no class reaches
-    ``background_threshold``; if that is 0, where the square of (1 - the winning value) is at least the winning value.
+    Background is where no class reaches ``background_threshold`` (or its own threshold, where classes have some); if
+    that is 0, where the square of (1 - the winning value) is at least the winning value.
 
     Args:
         refined: class maps.
@@ -40,13 +39,34 @@ def label_map(
         settings: thresholds and ``normalize_maps``.
         allowed: classes (from 0) that may win, where image-level labels are given (paper table 3); None allows all.
     """
+    floors = thresholds(settings.class_background_thresholds, settings.background_threshold, len(scores))
+    value, labels = winning_classes(refined, scores, image_hw, settings, floors, allowed)
+    if not floors.any():
+        labels.masked_fill_((1 - value) ** 2 >= value, 0)
+    return labels
+
+
+def winning_classes(
+    refined: Float[Tensor, "classes side_h side_w"],
+    scores: Float[Tensor, " classes"],
+    image_hw: tuple[int, int],
+    settings: MethodSettings,
+    floors: Float[Tensor, " classes"],
+    allowed: Collection[int] | None = None,
+) -> tuple[Float[Tensor, "height width"], Int32[Tensor, "height width"]]:
+    """The largest value of a class at every pixel, and whose it is: c + 1 for class c, 0 where all are 0.
+
+    A class competes with its map, resized bilinearly, relative to the map's maximum and times its score; classes whose
+    score is not above ``score_threshold`` do not compete, nor does a class where its map is below its floor.
+
+    Args:
+        refined, scores, image_hw, settings, allowed: as for `label_map`.
+        floors: on the scale of the values, at least 0; on the CPU.
+    """
     best = torch.zeros(image_hw, device=refined.device)
     labels = torch.zeros(image_hw, dtype=torch.int32, device=refined.device)
-    present = [
-        index
-        for index in (scores > settings.score_threshold).nonzero().flatten().tolist()
-        if allowed is None or index in allowed
-    ]
+    limits = thresholds(settings.class_score_thresholds, settings.score_threshold, len(scores))
+    present = [index for index in (scores > limits).nonzero().flatten().tolist() if allowed is None or index in allowed]
     at_once = max(1, CHUNK_PIXELS // best.numel())
     for start in range(0, len(present), at_once):
         some = present[start : start + at_once]
@@ -56,13 +76,15 @@ def label_map(
         if settings.normalize_maps:
             maps -= maps.amin(dim=(1, 2), keepdim=True)
             maps /= maps.amax(dim=(1, 2), keepdim=True) + 1e-6
-        if settings.background_threshold > 0:
-            maps.masked_fill_(maps < settings.background_threshold, 0)
+        maps.masked_fill_(maps < floors[some].to(maps)[:, None, None], 0)
         value, place = maps.max(dim=0)
         wins = value > best
         best = torch.where(wins, value, best)
         classes = torch.tensor(some, dtype=torch.int32, device=labels.device) + 1
         labels = torch.where(wins, classes[place], labels)
-    if settings.background_threshold == 0:
-        labels.masked_fill_((1 - best) ** 2 >= best, 0)
-    return labels
+    return best, labels
+
+
+def thresholds(of_classes: tuple[float, ...], common: float, classes: int) -> Float[Tensor, " classes"]:
+    """One threshold per class: its own where classes have some, else the common one."""
+    return torch.tensor(of_classes or (common,) * classes)

@@ -21,6 +21,7 @@ class EncoderDefaults:
     attention_threshold: float
     score_threshold: float
     background_threshold: float
+    normalize_maps: bool = True
 
 
 VIT_B_16 = EncoderDefaults(336, -1, 100.0, 0.1, 0.7, 0.6)
@@ -55,6 +56,8 @@ class MethodSettings:
         background_threshold: a pixel is background where no class reaches this value; 0 uses a background map instead.
         normalize_maps: stretch every class map to start at 0 and end at 1 before the classes compete.
         sliding_crop_px: side of the sliding windows in pixels of the CLIP input; 0 switches them off.
+        class_score_thresholds, class_background_thresholds: thresholds of every class, in vocabulary order, in place of
+            the common ones; empty where there are none.
 
     Raises:
         ValueError: a value is out of its range.
@@ -73,8 +76,14 @@ class MethodSettings:
     head: int = 1
     normalize_maps: bool = True
     sliding_crop_px: int = 0
+    class_score_thresholds: tuple[float, ...] = ()
+    class_background_thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("score_threshold", "background_threshold"):
+            for value in getattr(self, f"class_{name}s"):
+                if not 0 <= value <= 10:
+                    raise ValueError(f"{name} of a class must be between 0 and 10, not {value}")
         ranges = {
             "shorter_side_px": (self.shorter_side_px, 1, 8192),
             "logit_scale": (self.logit_scale, 0.0, 1e4),

@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +12,13 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
+from cliper.baselines import Baseline, BaselineMethod, BaselineSettings, Prediction
 from cliper.coarse import Queries
+from cliper.labels import winning_classes
 from cliper.loading import load_diffusion, load_vision_tower
 from cliper.models import ClipSpec, DiffusionSpec
 from cliper.pipeline import Annotation, Cliper
+from cliper.proxy import load_proxy
 from cliper.settings import MethodSettings
 from cluster.progress import report
 from schemas.embeddings import VocabularyEmbeddings
@@ -23,6 +27,7 @@ from schemas.rows import ROW_SCHEMA, Status
 
 logger = logging.getLogger(__name__)
 
+Method = Literal["cliper"] | BaselineMethod
 TOO_LARGE_FOR_GPU = "the picture does not fit into the GPU's memory"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,6 +64,32 @@ class AnnotatorSpec:
         return Cliper(tower, build_queries(self.embeddings), self.settings, diffusion)
 
 
+@dataclass(frozen=True)
+class BaselineSpec:
+    """What an actor needs to know to build a baseline.
+
+    Attributes:
+        method: which one.
+        clip, embeddings, precision: as in `AnnotatorSpec`.
+        settings: the baseline's settings.
+        proxy: timm's name or folder of ProxyCLIP's second model; None for the others.
+    """
+
+    method: BaselineMethod
+    clip: ClipSpec
+    embeddings: VocabularyEmbeddings
+    settings: BaselineSettings
+    precision: str
+    proxy: str | None
+
+    def build(self, device: torch.device) -> Baseline:
+        """Load the models."""
+        dtype = resolve_precision(self.precision, device)
+        tower = load_vision_tower(self.clip, device, dtype)
+        proxy = load_proxy(self.proxy, device, dtype) if self.proxy else None
+        return Baseline(tower, build_queries(self.embeddings), self.method, self.settings, proxy)
+
+
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """The number format: ``auto`` is fp16 on a GPU and fp32 on a CPU."""
     if precision == "auto":
@@ -76,21 +107,32 @@ class FittingBatches:
     """Labels pictures, as many at a time as fit into the GPU's memory.
 
     Args:
-        cliper: the method.
+        cliper: the method, or a baseline.
         at_once: most pictures at a time; halved for good whenever memory runs out.
     """
 
-    def __init__(self, cliper: Cliper, at_once: int) -> None:
+    def __init__(self, cliper: Cliper | Baseline, at_once: int) -> None:
         self.cliper, self.at_once = cliper, at_once
 
-    def annotate(self, images: Sequence[np.ndarray], seeds: Sequence[int]) -> list[Annotation | None]:
-        """One annotation per picture; None if it does not fit even alone."""
-        done: list[Annotation | None] = []
+    def annotate(
+        self,
+        images: Sequence[np.ndarray],
+        seeds: Sequence[int],
+        allowed: Sequence[Collection[int] | None] | None = None,
+    ) -> list[Annotation | Prediction | None]:
+        """One annotation per picture; None if it does not fit even alone.
+
+        Args:
+            images: RGB pictures, uint8 [height, width, 3].
+            seeds: one per picture, for the diffusion noise.
+            allowed: per picture the classes (from 0) that may win, or None for all.
+        """
+        done: list[Annotation | Prediction | None] = []
         while len(done) < len(images):
             chunk = slice(len(done), len(done) + self.at_once)
             tried = len(images[chunk])
             try:
-                done += self.cliper.annotate(images[chunk], seeds[chunk])
+                done += self.cliper.annotate(images[chunk], seeds[chunk], allowed[chunk] if allowed else None)
             except torch.OutOfMemoryError:
                 if tried == 1:
                     done.append(None)
@@ -103,29 +145,49 @@ class FittingBatches:
         return done
 
 
+def load_models(spec: AnnotatorSpec | BaselineSpec) -> FittingBatches:
+    """Load the models in an actor's process, onto its GPU if it has one."""
+    on_gpu = bool(ray.get_gpu_ids())
+    if not on_gpu:
+        # Not shared out among actors: sums split over other numbers of threads round differently, and the number of
+        # actors must not change a row.
+        torch.set_num_threads(os.cpu_count() or 1)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
+    torch._dynamo.config.suppress_errors = True  # what cannot be compiled here runs as it is, with a warning
+    cliper = spec.build(torch.device("cuda" if on_gpu else "cpu"))
+    return FittingBatches(cliper, cliper.largest_batch)
+
+
+def pixels_of(row: dict[str, Any]) -> np.ndarray:
+    """The picture of a decoded row, uint8 [height, width, 3]; its bytes are taken out of the row."""
+    return np.frombuffer(row.pop("rgb"), np.uint8).reshape(row["height"], row["width"], 3).copy()
+
+
+def winning_classes_of(
+    cliper: Cliper | Baseline, annotation: Annotation | Prediction, image_hw: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Value and label of the winning class at every pixel before a threshold makes it background, both [height, width].
+
+    Raises:
+        TypeError: a baseline, which has no such thresholds.
+    """
+    if not isinstance(cliper, Cliper) or not isinstance(annotation, Annotation):
+        raise TypeError("only CLIPer has thresholds on map values")
+    floors = torch.zeros(len(annotation.scores))
+    value, labels = winning_classes(annotation.refined, annotation.scores, image_hw, cliper.settings, floors)
+    return value.cpu().numpy(), labels.cpu().numpy()
+
+
 class Annotator:
     """A Ray Data actor: decoded images in, rows of `schemas.rows.ROW_SCHEMA` out."""
 
     def __init__(self, spec: AnnotatorSpec, counter: ActorHandle) -> None:
-        on_gpu = bool(ray.get_gpu_ids())
-        if not on_gpu:
-            # Not shared out among actors: sums split over other numbers of threads round differently, and the number of
-            # actors must not change a row.
-            torch.set_num_threads(os.cpu_count() or 1)
-        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
-        torch._dynamo.config.suppress_errors = True  # what cannot be compiled here runs as it is, with a warning
-        device = torch.device("cuda" if on_gpu else "cpu")
-        cliper = spec.build(device)
-        self.batches = FittingBatches(cliper, cliper.largest_batch)
-        self.counter = counter
+        self.batches, self.counter = load_models(spec), counter
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
         decoded = [row for row in rows if row["status"] == Status.OK]
-        images = [
-            np.frombuffer(row.pop("rgb"), np.uint8).reshape(row["height"], row["width"], 3).copy() for row in decoded
-        ]
-        annotations = self.batches.annotate(images, [row["seed"] for row in decoded])
+        annotations = self.batches.annotate([pixels_of(row) for row in decoded], [row["seed"] for row in decoded])
         for row, annotation in zip(decoded, annotations, strict=True):
             if annotation is None:
                 row |= {"status": Status.OUT_OF_MEMORY, "error": f"{row['uri']}: {TOO_LARGE_FOR_GPU}"}

@@ -74,6 +74,8 @@ def start(options: ClusterOptions) -> Resources:
         if isinstance(handler, logging.StreamHandler):  # the console's; the log file below /tmp/ray keeps everything
             handler.setLevel(logging.CRITICAL)
     address = options.address or os.environ.get("RAY_ADDRESS")
+    if ray.is_initialized():  # by an earlier run of the same process
+        return plan_resources(options)
     if not address:
         os.environ.update(WORKER_ENVIRONMENT)
         slots = (os.cpu_count() or 1) + (options.actors or 1)

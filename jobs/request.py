@@ -1,7 +1,7 @@
 """Everything about a labelling request that can be checked before Ray starts."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import TypeVar
 
 import numpy as np
@@ -9,13 +9,15 @@ import torch
 
 from cliper.loading import check_diffusion, embed_empty_prompt, load_text_encoder
 from cliper.models import ClipSpec, DiffusionSpec, ModelError, find_clip, find_diffusion
-from cliper.settings import MethodSettings
+from cliper.published import Benchmark
+from cliper.settings import EncoderDefaults, MethodSettings
 from cliper.templates import TEMPLATE_SETS, parse_templates
 from cliper.text import embed_phrases
 from cluster.storage import STORAGE_ERRORS, open_location, storage_problem
 from jobs.options import MethodOptions
 from schemas.embeddings import EmbeddingsError, VocabularyEmbeddings, embeddings_from_bytes
 from schemas.errors import RequestError
+from schemas.tuning import Tuning, parse_tuning
 from schemas.vocabulary import VocabularyClass, VocabularyError, default_background, parse_background, parse_vocabulary
 
 Parsed = TypeVar("Parsed")
@@ -74,11 +76,12 @@ class VocabularyRequest:
 
 @dataclass(frozen=True)
 class Models:
-    """The models that were found and the settings that fit them."""
+    """The models that were found, the settings that fit them, and the settings file's part in these."""
 
     clip: ClipSpec
     diffusion: DiffusionSpec | None
     settings: MethodSettings
+    tuning: Tuning
 
     def manifest(self) -> dict[str, object]:
         found = {"clip": self.clip, "diffusion": self.diffusion}
@@ -98,23 +101,56 @@ class Models:
             raise RequestError(f"--diffusion: {error}") from error
 
 
-def find_models(options: MethodOptions) -> Models:
+def find_models(
+    options: MethodOptions,
+    class_names: Sequence[str] = (),
+    benchmark: Benchmark | None = None,
+    tuning: Tuning | None = None,
+) -> Models:
     """Find the models and check the settings against them; no weights are loaded.
+
+    Args:
+        options: models and settings.
+        class_names: the vocabulary, for which a settings file may have thresholds.
+        benchmark: a data set whose published settings come before the encoder's defaults.
+        tuning: thresholds in place of the settings file's.
 
     Raises:
         RequestError: a model cannot be found or a setting does not fit.
     """
+    tuning = tuning or read_tuning(options.settings, class_names)
     try:
         clip = find_clip(options.clip)
-        settings = options.settings(clip.defaults)
+        defaults = benchmark_defaults(benchmark, clip) if benchmark else clip.defaults
+        settings = options.resolve(defaults, tuning, class_names)
         settings.check_encoder(clip.blocks, clip.patch_size_px)
         if settings.compensation == "none":
-            return Models(clip, None, settings)
+            return Models(clip, None, settings, tuning)
         diffusion = find_diffusion(options.diffusion)
         check_diffusion(diffusion, settings)
     except ValueError as error:
         raise RequestError(str(error)) from error
-    return Models(clip, diffusion, settings)
+    return Models(clip, diffusion, settings, tuning)
+
+
+def benchmark_defaults(benchmark: Benchmark, clip: ClipSpec) -> EncoderDefaults:
+    """The settings that were published for a data set and this kind of encoder."""
+    published = benchmark.encoder(clip.patch_size_px)
+    return EncoderDefaults(**{field.name: getattr(published, field.name) for field in fields(EncoderDefaults)})
+
+
+def read_tuning(address: str | None, class_names: Sequence[str]) -> Tuning:
+    """The settings file, if there is one.
+
+    Raises:
+        RequestError: it cannot be read, or its classes are other ones than the vocabulary's.
+    """
+    if address is None:
+        return Tuning()
+    tuning = parse_file("--settings", address, parse_tuning)
+    if tuning.classes and class_names and tuning.classes.keys().isdisjoint(class_names):
+        raise RequestError(f"--settings {address} has thresholds for classes, and none of them is in the vocabulary")
+    return tuning
 
 
 def read_vocabulary(
@@ -142,12 +178,12 @@ def read_vocabulary(
             words = ()
         case address:
             words = parse_file("--background", address, parse_background)
-    chosen = (
-        TEMPLATE_SETS[templates]
-        if templates in TEMPLATE_SETS
-        else parse_file("--templates", templates, parse_templates)
-    )
-    return VocabularyRequest(classes, words, chosen, ready=None)
+    return VocabularyRequest(classes, words, read_templates(templates), ready=None)
+
+
+def read_templates(templates: str) -> tuple[str, ...]:
+    """The prompt templates of a set, or those in a file."""
+    return TEMPLATE_SETS.get(templates) or parse_file("--templates", templates, parse_templates)
 
 
 def read_embeddings(address: str, class_names: list[str] | None) -> VocabularyEmbeddings:

@@ -5,8 +5,12 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.corpora import pictures, write_tars
 from tests.end_to_end.runs import ROOT, OutputReader, annotate, command, tiny_flags
+
+pytestmark = pytest.mark.faults
 
 SHARDS, PER_SHARD, ROWS_PER_FILE = 200, 5, 10
 IMAGES = SHARDS * PER_SHARD

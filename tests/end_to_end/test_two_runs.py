@@ -4,10 +4,14 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.corpora import pictures, write_tars
 from tests.end_to_end.conftest import FinishedRun
 from tests.end_to_end.runs import ROOT, OutputReader, annotate, command
 from tests.end_to_end.test_killed import wait_for_rows
+
+pytestmark = pytest.mark.faults
 
 IMAGES = 600
 

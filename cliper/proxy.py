@@ -1,0 +1,162 @@
+"""The vision model beside CLIP that ProxyCLIP takes its attention from (Lan et al. 2024, arXiv 2408.04883): DINO."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import timm
+import torch
+from huggingface_hub import hf_hub_download
+from jaxtyping import Float, UInt8
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.layers import PatchEmbed
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliper.models import HUB_ERRORS, LOCAL_PREFIX, ModelError, channels, one_line
+from cliper.preprocess import clip_input, patch_grid_hw
+from cliper.vision import merge_heads, project_value
+
+DEFAULT_PROXY = "vit_base_patch8_224.dino"
+PROXY_CONFIG = "config.json"
+PROXY_WEIGHTS = "model.safetensors"
+BETA = 1.2
+"""Similarities below this many times their mean are no neighbours (the paper's value)."""
+GAMMA = 3.0
+"""Factor on the similarities before the softmax, likewise."""
+UNUSABLE = (*HUB_ERRORS, SafetensorError, AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+"""What timm, the hub and safetensors raise for models that do not exist, do not fit or are damaged."""
+
+
+@dataclass(frozen=True)
+class ProxyModel:
+    """A vision transformer whose patch features say which patches belong together.
+
+    Attributes:
+        model: timm's vision transformer, for inputs of any multiple of its patch size; its weights are only read.
+        mean, std: per channel, of pixels in 0 to 1, that the model was trained with (ImageNet's for DINO).
+    """
+
+    model: VisionTransformer
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def patch_size_px(self) -> int:
+        return int(self.model.patch_embed.patch_size[0])
+
+    def features(
+        self, image_hwc_u8: UInt8[np.ndarray, "_height _width 3"], clip_input_hw: tuple[int, int]
+    ) -> Float[Tensor, "grid_h grid_w width"]:
+        """The last layer's normalised patch tokens, in float32, on the model's own patch grid.
+
+        Args:
+            image_hwc_u8: the RGB picture.
+            clip_input_hw: CLIP's input size in pixels; the model's is the nearest one of whole patches, or a coarser
+                one where that would exceed ``cliper.preprocess.MAX_PATCHES``.
+        """
+        grid_hw = patch_grid_hw(clip_input_hw, min(clip_input_hw), self.patch_size_px)
+        pixels = clip_input(image_hwc_u8, grid_hw, self.patch_size_px, self.mean, self.std)
+        weight = self.model.patch_embed.proj.weight
+        tokens = self.model.forward_features(pixels[None].to(weight.device, weight.dtype))
+        return tokens[0, self.model.num_prefix_tokens :].float().unflatten(0, grid_hw)
+
+
+def load_proxy(name: str, device: torch.device, dtype: torch.dtype) -> ProxyModel:
+    """Load a vision transformer through timm; weights are read from ``model.safetensors`` only, never unpickled.
+
+    timm builds the model, and every tensor of it must then be in the file: timm's own loader falls back to pickled
+    weights, and leaves tensors that a file lacks at random.
+
+    Args:
+        name: a timm model with a pretraining tag, such as ``vit_base_patch8_224.dino``, whose weights come from the
+            model hub; or ``local-dir:FOLDER`` with ``config.json`` and ``model.safetensors`` as timm writes them.
+        device: where the model goes.
+        dtype: number format of its weights and activations.
+
+    Raises:
+        ModelError: no such model, not reachable, or not a plain vision transformer.
+    """
+    folder = Path(name.removeprefix(LOCAL_PREFIX)).expanduser() if name.startswith(LOCAL_PREFIX) else None
+    if folder is not None:
+        for required in (PROXY_CONFIG, PROXY_WEIGHTS):
+            if not (folder / required).is_file():
+                raise ModelError(f"proxy model {name!r} has no file {required}: give a timm folder with safetensors")
+    source = name if folder is None else f"{LOCAL_PREFIX}{folder}"
+    try:
+        model = check_plain(timm.create_model(source, pretrained=False, dynamic_img_size=True, num_classes=0))
+        config = cast(dict[str, Any], model.pretrained_cfg)
+        file = folder / PROXY_WEIGHTS if folder is not None else download_weights(config)
+        model.load_state_dict({key: part for key, part in load_file(file).items() if not key.startswith("head.")})
+        mean, std = channels(config["mean"]), channels(config["std"])
+    except UNUSABLE as error:
+        raise ModelError(f"proxy model {name!r} cannot be loaded: {one_line(error)}") from error
+    return ProxyModel(model.to(device, dtype).eval().requires_grad_(False), mean, std)
+
+
+def check_plain(model: nn.Module) -> VisionTransformer:
+    """Refuse models whose patch tokens do not come normalised from square patches.
+
+    Raises:
+        ValueError: not a plain vision transformer of timm.
+    """
+    if (
+        isinstance(model, VisionTransformer)
+        and isinstance(model.patch_embed, PatchEmbed)
+        and model.patch_embed.patch_size[0] == model.patch_embed.patch_size[1]
+        and not isinstance(model.norm, nn.Identity)
+    ):
+        return model
+    raise ValueError(f"it is not a plain vision transformer of timm (such as {DEFAULT_PROXY})")
+
+
+def download_weights(config: dict[str, Any]) -> Path:
+    """The weights file of a timm model in the model hub, downloaded on first use on this machine.
+
+    Args:
+        config: timm's ``pretrained_cfg`` of the model.
+
+    Raises:
+        ValueError: timm knows no weights of this name in the hub.
+        OSError: the hub cannot be reached or has no safetensors file (one of `cliper.models.HUB_ERRORS`).
+    """
+    if not config["hf_hub_id"]:
+        raise ValueError(f"the model hub has no weights under this name (there are some for {DEFAULT_PROXY})")
+    return Path(hf_hub_download(config["hf_hub_id"], PROXY_WEIGHTS))
+
+
+def proxy_attention(features: Float[Tensor, "patches width"]) -> Float[Tensor, "patches patches"]:
+    """ProxyCLIP's attention: softmax over each patch's similarities that stand out from the picture's mean.
+
+    S is the cosine similarity of all pairs; an entry counts where ``GAMMA * (S - BETA * mean(S))`` is at least 0.
+    Where all patches look alike (mean above 1 / BETA), no entry of a row may be left, and the softmax would be
+    undefined: a patch always attends to itself, which changes no row that has an entry, since S is largest there.
+    """
+    unit = F.normalize(features, dim=-1)
+    similarity = unit @ unit.T
+    logits = GAMMA * (similarity - BETA * similarity.mean())
+    return logits.masked_fill((logits < 0).fill_diagonal_(False), -torch.inf).softmax(dim=-1)
+
+
+def mix_by_proxy(
+    last: nn.MultiheadAttention,
+    x: Float[Tensor, "1 tokens width"],
+    clip_grid_hw: tuple[int, int],
+    features: Float[Tensor, "grid_h grid_w proxy_width"],
+) -> Float[Tensor, "1 proxy_patches width"]:
+    """CLIP's values mixed by ProxyCLIP's attention, and projected: neither residual nor MLP follows.
+
+    Args:
+        last: attention of CLIP's last block.
+        x: its normalised input, class token first; the class token does not take part.
+        clip_grid_hw: CLIP's patch grid, from which the values are resized bilinearly to the proxy's grid.
+        features: the proxy's patch features on its grid.
+    """
+    value = project_value(last, x)[0, :, 1:]  # heads, patches, head width
+    on_clip_grid = value.transpose(1, 2).unflatten(-1, clip_grid_hw)
+    resized = F.interpolate(on_clip_grid, features.shape[:2], mode="bilinear", align_corners=False)
+    attention = proxy_attention(features.flatten(0, 1)).to(value.dtype)
+    return last.out_proj(merge_heads(attention @ resized.flatten(2).transpose(1, 2)[None]))

@@ -1,0 +1,50 @@
+"""One row per labelled picture: what an evaluation keeps of it, so that figures are sums over rows.
+
+==================  ==============================================================================================
+field               meaning
+==================  ==============================================================================================
+``image_id``, ``uri``, ``shard``, ``shard_images``, ``width``, ``height``, ``status``, ``error``, ``class_scores``
+                    as in `schemas.rows`
+``present``         indices of the labels that the truth holds, ascending
+``confusion``       pixels by true and predicted label, only those that occur
+``winners``         when thresholds are looked for: per class, and per step of its map's value where the class wins
+                    over the others, how many pixels there are and how many of them are the class's own
+``seconds``         time for labelling, shared out evenly among the pictures of a batch
+==================  ==============================================================================================
+
+Label 0 is background, or no class where a data set has no background; label c + 1 is class c.
+"""
+
+import pyarrow as pa
+
+from schemas.rows import ROW_SCHEMA
+
+VALUE_STEPS = 100
+"""Steps of ``winners`` from 0 to 1; values above 1 are in the last one."""
+
+CONFUSION = pa.struct(
+    [
+        pa.field("truth", pa.int32(), nullable=False),
+        pa.field("predicted", pa.int32(), nullable=False),
+        pa.field("pixels", pa.int64(), nullable=False),
+    ]
+)
+WINNERS = pa.struct(
+    [
+        pa.field("class", pa.int32(), nullable=False),
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("pixels", pa.int64(), nullable=False),
+        pa.field("hits", pa.int64(), nullable=False),
+    ]
+)
+
+KEPT = ("image_id", "uri", "shard", "shard_images", "width", "height", "status", "error", "class_scores")
+EVALUATION_SCHEMA = pa.schema(
+    [
+        *(ROW_SCHEMA.field(name) for name in KEPT),
+        pa.field("present", pa.list_(pa.int32())),
+        pa.field("confusion", pa.list_(CONFUSION)),
+        pa.field("winners", pa.list_(WINNERS)),
+        pa.field("seconds", pa.float32()),
+    ]
+)

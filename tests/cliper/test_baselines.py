@@ -1,0 +1,477 @@
+"""The baselines against loop-like transcriptions, and the rules by which their labels are read out."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+
+from cliper import baselines
+from cliper.baselines import Baseline, BaselineSettings, competing_queries, label_pixels
+from cliper.coarse import Queries, class_maps
+from cliper.loading import load_vision_tower
+from cliper.models import ModelError, find_clip
+from cliper.proxy import ProxyModel, check_plain, download_weights, load_proxy, proxy_attention
+from cliper.vision import VisionTower
+from tests.cliper.test_models import COMMIT, put_in_hub_cache
+from tests.cliper.test_pipeline import CLASS_OF_ROW, CPU, some_image, some_queries
+from tests.reference.literal import ClipWeights, clip_pixels
+from tests.tiny import write_tiny_clip
+
+METHODS = ["clip", "maskclip", "sclip", "clearclip", "proxyclip"]
+SETTINGS = BaselineSettings(shorter_side_px=112)
+QUERIES = some_queries(seed=8)
+"""Every class and the background win somewhere in `some_image`, whatever the method."""
+DINO_MEAN, DINO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def write_tiny_dino(folder: Path, patch: int = 8, **changes: Any) -> Path:
+    """A folder as timm writes it: width 24, two heads, with features that differ between patches."""
+    torch.manual_seed(3)
+    arguments = {"patch_size": patch, "img_size": 8 * patch, "embed_dim": 24, "depth": 2, "num_heads": 2} | changes
+    pixels = {"mean": DINO_MEAN, "std": DINO_STD}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, pretrained_cfg_overlay=pixels, **arguments)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=1.5 * parameter[0].numel() ** -0.5)
+    save_for_hf(model, folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_dino(tmp_path_factory.mktemp("models") / "dino")
+
+
+def proxy_of(folder: Path, dtype: torch.dtype = torch.float32) -> ProxyModel:
+    return load_proxy(f"local-dir:{folder}", CPU, dtype)
+
+
+def tower_of(clip: Path, dtype: torch.dtype = torch.float32) -> VisionTower:
+    return load_vision_tower(find_clip(f"local-dir:{clip}"), CPU, dtype)
+
+
+def build(method: str, clip: Path, dino: Path, settings: BaselineSettings = SETTINGS) -> Baseline:
+    return Baseline(tower_of(clip), QUERIES, method, settings, proxy_of(dino) if method == "proxyclip" else None)
+
+
+def rows_by_formula(x: torch.Tensor, rows: int) -> torch.Tensor:
+    """Linear interpolation along the first axis, align_corners=False, by its formula."""
+    result = []
+    for row in range(rows):
+        position = min(max((row + 0.5) * len(x) / rows - 0.5, 0), len(x) - 1)
+        low = math.floor(position)
+        high = min(low + 1, len(x) - 1)
+        result.append(x[low] * (1 - (position - low)) + x[high] * (position - low))
+    return torch.stack(result)
+
+
+def resize_by_formula(x: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
+    """[height, width, ...] bilinearly to another size."""
+    return rows_by_formula(rows_by_formula(x, size_hw[0]).transpose(0, 1), size_hw[1]).transpose(0, 1)
+
+
+def literal_input_of_last_block(clip: ClipWeights, pixels: torch.Tensor) -> torch.Tensor:
+    """[tokens, width], class token first."""
+    w = clip.tensors
+    patches = F.conv2d(pixels[None], w["conv1.weight"], stride=clip.patch)[0]
+    side = clip.trained_grid
+    positions = resize_by_formula(w["positional_embedding"][1:].reshape(side, side, -1), tuple(patches.shape[1:]))
+    x = torch.cat([w["class_embedding"][None], patches.flatten(1).T])
+    x = clip.layer_norm("ln_pre", x + torch.cat([w["positional_embedding"][:1], positions.flatten(0, 1)]))
+    for i in range(clip.layers - 1):
+        x = literal_block(clip, f"transformer.resblocks.{i}", x, "clip")
+    return x
+
+
+def literal_block(clip: ClipWeights, block: str, x: torch.Tensor, method: str) -> torch.Tensor:
+    """One block, head by head and row by row."""
+    y = clip.layer_norm(f"{block}.ln_1", x)
+    queries, keys, values = (clip.heads_of(f"{block}.attn", part, y) for part in range(3))
+    heads = []
+    for q, k, v in zip(queries, keys, values, strict=True):
+        scale = math.sqrt(q.shape[1])
+        mixed = []
+        for i in range(len(x)):
+            if method == "maskclip":
+                mixed.append(v[i])
+                continue
+            weights = {
+                "clip": torch.softmax(k @ q[i] / scale, dim=0),
+                "sclip": torch.softmax(q @ q[i] / scale, dim=0) + torch.softmax(k @ k[i] / scale, dim=0),
+                "clearclip": torch.softmax(q @ q[i] / scale, dim=0),
+            }[method]
+            mixed.append((weights[:, None] * v).sum(dim=0))
+        heads.append(torch.stack(mixed))
+    attended = clip.linear(f"{block}.attn.out_proj", torch.cat(heads, dim=1))
+    if method == "clearclip":
+        return attended
+    x = x + attended
+    hidden = clip.activation(clip.linear(f"{block}.mlp.c_fc", clip.layer_norm(f"{block}.ln_2", x)))
+    return x + clip.linear(f"{block}.mlp.c_proj", hidden)
+
+
+def literal_proxyclip(
+    clip: ClipWeights, x: torch.Tensor, dino: Path, image: np.ndarray, input_hw: tuple[int, int]
+) -> torch.Tensor:
+    """[grid_h, grid_w, width] on DINO's grid, before ``ln_post``."""
+    model = timm.create_model(f"local-dir:{dino}", pretrained=True, dynamic_img_size=True, num_classes=0).eval()
+    patch = model.patch_embed.patch_size[0]
+    grid_h, grid_w = (round(side / patch) for side in input_hw)
+    resized = Image.fromarray(image).resize((grid_w * patch, grid_h * patch), Image.Resampling.BICUBIC)
+    pixels = (np.array(resized, dtype=np.float32) / 255 - np.array(DINO_MEAN)) / np.array(DINO_STD)
+    with torch.no_grad():
+        features = model.forward_features(torch.from_numpy(pixels).float().permute(2, 0, 1)[None])[0, 1:]
+    assert len(features) == grid_h * grid_w
+
+    similarity = torch.stack([F.cosine_similarity(row[None], features) for row in features])
+    sharpened = 3.0 * (similarity - 1.2 * similarity.mean())
+    assert (sharpened < 0).any(dim=1).all(), "the case is not worth testing if every patch attends everywhere"
+    assert ((sharpened >= 0).sum(dim=1) > 1).any(), "nor if none attends to another"
+    last = f"transformer.resblocks.{clip.layers - 1}"
+    values = clip.heads_of(f"{last}.attn", 2, clip.layer_norm(f"{last}.ln_1", x))[:, 1:]
+    heads = []
+    for v in values:
+        on_clip_grid = v.reshape(input_hw[0] // clip.patch, input_hw[1] // clip.patch, -1)
+        v = resize_by_formula(on_clip_grid, (grid_h, grid_w)).flatten(0, 1)
+        mixed = []
+        for row in sharpened:
+            weights = torch.where(row < 0, 0.0, row.exp())
+            mixed.append((weights[:, None] * v).sum(dim=0) / weights.sum())
+        heads.append(torch.stack(mixed))
+    return clip.linear(f"{last}.attn.out_proj", torch.cat(heads, dim=1)).reshape(grid_h, grid_w, -1)
+
+
+def literal_logits(method: str, tower: VisionTower, dino: Path, image: np.ndarray) -> torch.Tensor:
+    """[class and background queries, grid_h, grid_w]."""
+    clip = ClipWeights.of(tower)
+    pixels = clip_pixels(clip, image, SETTINGS.shorter_side_px)
+    input_hw = (pixels.shape[1], pixels.shape[2])
+    x = literal_input_of_last_block(clip, pixels)
+    if method == "proxyclip":
+        tokens = literal_proxyclip(clip, x, dino, image, input_hw)
+    else:
+        patches = literal_block(clip, f"transformer.resblocks.{clip.layers - 1}", x, method)[1:]
+        tokens = patches.reshape(input_hw[0] // clip.patch, input_hw[1] // clip.patch, -1)
+    dense = clip.layer_norm("ln_post", tokens) @ clip.tensors["proj"]
+    text = QUERIES.rows[:-1]
+    return torch.stack([SETTINGS.logit_scale * F.cosine_similarity(dense, row, dim=-1) for row in text])
+
+
+def literal_labels(
+    logits: torch.Tensor, image_hw: tuple[int, int], threshold: float, allowed: set[int]
+) -> torch.Tensor:
+    resized = resize_by_formula(logits.permute(1, 2, 0), image_hw)
+    labels = torch.zeros(image_hw, dtype=torch.int32)
+    for y in range(image_hw[0]):
+        for x in range(image_hw[1]):
+            probabilities = torch.softmax(resized[y, x], dim=0).tolist()
+            own = {c: max(p for p, k in zip(probabilities, CLASS_OF_ROW, strict=False) if k == c) for c in allowed}
+            best = max(own, key=own.__getitem__)
+            if own[best] >= threshold and own[best] >= max(probabilities[len(CLASS_OF_ROW) :]):
+                labels[y, x] = best + 1
+    return labels
+
+
+@pytest.mark.parametrize("size_hw", [(112, 112), (70, 100), (100, 70)])
+@pytest.mark.parametrize("method", METHODS)
+def test_logits_agree_with_a_loop_like_transcription(
+    method: str, size_hw: tuple[int, int], tiny_clip: Path, tiny_dino: Path
+) -> None:
+    image = some_image(*size_hw)
+    baseline = build(method, tiny_clip, tiny_dino)
+    ours = baseline.logits(image)
+    theirs = literal_logits(method, baseline.tower, tiny_dino, image)
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+
+
+def test_patches_of_14_and_a_proxy_whose_patches_do_not_divide_them(tmp_path: Path) -> None:
+    clip = write_tiny_clip(tmp_path / "clip", patch=14, quick_gelu=False)
+    dino = write_tiny_dino(tmp_path / "dino", patch=16)
+    image = some_image(70, 100)
+    baseline = build("proxyclip", clip, dino)
+    ours = baseline.logits(image)
+    theirs = literal_logits("proxyclip", baseline.tower, dino, image)
+    assert ours.shape == theirs.shape == (7, 7, 10)  # 112 x 154 pixels for CLIP, 112 x 160 for DINO
+    assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+
+
+def test_clip_is_open_clips_own_forward(tiny_clip: Path, tiny_dino: Path) -> None:
+    image = some_image(112, 112)
+    baseline = build("clip", tiny_clip, tiny_dino)
+    model = baseline.tower.model
+    model.output_tokens = True
+    with torch.no_grad():
+        _, tokens = model(clip_pixels(ClipWeights.of(baseline.tower), image, 112)[None])
+        dense = F.normalize(tokens[0] @ model.proj, dim=-1)
+    expected = 40.0 * (dense @ F.normalize(QUERIES.rows[:-1], dim=-1).T).T.reshape(7, 7, 7)
+    assert torch.allclose(baseline.logits(image), expected, atol=1e-4)
+
+
+def test_methods_differ(tiny_clip: Path, tiny_dino: Path) -> None:
+    image = some_image()
+    scores = torch.stack([build(m, tiny_clip, tiny_dino).annotate([image], [0])[0].scores for m in METHODS])
+    assert len(scores.round(decimals=3).unique(dim=0)) == len(METHODS)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.6])
+@pytest.mark.parametrize("allowed", [None, {1}, {0, 2}])
+@pytest.mark.parametrize("method", ["clearclip", "proxyclip"])
+def test_labels_and_scores_follow_from_the_logits(
+    method: str, allowed: set[int] | None, threshold: float, tiny_clip: Path, tiny_dino: Path
+) -> None:
+    image = some_image(35, 50)
+    settings = BaselineSettings(shorter_side_px=112, background_threshold=threshold)
+    baseline = build(method, tiny_clip, tiny_dino, settings)
+    logits = baseline.logits(image)
+    (ours,) = baseline.annotate([image], [0], [allowed])
+    theirs = literal_labels(logits, (35, 50), threshold, allowed or {0, 1, 2})
+    assert ours.labels.dtype == torch.int32
+    assert (ours.labels == theirs).float().mean() > 0.998
+    assert len(ours.labels.unique()) > 1, "the case is not worth testing if one label covers everything"
+    largest = logits.softmax(dim=0)[: len(CLASS_OF_ROW)].amax(dim=(1, 2))
+    assert torch.allclose(ours.scores, torch.stack([largest[0], largest[1:3].max(), largest[3]]))
+
+
+def pixel_label(
+    probabilities: list[float], class_of_row: list[int], threshold: float = 0.0, barred: tuple[int, ...] = ()
+) -> int:
+    """The label of a picture of one pixel whose queries have these probabilities (classes' first, then background)."""
+    rows = torch.zeros(len(probabilities) + 1, 2)
+    queries = Queries(rows, torch.tensor(class_of_row), max(class_of_row) + 1)
+    logits = torch.tensor(probabilities).log().view(-1, 1, 1)
+    return int(label_pixels(logits, competing_queries(queries), queries.classes, (1, 1), threshold, barred))
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "class_of_row", "threshold", "barred", "label"),
+    [
+        ([0.6, 0.4], [0, 1], 0.0, (), 1),
+        ([0.4, 0.6], [0, 1], 0.0, (), 2),
+        ([0.3, 0.4, 0.3], [0, 1], 0.0, (), 2),
+        ([0.3, 0.3, 0.4], [0, 1], 0.0, (), 0),  # background wins
+        ([0.4, 0.3, 0.3], [0, 1, 1], 0.0, (), 1),  # the maximum of two queries, not their sum
+        ([0.3, 0.2, 0.5], [0, 1, 1], 0.0, (), 2),  # the better of two queries
+        ([0.6], [0], 0.0, (), 1),
+        ([0.4, 0.6], [0, 0], 0.0, (), 1),  # as many queries as classes and background together, were there one
+        ([0.4, 0.3, 0.3], [0], 0.0, (), 1),  # background queries are not summed either
+        ([0.6, 0.4], [0, 1], 0.7, (), 0),
+        ([0.6, 0.4], [0, 1], 0.5, (), 1),
+        ([0.5, 0.5], [0, 1], 0.5, (), 1),  # reaching the threshold is enough
+        ([0.6, 0.4], [0, 1], 0.0, (0,), 2),
+        ([0.6, 0.4], [0, 1], 0.5, (0,), 0),
+        ([0.6, 0.1, 0.3], [0, 1], 0.0, (0,), 0),  # background competes with the classes that may win
+        ([0.6, 0.3, 0.1], [0, 1], 0.0, (0,), 2),
+        ([0.6, 0.4], [0, 1], 0.0, (0, 1), 0),  # nothing may win
+    ],
+)
+def test_rules_of_the_readout(
+    probabilities: list[float], class_of_row: list[int], threshold: float, barred: tuple[int, ...], label: int
+) -> None:
+    assert pixel_label(probabilities, class_of_row, threshold, barred) == label
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_row_for_anything_changes_nothing(method: str, tiny_clip: Path, tiny_dino: Path) -> None:
+    baseline = build(method, tiny_clip, tiny_dino)
+    image = some_image()
+    first = baseline.annotate([image], [0])[0]
+    strongest = QUERIES.rows[int(first.scores.argmax())]
+    changed = Queries(torch.cat([QUERIES.rows[:-1], strongest[None]]), QUERIES.class_of_row, QUERIES.classes)
+    second = Baseline(baseline.tower, changed, method, SETTINGS, baseline.proxy).annotate([image], [0])[0]
+    assert torch.equal(first.labels, second.labels)
+    assert torch.equal(first.scores, second.scores)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 9, 69])
+def test_chunks_of_rows_equal_the_whole(
+    rows_at_once: int, tiny_clip: Path, tiny_dino: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baseline = build("sclip", tiny_clip, tiny_dino)
+    image = some_image(70, 100)
+    whole = baseline.annotate([image], [0])[0].labels
+    resized = F.interpolate(baseline.logits(image)[None], (70, 100), mode="bilinear", align_corners=False)[0]
+    winner = torch.tensor([*CLASS_OF_ROW, -1, -1, -1])[resized.argmax(dim=0)] + 1
+    assert (whole == winner).float().mean() > 0.999
+    sizes = []
+
+    def recording_class_maps(logits: torch.Tensor, queries: Queries) -> torch.Tensor:
+        sizes.append(logits.numel())
+        return class_maps(logits, queries)
+
+    monkeypatch.setattr(baselines, "VALUES_AT_ONCE", rows_at_once * 7 * 100)
+    monkeypatch.setattr(baselines, "class_maps", recording_class_maps)
+    assert (baseline.annotate([image], [0])[0].labels == whole).float().mean() > 0.999
+    assert max(sizes) == rows_at_once * 7 * 100
+
+
+def test_each_picture_alone_with_its_own_allowed_classes(tiny_clip: Path, tiny_dino: Path) -> None:
+    baseline = build("maskclip", tiny_clip, tiny_dino)
+    images = [some_image(70, 100, 1), some_image(100, 70, 2), some_image(64, 64, 3)]
+    allowed = [None, {0}, {2}]
+    together = baseline.annotate(images, [1, 2, 3], allowed)
+    for image, some, result in zip(images, allowed, together, strict=True):
+        (alone,) = baseline.annotate([image], [7], [some])
+        assert result.labels.shape == image.shape[:2]
+        assert torch.equal(alone.labels, result.labels)
+        assert some is None or set(result.labels.unique().tolist()) <= {0} | {c + 1 for c in some}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_agrees_with_full(method: str, tiny_clip: Path, tiny_dino: Path) -> None:
+    image = some_image()
+    full = build(method, tiny_clip, tiny_dino).annotate([image], [0])[0]
+    proxy = proxy_of(tiny_dino, torch.bfloat16)
+    half = Baseline(tower_of(tiny_clip, torch.bfloat16), QUERIES, method, SETTINGS, proxy)
+    result = half.annotate([image], [0])[0]
+    assert result.scores.dtype == torch.float32
+    assert (result.labels == full.labels).float().mean() > 0.9
+
+
+def test_patches_that_all_look_alike_attend_to_themselves() -> None:
+    assert torch.equal(proxy_attention(torch.ones(5, 3)), torch.eye(5))
+
+
+def test_a_plain_picture_gets_finite_scores(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = write_tiny_dino(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"pos_embed": torch.zeros_like(weights["pos_embed"])}, folder / "model.safetensors")
+    image = np.full((64, 64, 3), 90, np.uint8)
+    (result,) = build("proxyclip", tiny_clip, folder).annotate([image], [0])
+    assert result.scores.isfinite().all()
+
+
+def test_proxyclip_needs_a_proxy(tiny_clip: Path) -> None:
+    with pytest.raises(ValueError, match="proxyclip needs a proxy model"):
+        Baseline(tower_of(tiny_clip), QUERIES, "proxyclip", SETTINGS)
+
+
+def test_embeddings_of_another_width_are_refused(tiny_clip: Path) -> None:
+    with pytest.raises(ValueError, match="8 dimensions, the image tower has 16"):
+        Baseline(tower_of(tiny_clip), some_queries(8), "clip", SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shorter_side_px": 0},
+        {"shorter_side_px": 8193},
+        {"logit_scale": -1.0},
+        {"logit_scale": float("nan")},
+        {"background_threshold": -0.1},
+        {"background_threshold": 1.1},
+    ],
+)
+def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(change))} must be between"):
+        BaselineSettings(**change)
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        proxy_of(folder)
+    message = str(caught.value)
+    assert message.startswith(f"proxy model 'local-dir:{folder}' ")
+    assert "\n" not in message
+    return message
+
+
+def test_pickled_proxy_weights_are_never_read(tmp_path: Path) -> None:
+    folder = write_tiny_dino(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    assert "has no file model.safetensors" in refusal(folder)
+
+
+def test_a_folder_without_configuration_is_refused(tmp_path: Path) -> None:
+    folder = write_tiny_dino(tmp_path)
+    (folder / "config.json").unlink()
+    assert "has no file config.json" in refusal(folder)
+
+
+@pytest.mark.parametrize("config", ["{", "[]", "{}", '{"architecture": "nonsense"}', '{"architecture": "resnet18"}'])
+def test_unreadable_proxy_configurations_are_refused(config: str, tmp_path: Path) -> None:
+    folder = write_tiny_dino(tmp_path)
+    (folder / "config.json").write_text(config)
+    assert "cannot be loaded" in refusal(folder)
+
+
+@pytest.mark.parametrize("changes", [{"embed_dim": 32}, {"num_heads": 7}, {"depth": 3}])
+def test_proxy_weights_of_another_architecture_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_tiny_dino(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["model_args"] |= changes
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "cannot be loaded" in refusal(folder)
+
+
+@pytest.mark.parametrize("changes", [{"global_pool": "avg"}, {"patch_size": (8, 16)}])
+def test_other_kinds_of_vision_transformers_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    assert "not a plain vision transformer" in refusal(write_tiny_dino(tmp_path, **changes))
+
+
+def test_damaged_proxy_weights_are_refused(tmp_path: Path) -> None:
+    folder = write_tiny_dino(tmp_path)
+    (folder / "model.safetensors").write_bytes(b"\x80\x02not a safetensors file")
+    assert "cannot be loaded" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["no_such_model", "some/repository", "vit_base_patch8_224.no_such_tag"])
+def test_unknown_proxy_names_are_refused(name: str) -> None:
+    with pytest.raises(ModelError, match=f"proxy model '{name}' cannot be loaded"):
+        load_proxy(name, CPU, torch.float32)
+
+
+@pytest.mark.parametrize("name", ["eva02_tiny_patch14_224", "vit_tiny_r_s16_p8_224"])
+def test_other_models_of_timm_are_refused_before_their_weights_are_fetched(name: str) -> None:
+    with pytest.raises(ModelError, match="not a plain vision transformer"):
+        load_proxy(name, CPU, torch.float32)
+
+
+def test_what_is_no_vision_transformer_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a plain vision transformer"):
+        check_plain(torch.nn.Linear(1, 1))
+
+
+def test_a_name_without_weights_in_the_hub_is_refused() -> None:
+    with pytest.raises(ValueError, match="the model hub has no weights under this name"):
+        download_weights({"hf_hub_id": None})
+
+
+@pytest.fixture
+def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder of a model hub that cannot be reached."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path
+
+
+def test_a_timm_name_is_read_from_the_hubs_cache(offline_hub: Path) -> None:
+    saved = timm.create_model("test_vit.r160_in1k", pretrained=False)
+    content = offline_hub / "content"
+    save_for_hf(saved, content, safe_serialization=True)
+    put_in_hub_cache(offline_hub, "timm/test_vit.r160_in1k", content)
+    assert (offline_hub / "hub/models--timm--test_vit.r160_in1k/snapshots" / COMMIT).is_dir()
+    proxy = load_proxy("test_vit.r160_in1k", CPU, torch.float32)
+    assert torch.equal(proxy.model.pos_embed, saved.pos_embed)
+    assert (proxy.mean, proxy.patch_size_px) == ((0.5, 0.5, 0.5), 16)
+
+
+def test_a_hub_without_safetensors_is_refused(offline_hub: Path) -> None:
+    saved = timm.create_model("test_vit.r160_in1k", pretrained=False)
+    content = offline_hub / "content"
+    save_for_hf(saved, content, safe_serialization=False)
+    put_in_hub_cache(offline_hub, "timm/test_vit.r160_in1k", content)
+    with pytest.raises(ModelError, match=r"proxy model 'test_vit\.r160_in1k' cannot be loaded"):
+        load_proxy("test_vit.r160_in1k", CPU, torch.float32)

@@ -1,0 +1,126 @@
+"""Counts per picture: what is compared, what is left out, and what every reader makes of the same truth."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cliper.metrics import segmentation_figures
+from cluster.datasource import block
+from cluster.evaluator import confusion, decode_labelled_batch, winners
+from cluster.labelled import LabelledCorpus, list_index_masks, list_labelled
+from cluster.sources import read_shard
+from cluster.storage import open_location
+from cluster.truth import IGNORED
+from demo.world.names import CATEGORY
+from demo.world.scene import draw
+from schemas.rows import Status
+from tests.labelled_world import MAKERS, UNLABELLED, export
+
+CLASSES = 19
+"""As many as the smallest benchmark has."""
+
+
+def drawn_pictures(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Drawn pictures and class indices; names beyond the first 19 are unlabelled."""
+    assert min(CATEGORY.values()) == 1
+    pictures = [draw(seed, 48, 64) for seed in range(count)]
+    classes = [picture.labels.astype(np.int64) - 1 for picture in pictures]
+    return [
+        (picture.image, np.where((index >= 0) & (index < CLASSES), index, UNLABELLED))
+        for picture, index in zip(pictures, classes, strict=True)
+    ]
+
+
+def truths_of(labelled: LabelledCorpus, background: bool) -> list[np.ndarray]:
+    """Labels as an evaluating actor gets them."""
+    records = [record for shard in labelled.corpus.shards for record in read_shard(labelled.corpus, shard)]
+    rows = decode_labelled_batch(block(records), labelled, background).to_pylist()
+    assert {row["status"] for row in rows} == {"ok"}
+    return [np.frombuffer(row["truth"], np.uint16).reshape(row["height"], row["width"]) for row in rows]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_reader_gives_the_same_mean_iou(name: str, tmp_path: Path) -> None:
+    """The same truth in every maker's layout, and the same predictions: the truth, moved by five pixels."""
+    pictures = drawn_pictures(4)
+    export(name, tmp_path, pictures)
+    benchmark = name.removesuffix("_train_ids")
+    background = benchmark in ("voc21", "context60", "coco_object")
+    truths = truths_of(list_labelled(benchmark, open_location(str(tmp_path), "--root")), background)
+    counts = np.zeros((CLASSES + 1, CLASSES + 1), np.int64)
+    for truth, (_, drawn) in zip(truths, pictures, strict=True):
+        predicted = np.roll(np.where(drawn == UNLABELLED, 0, drawn + 1), 5, axis=1)
+        for pair in confusion(truth, predicted, CLASSES + 1):
+            counts[pair["truth"], pair["predicted"]] += pair["pixels"]
+    if benchmark == "coco_object":  # by its protocol unlabelled pixels are background, and count as such
+        counts[0] = 0
+    expected = np.zeros_like(counts)
+    for _, drawn in pictures:
+        labelled = drawn != UNLABELLED
+        predicted = np.roll(np.where(drawn == UNLABELLED, 0, drawn + 1), 5, axis=1)
+        np.add.at(expected, (drawn[labelled] + 1, predicted[labelled]), 1)
+    assert np.array_equal(counts, expected)
+    names = [str(number) for number in range(CLASSES)]
+    figures = segmentation_figures(torch.from_numpy(counts), names)
+    assert figures == segmentation_figures(torch.from_numpy(expected), names)
+    assert 0.5 < figures.miou < 0.95
+
+
+def test_a_picture_whose_mask_does_not_fit_is_a_failure_that_names_both(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name, size in (("good", (8, 6)), ("small", (4, 3))):
+        Image.new("RGB", (8, 6)).save(tmp_path / f"images/{name}.png")
+        Image.new("L", size).save(tmp_path / f"masks/{name}.png")
+    Image.new("RGB", (8, 6)).save(tmp_path / "images/none.png")
+    (tmp_path / "images/broken.png").write_bytes(b"rubbish")
+    folders = [open_location(str(tmp_path / name), "") for name in ("images", "masks")]
+    labelled = list_index_masks(folders[0], folders[1], classes=2, background=True)
+    records = [record for shard in labelled.corpus.shards for record in read_shard(labelled.corpus, shard)]
+    rows = {row["image_id"]: row for row in decode_labelled_batch(block(records), labelled, True).to_pylist()}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "good.png": Status.OK,
+        "small.png": Status.NO_TRUTH,
+        "none.png": Status.NO_TRUTH,
+        "broken.png": Status.NOT_AN_IMAGE,
+    }
+    assert "the mask has 4 x 3 pixels, the picture 8 x 6" in rows["small.png"]["error"]
+    assert str(tmp_path / "masks/none.png") in rows["none.png"]["error"]
+    assert all(row["rgb"] is None for row in rows.values() if row["status"] != Status.OK)
+
+
+@pytest.mark.parametrize(("background", "expected"), [(True, [[0, 1, 2]]), (False, [[1, 2, IGNORED]])])
+def test_labels_leave_room_for_no_class(background: bool, expected: list[list[int]], tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    values = [[0, 1, 2]] if background else [[0, 1, 255]]
+    Image.new("RGB", (3, 1)).save(tmp_path / "images/a.png")
+    Image.fromarray(np.array(values, np.uint8)).save(tmp_path / "masks/a.png")
+    folders = [open_location(str(tmp_path / name), "") for name in ("images", "masks")]
+    (truth,) = truths_of(list_index_masks(folders[0], folders[1], 2, background), background)
+    assert truth.tolist() == expected
+
+
+def test_confusion_counts_what_occurs_and_leaves_out_ignored_pixels() -> None:
+    truth = np.array([[0, 1, IGNORED], [1, 1, 2]], np.uint16)
+    predicted = np.array([[0, 2, 1], [1, 1, 0]], np.int32)
+    assert confusion(truth, predicted, 3) == [
+        {"truth": 0, "predicted": 0, "pixels": 1},
+        {"truth": 1, "predicted": 1, "pixels": 2},
+        {"truth": 1, "predicted": 2, "pixels": 1},
+        {"truth": 2, "predicted": 0, "pixels": 1},
+    ]
+
+
+def test_winners_count_pixels_and_hits_by_step() -> None:
+    truth = np.array([[1, 1, 2, IGNORED, 0]], np.uint16)
+    value = np.array([[0.505, 0.509, 1.7, 0.5, 0.2]])
+    labels = np.array([[1, 2, 2, 1, 0]])
+    assert winners(truth, value, labels) == [
+        {"class": 0, "step": 50, "pixels": 1, "hits": 1},
+        {"class": 1, "step": 50, "pixels": 1, "hits": 0},
+        {"class": 1, "step": 99, "pixels": 1, "hits": 1},
+    ]
