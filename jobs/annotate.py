@@ -8,30 +8,24 @@ from functools import partial
 from typing import Literal
 
 import tyro
-from ray.exceptions import RayError
 from rich.console import Console
 
 from cluster.annotator import Annotator, AnnotatorSpec
 from cluster.decode import decode_batch
-from cluster.lease import Lease, LeaseLostError
+from cluster.lease import Lease
 from cluster.limits import Limits
 from cluster.output import Output
-from cluster.run import IncompleteError, Plan, complete
+from cluster.run import Plan, complete
 from cluster.session import ClusterOptions
 from cluster.sources import CorpusFormat, list_corpus
-from cluster.storage import STORAGE_ERRORS, open_location, storage_problem
+from cluster.storage import open_location
 from cluster.summary import Counts, count_rows, show_summary, summary_document
+from jobs.ending import JobFailedError, run_to_exit_code
 from jobs.options import MethodOptions
 from jobs.request import find_models, read_vocabulary
 from schemas.errors import RequestError
 from schemas.manifest import Manifest
 from schemas.rows import ROW_SCHEMA
-
-DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
-
-
-class TooManyFailedError(Exception):
-    """More images failed than the request allows."""
 
 
 @dataclass(frozen=True)
@@ -77,23 +71,7 @@ class AnnotateOptions:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code: 0 done, 1 failed, 2 wrong request."""
     options = tyro.cli(AnnotateOptions, args=arguments, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
-    console, errors = Console(), Console(stderr=True)
-    try:
-        annotate(options, console)
-    except RequestError as error:
-        errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        return WRONG_REQUEST
-    except (TooManyFailedError, IncompleteError, LeaseLostError) as error:
-        errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        return FAILED
-    except (RayError, *STORAGE_ERRORS) as error:
-        errors.print(f"error: {job_problem(error)}", style="red", highlight=False, markup=False, soft_wrap=True)
-        errors.print("What is written stays. The same command goes on from there.", highlight=False)
-        return FAILED
-    except KeyboardInterrupt:
-        errors.print("interrupted. What is written stays. The same command goes on from there.", highlight=False)
-        return INTERRUPTED
-    return DONE
+    return run_to_exit_code(lambda: annotate(options, Console()), Console(stderr=True))
 
 
 def annotate(options: AnnotateOptions, console: Console) -> None:
@@ -142,22 +120,13 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
 
 
 def check_failures(counts: Counts, allowed: float) -> None:
-    """Raises TooManyFailedError: a larger fraction of the images failed than is allowed."""
+    """Raises JobFailedError: a larger fraction of the images failed than is allowed."""
     failed = counts.images - counts.ok
     if failed > allowed * counts.images:
-        raise TooManyFailedError(
+        raise JobFailedError(
             f"{failed:,} of {counts.images:,} images failed, more than --max-failed-fraction {allowed:g} allows; "
             f"column error says why. A larger fraction accepts them, --retry-failed tries those again that may pass"
         )
-
-
-def job_problem(error: BaseException) -> str:
-    """Why the job failed, on one line: the cause in the worker rather than Ray's wrapping of it."""
-    cause = getattr(error, "cause", None) or error
-    if isinstance(cause, STORAGE_ERRORS):
-        return f"reading or writing failed: {storage_problem(cause)}"
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"
 
 
 if __name__ == "__main__":

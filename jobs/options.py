@@ -44,8 +44,9 @@ class MethodOptions:
     """Classes whose score is not above it are absent (ViT-B/16: 0.7, ViT-L/14: 0.5)."""
     background_threshold: float | None = None
     """A pixel is background where no class reaches it (ViT-B/16: 0.6, ViT-L/14: 0.4); 0 uses a background map."""
-    normalize_maps: bool | None = None
-    """Stretch every class map from 0 to 1 before the classes compete (published: yes on PASCAL VOC, else no)."""
+    normalize_maps: bool = True
+    """Stretch every class map from 0 to 1 before the classes compete. Off, whatever is given, where a settings file says
+    so, and on benchmarks for which that was published."""
     sliding_crop_px: int = 0
     """Side of sliding windows over CLIP's input in pixels; 0 switches them off."""
     precision: Precision = "auto"
@@ -69,6 +70,7 @@ class MethodOptions:
         if self.diffusion == "none":
             given["compensation"] = "none"
         chosen: dict[str, Any] = vars(defaults) | tuning.settings | given
+        chosen["normalize_maps"] = self.normalize_maps and (vars(defaults) | tuning.settings)["normalize_maps"]
         for name in CLASS_THRESHOLDS:
             chosen[f"class_{name}s"] = tuning.thresholds(name, class_names, chosen[name])
         return MethodSettings(**chosen)
