@@ -45,8 +45,8 @@ class MethodOptions:
     background_threshold: float | None = None
     """A pixel is background where no class reaches it (ViT-B/16: 0.6, ViT-L/14: 0.4); 0 uses a background map."""
     normalize_maps: bool = True
-    """Stretch every class map from 0 to 1 before the classes compete. Off, whatever is given, where a settings file says
-    so, and on benchmarks for which that was published."""
+    """Stretch every class map from 0 to 1 before the classes compete. Off, whatever is given, where a settings file
+    says so, and on benchmarks for which that was published."""
     sliding_crop_px: int = 0
     """Side of sliding windows over CLIP's input in pixels; 0 switches them off."""
     precision: Precision = "auto"

@@ -46,9 +46,9 @@ driver 658 MB after 50,000 pictures and 659 MB in the end (+0.2 %), the actor 61
 
 ## Fuzzing
 
-`make fuzz` feeds the readers any bytes, with coverage, for an hour. The last hour made 95 million tries: decoding 2.6 million, tar
-0.6, tables 0.9, vocabularies 26, embeddings 65. It found a GIF of 900 bytes that took 3 GB (its frame is larger than it
-announces); that is mended and in `tests/corpus`.
+`make fuzz` feeds the readers any bytes, with coverage, for an hour. The last hour made 95 million tries: decoding 2.6
+million, tar 0.6, tables 0.9, vocabularies 26, embeddings 65. It found a GIF of 900 bytes that took 3 GB (its frame is
+larger than it announces); that is mended and in `tests/corpus`.
 """
 
 

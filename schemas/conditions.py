@@ -1,0 +1,149 @@
+"""Conditions on classes, as people write them: ``dog>0.6``, ``car>0.5,truck>0.5``, ``dog=0.02``; and as SQL.
+
+A condition is a class name, one of ``> >= < <=`` and a number. Commas separate conditions only behind a number, and
+what is behind the last operator is the number, so that names may hold commas, spaces and operators.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from schemas.errors import RequestError
+
+LARGEST_SCORE = 10.0
+"""Scores begin at 0 and seldom get above 2; a larger threshold is a slip, such as a percentage."""
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+CONDITION = re.compile(rf"\s*(?P<name>.+?)\s*(?P<operator>>=|<=|>|<)\s*(?P<number>{NUMBER})\s*(?:,|$)")
+CALL = re.compile(r"\b(?P<what>score|area)\s*\(\s*'(?P<name>(?:[^']|'')*)'\s*\)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A class's score, or its share of the picture's area, compared with a number."""
+
+    name: str
+    operator: str
+    number: float
+    what: Literal["score", "area"] = "score"
+
+    def sql(self, class_names: Sequence[str]) -> str:
+        number = f"{self.number!r}::FLOAT" if self.what == "score" else repr(self.number)
+        return f"{quantity_sql(self.what, self.name, class_names)} {self.operator} {number}"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a picture must fulfil to be kept.
+
+    Attributes:
+        require: all of these hold.
+        require_any: of each group one holds.
+        exclude: none of these holds.
+        where: SQL, once more to hold; may call ``score('NAME')`` and ``area('NAME')``.
+    """
+
+    require: tuple[Condition, ...] = ()
+    require_any: tuple[tuple[Condition, ...], ...] = ()
+    exclude: tuple[Condition, ...] = ()
+    where: str | None = None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Every class that is mentioned, once, in order."""
+        groups = (self.require, *self.require_any, self.exclude)
+        names = [condition.name for group in groups for condition in group]
+        return list(dict.fromkeys([*names, *(name for _, name in calls(self.where or ""))]))
+
+    def check(self, flag: str, class_names: Sequence[str]) -> None:
+        """Raises RequestError: a class that is mentioned is not in the vocabulary."""
+        for name in self.class_names:
+            check_class(flag, name, class_names)
+
+    def sql(self, class_names: Sequence[str]) -> str:
+        """All of it as one SQL expression over columns of `schemas.rows.ROW_SCHEMA`."""
+        parts = [condition.sql(class_names) for condition in self.require]
+        parts += [" OR ".join(condition.sql(class_names) for condition in group) for group in self.require_any]
+        parts += [f"NOT {condition.sql(class_names)}" for condition in self.exclude]
+        if self.where is not None:
+            parts.append(
+                CALL.sub(lambda call: quantity_sql(call["what"].lower(), unquoted(call), class_names), self.where)
+            )
+        return " AND ".join(f"(\n{part}\n)" for part in parts) or "true"
+
+
+def parse_conditions(flag: str, text: str) -> tuple[Condition, ...]:
+    """Conditions on scores, separated by commas.
+
+    Raises:
+        RequestError: a part is no condition, or its number is out of range.
+    """
+    found: list[Condition] = []
+    position = 0
+    while position < len(text) or not found:
+        match = CONDITION.match(text, position)
+        if match is None:
+            raise RequestError(
+                f"{flag} {text!r}: {text[position:].strip()!r} is no condition: write a class, one of > >= < <= "
+                f"and a number, such as dog>0.6"
+            )
+        number = float(match["number"])
+        if not 0 <= number <= LARGEST_SCORE:
+            raise RequestError(f"{flag} {text!r}: scores are between 0 and {LARGEST_SCORE:g}, not {match['number']}")
+        found.append(Condition(match["name"], match["operator"], number))
+        position = match.end()
+    return tuple(found)
+
+
+def parse_condition(flag: str, text: str) -> Condition:
+    """A single condition on a score.
+
+    Raises:
+        RequestError: it is none, or it is several.
+    """
+    conditions = parse_conditions(flag, text)
+    if len(conditions) > 1:
+        raise RequestError(f"{flag} {text!r} holds {len(conditions)} conditions: give each one by itself, in quotes")
+    return conditions[0]
+
+
+def parse_area(flag: str, text: str) -> Condition:
+    """``CLASS=SHARE``: the class covers at least this share of the picture, between 0 and 1.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    name, equals, share = text.rpartition("=")
+    if not equals or not name.strip() or not re.fullmatch(NUMBER, share.strip()):
+        raise RequestError(f"{flag} {text!r} is no share of a class: write such as dog=0.02")
+    if not 0 <= float(share) <= 1:
+        raise RequestError(f"{flag} {text!r}: the share must be between 0 and 1")
+    return Condition(name.strip(), ">=", float(share), "area")
+
+
+def check_class(flag: str, name: str, class_names: Sequence[str]) -> None:
+    """Raises RequestError, with the names that come close, unless the vocabulary has the class."""
+    if name in class_names:
+        return
+    close = difflib.get_close_matches(name, class_names) or list(class_names[:5])
+    raise RequestError(f"{flag}: there is no class {name!r}: did you mean {' or '.join(map(repr, close))}?")
+
+
+def calls(where: str) -> Iterator[tuple[str, str]]:
+    """The quantities that SQL asks for: ``score`` or ``area``, and the class."""
+    for call in CALL.finditer(where):
+        yield call["what"].lower(), unquoted(call)
+
+
+def unquoted(call: re.Match[str]) -> str:
+    return call["name"].replace("''", "'")
+
+
+def quantity_sql(what: str, name: str, class_names: Sequence[str]) -> str:
+    """SQL for a class's score, or for its share of the picture's area (0 where it is absent)."""
+    category_id = class_names.index(name) + 1
+    if what == "score":
+        return f"class_scores[{category_id}]"
+    pixels = f"list_sum([a.area for a in annotations if a.category_id = {category_id}])"
+    return f"(coalesce({pixels}, 0) / (width::BIGINT * height))"
