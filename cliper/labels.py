@@ -1,6 +1,6 @@
 """Class scores and the label map at the picture's own size."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from jaxtyping import Float, Int32
@@ -85,6 +85,6 @@ def winning_classes(
     return best, labels
 
 
-def thresholds(of_classes: tuple[float, ...], common: float, classes: int) -> Float[Tensor, " classes"]:
+def thresholds(of_classes: Sequence[float], common: float, classes: int) -> Float[Tensor, " classes"]:
     """One threshold per class: its own where classes have some, else the common one."""
-    return torch.tensor(of_classes or (common,) * classes)
+    return torch.tensor(of_classes or [common] * classes, dtype=torch.float32)

@@ -1,5 +1,6 @@
 """What can be set about the method, and the published defaults for each encoder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,8 +77,8 @@ class MethodSettings:
     head: int = 1
     normalize_maps: bool = True
     sliding_crop_px: int = 0
-    class_score_thresholds: tuple[float, ...] = ()
-    class_background_thresholds: tuple[float, ...] = ()
+    class_score_thresholds: Sequence[float] = ()
+    class_background_thresholds: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         for name in ("score_threshold", "background_threshold"):

@@ -45,7 +45,7 @@ def run():
 with torch.inference_mode():
     plain = run()
     model.compile(backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(run(), plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run(), plain, rtol=1e-4, atol=5e-5)
 """
 
 
