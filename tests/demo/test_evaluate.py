@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from demo.evaluate import EvaluateOptions, main
-from demo.metrics import Scoreboard, class_iou, mean_average_precision
+from demo.metrics import Scoreboard, class_iou
 from demo.tables import OTHER_VOCABULARIES
 from demo.world.names import CATEGORY, PAINTS
 from demo.world.scene import draw
@@ -20,12 +20,6 @@ def test_iou_leaves_out_background_and_names_that_never_occur() -> None:
     shares = class_iou(confusion)
     assert shares[:2].tolist() == pytest.approx([3 / 6, 4 / 6])
     assert torch.isnan(shares[2])
-
-
-def test_mean_average_precision_leaves_out_names_that_never_occur() -> None:
-    scores = torch.tensor([[1.8, 0.3, 0.2], [0.9, 0.9, 0.3], [1.2, 0.5, 0.1]])
-    present = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 1, 0]])
-    assert mean_average_precision(scores, present) == pytest.approx((1 + (1 / 2 + 2 / 3) / 2) / 2)
 
 
 def test_a_hand_made_scoreboard() -> None:
