@@ -132,7 +132,7 @@ class FittingBatches:
             chunk = slice(len(done), len(done) + self.at_once)
             tried = len(images[chunk])
             try:
-                done += self.cliper.annotate(images[chunk], seeds[chunk], allowed[chunk] if allowed else None)
+                done += self.cliper.annotate(images[chunk], seeds[chunk], allowed=allowed[chunk] if allowed else None)
             except torch.OutOfMemoryError:
                 if tried == 1:
                     done.append(None)
