@@ -131,7 +131,7 @@ class Lease:
 
     def write(self) -> None:
         self.content["renewals"] += 1
-        self.output.write(LEASE, json.dumps(self.content).encode("ascii"))
+        self.output.write(LEASE, json.dumps(self.content).encode("ascii"), writer=self.content["run"])
 
 
 def is_dead(holder: dict[str, Any]) -> bool:

@@ -107,7 +107,7 @@ class Output:
         if not self.location.fs.exists(self.location.path):
             return []
         names = (file_name(path) for path in self.location.fs.ls(self.location.path, detail=False))
-        return sorted(name for name in names if name and name not in ("manifest.json.part", LEASE, f"{LEASE}.part"))
+        return sorted(name for name in names if name and name != "manifest.json.part" and not name.startswith(LEASE))
 
     def clear(self) -> None:
         """Delete what earlier runs of the job wrote, and nothing else: first what says that it is done, last whose it
@@ -146,16 +146,23 @@ class Output:
     def write_summary(self, summary: dict[str, Any]) -> None:
         self.write("summary.json", json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8"))
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write a small file whole: a crash leaves the old content or none."""
+    def write(self, name: str, content: bytes, writer: str = "") -> None:
+        """Write a small file whole: a crash leaves the old content or none.
+
+        Args:
+            name: relative to the output.
+            content: the file's.
+            writer: tells runs apart that may write the same file at the same moment.
+        """
         target = (self.location / name).path
         if not self.location.is_object_store:  # there a new folder could mean a new bucket
             self.location.fs.makedirs(posixpath.dirname(target), exist_ok=True)
         if not self.location.is_local:
             self.location.fs.pipe_file(target, content)
             return
-        self.location.fs.pipe_file(f"{target}.part", content)
-        self.location.fs.mv(f"{target}.part", target)
+        part = f"{target}{writer}.part"
+        self.location.fs.pipe_file(part, content)
+        self.location.fs.mv(part, target)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         try:

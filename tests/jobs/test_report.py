@@ -337,11 +337,11 @@ def test_hostile_text_is_no_markup(tmp_path: Path) -> None:
     assert "alert(1)" in text
 
 
-def test_the_same_seed_makes_the_same_page_and_another_one_another(tmp_path: Path) -> None:
+def test_the_same_seed_makes_the_same_page_and_another_one_can_make_another(tmp_path: Path) -> None:
     labels, _ = write_example(tmp_path)
-    pages = [make_report(labels, "--pictures", "8", "--seed", seed).read_bytes() for seed in ("0", "0", "2")]
+    pages = [make_report(labels, "--pictures", "8", "--seed", seed).read_bytes() for seed in "00123456"]
     assert pages[0] == pages[1]
-    assert pages[0] != pages[2]
+    assert len(set(pages)) > 1
 
 
 def test_an_unfinished_output_has_a_note_and_only_rows_that_count(
