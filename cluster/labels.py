@@ -1,6 +1,5 @@
 """Reading what a labelling job wrote: the rows of an output folder, as a stream of Arrow batches."""
 
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,8 +18,8 @@ from schemas.rows import Status
 
 FILES_AHEAD = 8
 BATCH_ROWS = 1024
-SORT_MEMORY = "256MB"
-"""What sorting may use before it spills to a temporary folder."""
+SQL_MEMORY = "256MB"
+"""What conditions may use."""
 
 
 @dataclass(frozen=True)
@@ -114,24 +113,20 @@ def rows_that_count(output: Output) -> list[str]:
     return [path for path in paths if checkpoint_name(path) in committed or file_name(path) in counted]
 
 
-def in_order(
-    rows: Iterable[pa.RecordBatch],
-    schema: pa.Schema,
-    select: str = "*",
-    where: str = "true",
-    batch_rows: int = BATCH_ROWS,
+def select_rows(
+    rows: Iterable[pa.RecordBatch], schema: pa.Schema, select: str, where: str, batch_rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """Rows in the order of their image ids (as UTF-8 bytes), each image once; memory does not grow with them.
+    """What SQL says of rows, as a stream.
 
     Args:
         rows: a stream, with more columns than are needed.
-        schema: the columns that are needed; ``image_id`` must be one.
-        select: SQL for the columns to return; ``image_id`` must be one.
+        schema: the columns that are needed.
+        select: SQL for the columns to return.
         where: SQL that holds for the rows to return. It sees the rows and nothing else: no files, no network.
         batch_rows: most rows at a time.
 
     Raises:
-        duckdb.Error: the SQL is wrong, or there is no room for sorting.
+        duckdb.Error: the SQL is wrong, or needs more memory than it may have.
         OSError: whatever error ended the stream of rows.
     """
     problems: list[Exception] = []
@@ -144,29 +139,14 @@ def in_order(
             raise
 
     settings: dict[str, Any] = {
-        "memory_limit": SORT_MEMORY, "preserve_insertion_order": False, "python_enable_replacements": False,
+        "memory_limit": SQL_MEMORY, "preserve_insertion_order": False, "python_enable_replacements": False,
+        "temp_directory": "",
     }  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="sort-") as folder, duckdb.connect(config=settings) as database:
-        database.execute("SET temp_directory = $folder", {"folder": folder})
+    with duckdb.connect(config=settings) as database:
         database.execute("SET enable_external_access = false")
         database.execute("SET lock_configuration = true")
         database.register("rows", pa.RecordBatchReader.from_batches(schema, narrowed()))
-        query = f"SELECT {select} FROM rows WHERE {where} ORDER BY image_id"
         try:
-            yield from without_repetitions(database.sql(query).to_arrow_reader(batch_rows))
-        except duckdb.Error as error:
-            raise (
-                problems[0] if problems else error
-            ) from None  # DuckDB wraps the stream's own error beyond recognition
-
-
-def without_repetitions(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Of neighbouring rows with the same ``image_id`` the first: two runs may have labelled an image (`Lease`)."""
-    last = None
-    for batch in batches:
-        if not len(batch):
-            continue
-        ids = batch["image_id"]
-        before = pa.concat_arrays([pa.array([last], ids.type), ids[:-1]])
-        last = ids[-1].as_py()
-        yield batch.filter(pc.fill_null(pc.not_equal(ids, before), True))
+            yield from database.sql(f"SELECT {select} FROM rows WHERE {where}").to_arrow_reader(batch_rows)
+        except duckdb.Error as error:  # DuckDB wraps the stream's own error beyond recognition
+            raise (problems[0] if problems else error) from None

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import chain, count, islice
 from typing import Any
 
-import pyarrow as pa
 import tyro
 from rich.console import Console
 
-from cluster.labels import Labels, in_order, open_labels
+from cluster.labels import Labels, open_labels
+from cluster.sorting import in_order
 from cluster.storage import Location
 from cluster.whole_files import written_whole
 from jobs.ending import run_to_exit_code
@@ -24,9 +24,10 @@ from jobs.export_request import check_file_target, check_target, note_unfinished
 from jobs.label_maps import LabelMapWriter
 from schemas.coco import AnnotationsFile, CocoStyle, ResultsFile, coco_head
 from schemas.errors import RequestError
-from schemas.rows import ROW_SCHEMA
 
 COLUMNS = ("image_id", "uri", "width", "height", "annotations")
+BATCH_ROWS = 128
+"""Small, because masks are large."""
 Picture = tuple[dict[str, Any], list[dict[str, Any]]]
 """A COCO image and its annotations."""
 
@@ -112,10 +113,9 @@ def json_targets(options: ExportOptions) -> Iterator[Location]:
 
 def coco_pictures(labels: Labels, style: CocoStyle, maps: LabelMapWriter | None) -> Iterator[Picture]:
     """Every picture and its annotations, with ids; label maps are written on the way."""
-    schema = pa.schema([ROW_SCHEMA.field(name) for name in COLUMNS])
     image_ids, annotation_ids = count(1), count(1)
-    for batch in in_order(labels.batches(COLUMNS), schema):
-        rows = batch.to_pylist()
+    for table in in_order(batch.select(COLUMNS) for batch in labels.batches(COLUMNS, BATCH_ROWS)):
+        rows = table.to_pylist()
         files = maps.write(rows) if maps else [{}] * len(rows)
         for row, file in zip(rows, files, strict=True):
             image = {

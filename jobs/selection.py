@@ -10,7 +10,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.labels import Labels, in_order
+from cluster.labels import Labels, select_rows
+from cluster.sorting import in_order
 from cluster.storage import Location
 from cluster.whole_files import written_whole
 from jobs.ending import JobFailedError
@@ -74,12 +75,12 @@ def select_pictures(labels: Labels, conditions: Conditions, target: Location | N
         if target is not None:
             file = stack.enter_context(written_whole(target))
             writer = stack.enter_context(pq.ParquetWriter(file, schema, compression="zstd"))
-        for batch in in_order(counted(), rows_schema, select, conditions.sql(names), LIGHT_BATCH_ROWS):
-            images.append(batch.select(["image_id", "shard"]))
+        for kept in in_order(select_rows(counted(), rows_schema, select, conditions.sql(names), LIGHT_BATCH_ROWS)):
+            images.append(kept.select(["image_id", "shard"]))
             if writer is not None:
-                writer.write_batch(batch.select(schema.names).cast(schema))
+                writer.write_table(kept.select(schema.names).cast(schema))
     id_schema = pa.schema([pa.field("image_id", pa.string()), pa.field("shard", pa.string())])
-    return Selection(conditions, considered, pa.Table.from_batches(images, None if images else id_schema))
+    return Selection(conditions, considered, pa.concat_tables([id_schema.empty_table(), *images]))
 
 
 def columns_for(labels: Labels, conditions: Conditions) -> tuple[pa.Schema, list[str]]:
@@ -123,7 +124,7 @@ def sql_problems() -> Iterator[None]:
     try:
         yield
     except duckdb.OperationalError as error:
-        raise JobFailedError(f"the rows cannot be sorted: {first_line(error)}") from error
+        raise JobFailedError(f"the conditions cannot be looked at: {first_line(error)}") from error
     except duckdb.Error as error:
         raise RequestError(f"--where: {first_line(error)}") from error
 
