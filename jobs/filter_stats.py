@@ -143,6 +143,6 @@ def best_quality(scores: np.ndarray, truth: np.ndarray) -> Quality:
     descending = scores[order]
     last_of_value = np.append(descending[1:] != descending[:-1], True)
     f1 = 2 * np.cumsum(truth[order]) / (np.arange(1, len(scores) + 1) + max(int(truth.sum()), 1))
-    best = int(np.argmax(np.where(last_of_value, f1, -1)))
+    best = int(np.argmax(np.where(last_of_value & (descending > 0), f1, -1)))  # no threshold lets a score of 0 pass
     below = descending[best + 1] if best + 1 < len(scores) else np.float32(0)
     return quality(scores, truth, float(below))

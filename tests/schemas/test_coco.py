@@ -1,0 +1,80 @@
+"""Rows as COCO, and back."""
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as coco_mask
+from scipy import ndimage
+
+from schemas.coco import AnnotationsFile, CocoStyle, ResultsFile, Segmentation, coco_head
+from schemas.rle import annotations_from_labels
+
+CLASSES = 3
+LABEL_MAPS = hnp.arrays(
+    np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, CLASSES)
+)
+SCORES = np.arange(1, CLASSES + 1, dtype=np.float32) / 4
+
+
+def pixels(annotation: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
+    """The mask as pycocotools decodes it, from any form of segmentation."""
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, *shape)
+    decoded = coco_mask.decode(segmentation)
+    return decoded.any(axis=2) if decoded.ndim == 3 else decoded.astype(bool)
+
+
+@pytest.mark.parametrize("split_components", [False, True])
+@pytest.mark.parametrize("segmentation", ["rle", "uncompressed"])
+@given(labels=LABEL_MAPS)
+def test_masks_come_back(segmentation: Segmentation, split_components: bool, labels: np.ndarray) -> None:
+    found = list(CocoStyle(segmentation, split_components).convert(annotations_from_labels(labels, SCORES)))
+    rebuilt = np.zeros_like(labels)
+    for annotation in found:
+        mask = pixels(annotation, labels.shape)
+        assert not rebuilt[mask].any()
+        rebuilt[mask] = annotation["category_id"]
+        assert annotation["area"] == mask.sum()
+        assert annotation["score"] == annotation["category_id"] / 4
+        if split_components:
+            assert ndimage.label(mask, np.ones((3, 3)))[1] == 1
+    assert np.array_equal(rebuilt, labels)
+
+
+@given(labels=LABEL_MAPS)
+def test_polygons_cover_the_mask_and_its_holes(labels: np.ndarray) -> None:
+    whole = annotations_from_labels(labels, SCORES)
+    for annotation, outlined in zip(whole, CocoStyle("polygons").convert(whole), strict=True):
+        mask = pixels(annotation, labels.shape)
+        filled = pixels(outlined, labels.shape)
+        assert filled[mask].all()
+        assert not filled[~ndimage.binary_fill_holes(mask)].any()
+
+
+@given(labels=st.lists(LABEL_MAPS, max_size=4))
+def test_files_are_written_piece_by_piece_and_whole(labels: list[np.ndarray]) -> None:
+    annotations_file, results_file = io.BytesIO(), io.BytesIO()
+    categories = [{"id": 1, "name": "Stra\u00dfe \u732b"}]
+    annotations = AnnotationsFile(annotations_file, coco_head(categories, "drawn"))
+    results = ResultsFile(results_file)
+    expected = []
+    for image_id, label_map in enumerate(labels, start=1):
+        found = [entry | {"image_id": image_id} for entry in annotations_from_labels(label_map, SCORES)]
+        expected += found
+        for file in (annotations, results):
+            file.add({"id": image_id}, found)
+    annotations.close()
+    results.close()
+    document = json.loads(annotations_file.getvalue())
+    assert document["categories"] == categories
+    assert document["images"] == [{"id": image_id} for image_id in range(1, len(labels) + 1)]
+    assert document["annotations"] == expected
+    listed = json.loads(results_file.getvalue())
+    assert listed == [{name: entry[name] for name in ResultsFile.FIELDS} for entry in expected]
