@@ -20,6 +20,7 @@ from cliper.models import ClipSpec, DiffusionSpec
 from cliper.pipeline import Annotation, Cliper
 from cliper.proxy import load_proxy
 from cliper.settings import MethodSettings
+from cluster import metrics
 from cluster.progress import report
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.rle import annotations_from_labels
@@ -128,20 +129,24 @@ class FittingBatches:
             allowed: per picture the classes (from 0) that may win, or None for all.
         """
         done: list[Annotation | Prediction | None] = []
-        while len(done) < len(images):
-            chunk = slice(len(done), len(done) + self.at_once)
-            tried = len(images[chunk])
-            try:
-                done += self.cliper.annotate(images[chunk], seeds[chunk], allowed=allowed[chunk] if allowed else None)
-            except torch.OutOfMemoryError:
-                if tried == 1:
-                    done.append(None)
-                    continue
-                self.at_once = min(self.at_once, tried // 2)  # another thread may have been here before
-                torch.cuda.empty_cache()
-                logger.warning(
-                    "%d pictures at a time do not fit into the GPU's memory; going on with %d", tried, self.at_once
-                )
+        with metrics.timed_stage("label", len(images)):
+            while len(done) < len(images):
+                chunk = slice(len(done), len(done) + self.at_once)
+                tried = len(images[chunk])
+                try:
+                    done += self.cliper.annotate(
+                        images[chunk], seeds[chunk], allowed=allowed[chunk] if allowed else None
+                    )
+                    metrics.add(metrics.MODEL_BATCHES, 1)
+                except torch.OutOfMemoryError:
+                    if tried == 1:
+                        done.append(None)
+                        continue
+                    self.at_once = min(self.at_once, tried // 2)  # another thread may have been here before
+                    torch.cuda.empty_cache()
+                    logger.warning(
+                        "%d pictures at a time do not fit into the GPU's memory; going on with %d", tried, self.at_once
+                    )
         return done
 
 
@@ -188,13 +193,15 @@ class Annotator:
         rows = batch.to_pylist()
         decoded = [row for row in rows if row["status"] == Status.OK]
         annotations = self.batches.annotate([pixels_of(row) for row in decoded], [row["seed"] for row in decoded])
-        for row, annotation in zip(decoded, annotations, strict=True):
-            if annotation is None:
-                row |= {"status": Status.OUT_OF_MEMORY, "error": f"{row['uri']}: {TOO_LARGE_FOR_GPU}"}
-                continue
-            scores = annotation.scores.cpu().numpy()
-            row["class_scores"] = scores
-            row["annotations"] = annotations_from_labels(annotation.labels.cpu().numpy(), scores)
+        with metrics.timed_stage("encode", len(decoded)):
+            for row, annotation in zip(decoded, annotations, strict=True):
+                if annotation is None:
+                    row |= {"status": Status.OUT_OF_MEMORY, "error": f"{row['uri']}: {TOO_LARGE_FOR_GPU}"}
+                    continue
+                scores = annotation.scores.cpu().numpy()
+                row["class_scores"] = scores
+                row["annotations"] = annotations_from_labels(annotation.labels.cpu().numpy(), scores)
+        metrics.add_images(row["status"] for row in rows)
         ok = sum(row["status"] == Status.OK for row in rows)
         report(self.counter, ok=ok, failed=len(rows) - ok)
         return pa.Table.from_pylist(rows, schema=ROW_SCHEMA)

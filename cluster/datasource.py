@@ -10,6 +10,7 @@ from ray.data.block import Block, BlockMetadata
 from ray.data.context import DataContext
 from ray.data.datasource import ReadTask
 
+from cluster import metrics
 from cluster.readers import Record, Shard
 from cluster.sources import Corpus, read_shard
 
@@ -73,7 +74,7 @@ def read_blocks(corpus: Corpus, report: Callable[[int], None]) -> Iterator[Block
     gathered_bytes = 0
     for shard in corpus.shards:
         shard_bytes = 0
-        for record in read_shard(corpus, shard):
+        for record in metrics.timed_items("read", read_shard(corpus, shard)):
             shard_bytes += len(record.data or b"")
             if record.image_id in shard.done:
                 continue
@@ -83,6 +84,7 @@ def read_blocks(corpus: Corpus, report: Callable[[int], None]) -> Iterator[Block
                 yield block(gathered)
                 gathered, gathered_bytes = [], 0
         report(shard_bytes)
+        metrics.add(metrics.READ_BYTES, shard_bytes)
     if gathered:
         yield block(gathered)
 

@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from cluster import metrics
 from cluster.limits import Limits
 from schemas.rows import Status
 
@@ -53,21 +55,24 @@ class DecodeError(ValueError):
 
 def decode_batch(records: pa.Table, limits: Limits) -> pa.Table:
     """Decode the records of `cluster.readers.Record`; failures stay in as rows without pixels."""
-    rows = []
-    for record in records.to_pylist():
-        data = record.pop("data")
-        row = record | {"width": None, "height": None, "seed": None, "rgb": None}
-        if row["status"] == Status.OK:
-            try:
-                with time_limit(limits.picture_timeout_s):
-                    pixels = decode_image(data, limits.max_pixels)
-            except DecodeError as error:
-                row |= {"status": error.status, "error": f"{row['uri']}: {error}"}
-            else:
-                height, width, _ = pixels.shape
-                row |= {"width": width, "height": height, "seed": image_seed(data), "rgb": pixels.tobytes()}
-        rows.append(row)
-    return pa.Table.from_pylist(rows, schema=DECODED_SCHEMA)
+    with metrics.timed_stage("decode", records.num_rows):
+        rows = [decode_record(record, limits) for record in records.to_pylist()]
+        return pa.Table.from_pylist(rows, schema=DECODED_SCHEMA)
+
+
+def decode_record(record: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """The row of `DECODED_SCHEMA` of a `cluster.readers.Record`, whose bytes are taken out of it."""
+    data = record.pop("data")
+    row = record | {"width": None, "height": None, "seed": None, "rgb": None}
+    if row["status"] != Status.OK:
+        return row
+    try:
+        with time_limit(limits.picture_timeout_s):
+            pixels = decode_image(data, limits.max_pixels)
+    except DecodeError as error:
+        return row | {"status": error.status, "error": f"{row['uri']}: {error}"}
+    height, width, _ = pixels.shape
+    return row | {"width": width, "height": height, "seed": image_seed(data), "rgb": pixels.tobytes()}
 
 
 @contextmanager

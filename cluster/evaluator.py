@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from ray.actor import ActorHandle
 
+from cluster import metrics
 from cluster.annotator import TOO_LARGE_FOR_GPU, AnnotatorSpec, BaselineSpec, load_models, pixels_of, winning_classes_of
 from cluster.decode import DECODED_SCHEMA, decode_batch
 from cluster.labelled import LabelledCorpus, read_truth
@@ -91,6 +92,7 @@ class Evaluator:
             row["confusion"] = confusion(truth, annotation.labels.cpu().numpy(), self.spec.classes + 1)
             if self.spec.winners:
                 row["winners"] = winners(truth, *winning_classes_of(self.batches.cliper, annotation, truth.shape))
+        metrics.add_images(row["status"] for row in rows)
         ok = sum(row["status"] == Status.OK for row in rows)
         report(self.counter, ok=ok, failed=len(rows) - ok)
         return pa.Table.from_pylist(rows, schema=EVALUATION_SCHEMA)

@@ -1,0 +1,67 @@
+"""What the job counts for Prometheus, besides Ray's own series; `cluster/deploy/monitoring` looks at it.
+
+Ray writes ``ray_`` before these names and ``_total`` behind them, and adds labels for node, worker and session. Workers
+report to the node that they run on, which keeps the sums after they died. Ray puts every value of a histogram in the
+middle of its bucket, so that means would be wrong: seconds and images are counters, and their quotient is exact.
+"""
+
+import logging
+from collections import Counter as Tally
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Literal, TypeVar
+
+from ray.util.metrics import Counter
+
+logger = logging.getLogger(__name__)
+
+IMAGES = Counter("cliper_images", "Images that left the labelling actors.", ("status",))
+STAGE_SECONDS = Counter("cliper_stage_seconds", "Seconds that threads spent in a stage.", ("stage",))
+STAGE_IMAGES = Counter("cliper_stage_images", "Images that went through a stage.", ("stage",))
+READ_BYTES = Counter("cliper_read_bytes", "Bytes of image files that were read.")
+MODEL_BATCHES = Counter("cliper_model_batches", "Batches that went through the models.")
+
+Stage = Literal["read", "decode", "label", "encode"]
+"""Storage to bytes, bytes to pixels, pixels to label maps, label maps to run-length masks."""
+Item = TypeVar("Item")
+
+
+def add(counter: Counter, value: float, **tags: str) -> None:
+    """Add to a counter; outside Ray nobody looks at it. What goes wrong is logged: no count is worth a job."""
+    if not value:
+        return  # Ray refuses to add nothing
+    try:
+        counter.inc(value, tags)
+    except Exception:
+        logger.warning("a metric could not be counted", exc_info=True)
+
+
+def add_images(statuses: Iterable[str]) -> None:
+    """Count images by status."""
+    for status, count in Tally(map(str, statuses)).items():
+        add(IMAGES, count, status=status)
+
+
+def add_stage(stage: Stage, images: int, seconds: float) -> None:
+    add(STAGE_IMAGES, images, stage=stage)
+    add(STAGE_SECONDS, seconds, stage=stage)
+
+
+@contextmanager
+def timed_stage(stage: Stage, images: int) -> Iterator[None]:
+    """Count what goes on as a stage's time."""
+    started = perf_counter()
+    yield
+    add_stage(stage, images, perf_counter() - started)
+
+
+def timed_items(stage: Stage, items: Iterable[Item]) -> Iterator[Item]:
+    """The same items; in the end, the time it took to get them is counted, without what was done with them between."""
+    count, seconds, started = 0, 0.0, perf_counter()
+    for item in items:
+        seconds += perf_counter() - started
+        count += 1
+        yield item
+        started = perf_counter()
+    add_stage(stage, count, seconds + perf_counter() - started)
