@@ -10,9 +10,12 @@ from ray.exceptions import RayError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from cluster.sizing import Cluster, Resources
+
 INTERVAL_S = 1.0
 LOG_INTERVAL_S = 30.0
 LAST_ANSWER_S = 10.0
+STARTING = "starting the models"
 
 
 class Counts(NamedTuple):
@@ -54,12 +57,18 @@ def report(counter: ActorHandle, ok: int = 0, failed: int = 0, bytes_read: int =
 class ProgressDisplay:
     """Shows a counter's state from a thread: a live bar on a terminal, a line every half minute elsewhere.
 
+    Args:
+        counter: from `start_counter`.
+        total: images in all, if that is known.
+        resources: what the actors need, to tell what the job waits for.
+        console: to write to.
+
     Attributes:
         counts: what was counted so far; little is missing if the counter's node died on the way.
     """
 
-    def __init__(self, counter: ActorHandle, total: int | None, console: Console) -> None:
-        self.counter, self.total, self.console = counter, total, console
+    def __init__(self, counter: ActorHandle, total: int | None, resources: Resources, console: Console) -> None:
+        self.counter, self.total, self.resources, self.console = counter, total, resources, console
         self.before_restarts = self.latest = Counts()
         self.finished = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -89,6 +98,15 @@ class ProgressDisplay:
             self.before_restarts = self.counts
         self.latest = found
 
+    def note(self) -> str:
+        """What besides the number of images is worth a look."""
+        if self.counts.failed:
+            return f"{self.counts.failed:,} failed"
+        if self.counts.ok:
+            return ""
+        lacking = self.resources.lacking(Cluster.now())
+        return f"waiting for the cluster to get a node with a {lacking}" if lacking else STARTING
+
     def run(self) -> None:
         columns = (
             SpinnerColumn(),
@@ -99,14 +117,12 @@ class ProgressDisplay:
             TextColumn("{task.fields[note]}"),
         )
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
-            task = bar.add_task("Labelling", total=self.total, note="starting the models")
+            task = bar.add_task("Labelling", total=self.total, note=STARTING)
             waited = 0.0
             while not self.finished.wait(INTERVAL_S):
                 self.ask(INTERVAL_S)
-                ok, failed, _ = self.counts
-                done = ok + failed
-                note = (f"{failed} failed" if failed else "") if done else "starting the models"
+                done, note = self.counts.ok + self.counts.failed, self.note()
                 bar.update(task, completed=done, note=note)
                 waited += INTERVAL_S
                 if not self.console.is_terminal and waited % LOG_INTERVAL_S == 0:
-                    self.console.print(f"{done:,} images labelled {note}".rstrip(), highlight=False)
+                    self.console.print(f"{done:,} images labelled" + (f": {note}" if note else ""), highlight=False)

@@ -17,7 +17,8 @@ from cluster.datasource import CorpusDatasource
 from cluster.output import Output
 from cluster.progress import ProgressDisplay, report, start_counter
 from cluster.resume import forget_passing_failures, take_stock
-from cluster.session import ClusterOptions, Resources
+from cluster.session import ClusterOptions
+from cluster.sizing import Resources
 from cluster.sources import Corpus, is_empty
 
 TARGET_BLOCK_BYTES = 32 * 1024**2
@@ -116,7 +117,6 @@ def run_pipeline(plan: Plan, resources: Resources, console: Console) -> int:
     configure(plan.output)
     counter = start_counter()
     source = CorpusDatasource(plan.corpus, partial(report_bytes, counter))
-    placement = {"num_gpus": resources.gpus_per_actor} if resources.gpus_per_actor else {"num_cpus": 1}
     rows = (
         ray.data.read_datasource(source, override_num_blocks=len(source.groups()))
         .map_batches(
@@ -132,14 +132,15 @@ def run_pipeline(plan: Plan, resources: Resources, console: Console) -> int:
             batch_size=plan.cluster.batch_size,
             compute=ActorPoolStrategy(
                 size=resources.actors,
+                max_tasks_in_flight_per_actor=resources.batches_in_flight,
                 max_concurrent_calls_per_actor=resources.calls_per_actor,
                 enable_true_multi_threading=True,
             ),
-            **placement,
+            **resources.placement,
         )
     )
     total = len(plan.corpus.shards) if plan.corpus.format == "folder" else None
-    with ProgressDisplay(counter, total, console) as progress:
+    with ProgressDisplay(counter, total, resources, console) as progress:
         rows.write_parquet(
             plan.output.location.path,
             filesystem=plan.output.location.arrow_fs(),
@@ -165,4 +166,5 @@ def configure(output: Output) -> None:
         delete_checkpoint_on_success=False,
     )
     context.target_max_block_size = TARGET_BLOCK_BYTES
+    context.execution_no_progress_timeout_s = -1  # a growing cluster may wait for its first machine for hours
     context.enable_progress_bars = False

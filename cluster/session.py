@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import ray
 import ray.data
 
+from cluster.sizing import Cluster, Resources, plan_resources
 from schemas.errors import RequestError
 
 CONNECT_TIMEOUT_S = 10.0
@@ -23,9 +24,10 @@ class ClusterOptions:
     batch_size: int = 8
     """Pictures that an actor gets at a time."""
     actors: int | None = None
-    """Number of actors (default: as many as the GPUs allow; one without GPUs, which uses all cores)."""
-    gpus_per_actor: float = 1.0
-    """GPUs for each actor; a fraction lets several share one."""
+    """Number of actors (default: as many as the GPUs allow; one without GPUs, which uses all cores). On a cluster that
+    grows: as many as it may grow to."""
+    gpus_per_actor: float | None = None
+    """GPUs for each actor; a fraction lets several share one, 0 uses none (default: 1 if the cluster has GPUs)."""
     rows_per_file: int = 1000
     """Rows in a Parquet file, at least. Rows of unfinished files are done again after a crash."""
     address: str | None = None
@@ -37,24 +39,9 @@ class ClusterOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RequestError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-        if not self.gpus_per_actor > 0:
-            raise RequestError(f"--gpus-per-actor must be above 0, not {self.gpus_per_actor}")
-
-
-@dataclass(frozen=True)
-class Resources:
-    """How the annotating actors are placed.
-
-    Attributes:
-        actors: number of actors.
-        gpus_per_actor: GPUs that each reserves; 0 runs on the CPU.
-        calls_per_actor: threads in each. Two on a GPU: while it works on one batch, the CPU prepares the next and
-            encodes the one before.
-    """
-
-    actors: int
-    gpus_per_actor: float
-    calls_per_actor: int
+        gpus = self.gpus_per_actor
+        if gpus is not None and not (gpus >= 0 and (gpus < 1 or gpus.is_integer())):  # as Ray wants it
+            raise RequestError(f"--gpus-per-actor must be between 0 and 1 or a whole number, not {gpus:g}")
 
 
 def start(options: ClusterOptions) -> Resources:
@@ -64,7 +51,7 @@ def start(options: ClusterOptions) -> Resources:
     hold theirs all the time, and reading and decoding must never wait for them for ever.
 
     Raises:
-        RequestError: there is no cluster at the address.
+        RequestError: there is no cluster at the address, or it lacks GPUs and nothing tells how many there will be.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -75,12 +62,12 @@ def start(options: ClusterOptions) -> Resources:
             handler.setLevel(logging.CRITICAL)
     address = options.address or os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():  # by an earlier run of the same process
-        return plan_resources(options)
+        return plan_resources(options.actors, options.gpus_per_actor, Cluster.now())
     if not address:
         os.environ.update(WORKER_ENVIRONMENT)
         slots = (os.cpu_count() or 1) + (options.actors or 1)
         ray.init(num_cpus=slots, include_dashboard=False, logging_level=logging.CRITICAL, log_to_driver=False)
-        return plan_resources(options)
+        return plan_resources(options.actors, options.gpus_per_actor, Cluster.now())
     try:
         check_reachable(address)
         ray.init(
@@ -91,7 +78,7 @@ def start(options: ClusterOptions) -> Resources:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise RequestError(f"--address {address}: no Ray cluster answers there ({type(error).__name__})") from error
-    return plan_resources(options)
+    return plan_resources(options.actors, options.gpus_per_actor, Cluster.now())
 
 
 def check_reachable(address: str) -> None:
@@ -99,13 +86,3 @@ def check_reachable(address: str) -> None:
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
-
-
-def plan_resources(options: ClusterOptions) -> Resources:
-    """Actors on all GPUs of the cluster if it has any, else on the CPU."""
-    available = ray.cluster_resources()
-    gpus = available.get("GPU", 0.0)
-    if gpus:
-        actors = options.actors or max(1, int(gpus / options.gpus_per_actor))
-        return Resources(actors, options.gpus_per_actor, calls_per_actor=2)
-    return Resources(options.actors or 1, 0.0, calls_per_actor=1)

@@ -150,7 +150,7 @@ def run_job(spec: AnnotatorSpec, manifest: Manifest, corpus: Path, target: Path,
     listed = list_corpus(open_location(str(corpus), "--input"), "auto", output.location, count)
     output.begin(manifest, overwrite=True)
     cluster = ClusterOptions(batch_size=BATCH_SIZE)
-    resources = session.plan_resources(cluster)
+    resources = session.start(cluster)
     if isinstance(spec, IdleSpec):
         resources = replace(resources, calls_per_actor=2)
     started = time.monotonic()
