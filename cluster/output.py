@@ -29,6 +29,8 @@ from schemas.manifest import Manifest, changed_fields
 
 PENDING_SUFFIX = ".pending.parquet"
 LEASE = "_lease.json"
+PROBE = "_preflight-"
+"""Begins the names of files that are written and deleted to see whether that is possible."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,12 @@ class Output:
             return True
 
     def foreign_names(self) -> list[str]:
-        """Names in the folder while it has no manifest; a crash may have left a part of one, or a lease."""
+        """Names in the folder while it has no manifest; a crash may have left a part of one, a lease or a probe."""
         if not self.location.fs.exists(self.location.path):
             return []
         names = (file_name(path) for path in self.location.fs.ls(self.location.path, detail=False))
-        return sorted(name for name in names if name and name != "manifest.json.part" and not name.startswith(LEASE))
+        left_behind = ("manifest.json.part", LEASE, PROBE)
+        return sorted(name for name in names if name and not name.startswith(left_behind))
 
     def clear(self) -> None:
         """Delete what earlier runs of the job wrote, and nothing else: first what says that it is done, last whose it

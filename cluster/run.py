@@ -18,7 +18,7 @@ from cluster.output import Output
 from cluster.progress import ProgressDisplay, report, start_counter
 from cluster.resume import forget_passing_failures, take_stock
 from cluster.session import ClusterOptions
-from cluster.sizing import Resources
+from cluster.sizing import Cluster, Resources
 from cluster.sources import Corpus, is_empty
 
 TARGET_BLOCK_BYTES = 32 * 1024**2
@@ -87,6 +87,7 @@ def complete(plan: Plan, console: Console, retry_failed: bool = False) -> Work:
     left, bytes_read = done.remaining(plan.corpus), 0
     if left.shards:
         resources = session.start(plan.cluster)
+        console.print(resources.sentence(Cluster.now(), plan.cluster.batch_size), highlight=False)
         bytes_read = run_pipeline(replace(plan, corpus=left), resources, console)
         output.recover()
         check_complete(output, plan.corpus)

@@ -57,6 +57,15 @@ class Resources:
         """An actor's reservation, as Ray Data's arguments."""
         return {"num_gpus": self.gpus_per_actor} if self.gpus_per_actor else {"num_cpus": 1}
 
+    def sentence(self, cluster: Cluster, batch_size: int) -> str:
+        """The plan in words."""
+        device = f"with {self.gpus_per_actor:g} GPU each" if self.gpus_per_actor else "on the CPU"
+        slots = max(0.0, cluster.cpus - (0 if self.gpus_per_actor else self.actors))
+        return (
+            f"Labelling actors: {self.actors} {device}, each with {self.batches_in_flight} batches of {batch_size} "
+            f"in flight; CPU slots for reading and decoding now: {slots:g}."
+        )
+
     def lacking(self, cluster: Cluster) -> str | None:
         """What the cluster must get before the first picture can be labelled, if it lacks something."""
         if cluster.gpus < self.gpus_per_actor:

@@ -40,7 +40,7 @@ class Corpus:
 def list_corpus(
     root: Location,
     wanted: Literal["auto"] | CorpusFormat,
-    output: Location,
+    output: Location | None,
     limit: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Corpus:
@@ -51,7 +51,7 @@ def list_corpus(
     Args:
         root: the input.
         wanted: the format, or ``auto`` to decide from the names' endings.
-        output: where results go; never read as input.
+        output: where results go, if anywhere; never read as input.
         limit: use only the first so many images, counted in the order of names.
         limits: on single pictures.
 
@@ -62,8 +62,8 @@ def list_corpus(
         base, names = list_names(root)
     except (*STORAGE_ERRORS, ValueError) as error:
         raise RequestError(f"--input {root.url}: {storage_problem(error)}") from error
-    below_output = f"{output.path}/" if type(output.fs) is type(root.fs) else None
-    if below_output and f"{base}/".startswith(below_output):
+    below_output = f"{output.path}/" if output and type(output.fs) is type(root.fs) else None
+    if output and below_output and f"{base}/".startswith(below_output):
         raise RequestError(f"--input {root.url} lies in --output {output.url}: choose another folder for the output")
     shards: dict[CorpusFormat, list[Shard]] = {"tar": [], "parquet": [], "folder": []}
     for path in names:

@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
+from cluster import session
 from cluster.annotator import Annotator, AnnotatorSpec
 from cluster.decode import decode_batch
 from cluster.lease import Lease
@@ -22,6 +23,7 @@ from cluster.storage import open_location
 from cluster.summary import Counts, count_rows, show_summary, summary_document
 from jobs.ending import JobFailedError, run_to_exit_code
 from jobs.options import MethodOptions
+from jobs.plan import PlanOptions, show_plan
 from jobs.request import find_models, read_vocabulary
 from schemas.errors import RequestError
 from schemas.manifest import Manifest
@@ -51,6 +53,7 @@ class AnnotateOptions:
     limit: int | None = None
     """Label only so many images, the first by name."""
     limits: Limits = field(default_factory=Limits)
+    plan: PlanOptions = field(default_factory=PlanOptions)
     max_failed_fraction: float = 0.1
     """The job fails in the end if more than this share of the images failed; what is written stays."""
     retry_failed: bool = False
@@ -64,6 +67,7 @@ class AnnotateOptions:
             raise RequestError(f"--limit must be at least 1, not {self.limit}")
         self.cluster.check()
         self.limits.check()
+        self.plan.check()
         if not 0 <= self.max_failed_fraction <= 1:
             raise RequestError(f"--max-failed-fraction must be between 0 and 1, not {self.max_failed_fraction}")
 
@@ -94,6 +98,10 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
     if output.is_finished() and not (options.overwrite or options.retry_failed):
         console.print("Already finished: nothing to do (--overwrite starts anew).")
         show_summary(output.read_json("summary.json") or {}, output.location.url, console)
+        return
+    if options.plan.plan:
+        resources = session.start(options.cluster)
+        show_plan(options.plan, options.method, corpus, resources, options.cluster.batch_size, console)
         return
     with Lease(output, console):
         output.begin(manifest, options.overwrite)

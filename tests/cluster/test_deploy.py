@@ -5,8 +5,6 @@ Kubernetes' schemas, hadolint, the job's command line.
 """
 
 import copy
-import json
-import os
 import re
 import shlex
 import shutil
@@ -14,13 +12,10 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from fnmatch import fnmatch
-from functools import cache, partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from functools import cache
 from pathlib import Path
-from threading import Thread
-from typing import Any, ClassVar
+from typing import Any
 
 import jsonschema
 import kubernetes_validate
@@ -32,7 +27,6 @@ from packaging.specifiers import SpecifierSet
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from cliper.models import CLIP_WEIGHTS, DEMO_MODEL
 from jobs.annotate import AnnotateOptions
 
 ROOT = Path(__file__).parents[2]
@@ -374,7 +368,7 @@ def test_image_gets_what_the_job_needs_and_no_more() -> None:
     }
     assert sources == {"requirements.lock", "."}
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
-    needed = ["requirements.lock", "pyproject.toml", "README.md", "LICENSE", "cluster/deploy/fetch_weights.py"]
+    needed = ["requirements.lock", "pyproject.toml", "README.md", "LICENSE", "cliper/fetch.py"]
     needed += [str(path.relative_to(ROOT)) for name in packages for path in (ROOT / name[:-1]).rglob("*.py")]
     needed += [
         "cliper/published.json",
@@ -392,96 +386,3 @@ def test_image_gets_what_the_job_needs_and_no_more() -> None:
         "cluster/deploy/Dockerfile",
     ]
     assert [name for name in [*unwanted, "jobs/__pycache__/annotate.pyc"] if is_sent(name)] == []
-
-
-# Weights in the image
-
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-CLIP_REPOSITORY, DIFFUSION_REPOSITORY = "timm/vit_base_patch32_clip_224.openai", "someone/diffusion"
-FIND = f"""
-from cliper.models import find_clip, find_diffusion
-diffusion = find_diffusion("{DIFFUSION_REPOSITORY}")
-print(find_clip("ViT-B-32").weights().read_bytes(), diffusion.revision)
-"""
-READ = """
-from cliper.loading import load_diffusion
-import torch
-load_diffusion(diffusion, torch.zeros(1, 77, 64), torch.device("cpu"), torch.float32)
-"""
-
-
-class HubHandler(SimpleHTTPRequestHandler):
-    """Answers like the model hub, from a folder with repositories of one commit each; every request is kept."""
-
-    requests: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        self.requests.append(self.path)
-        repository = "/".join(self.path.split("/")[3:5])
-        if not self.path.startswith("/api/models/"):
-            return super().do_GET()
-        folder = Path(self.directory) / repository
-        files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
-        answer = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
-        return None
-
-    def translate_path(self, path: str) -> str:
-        return super().translate_path(re.sub("/resolve/[^/]+", "", path))
-
-    def end_headers(self) -> None:
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{re.sub("[^a-zA-Z0-9]", "-", self.path)}"')
-        super().end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def hub(folder: Path) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(HubHandler, directory=str(folder))) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def run_python(*arguments: str, **environment: str) -> str:
-    command = [sys.executable, *arguments]
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | environment
-    run = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
-
-
-@pytest.mark.slow
-def test_fetched_weights_are_found_with_and_without_a_hub(tmp_path: Path) -> None:
-    repositories, home = tmp_path / "hub", tmp_path / "home"
-    clip, diffusion = repositories / CLIP_REPOSITORY, repositories / DIFFUSION_REPOSITORY
-    clip.mkdir(parents=True)
-    (clip / CLIP_WEIGHTS).write_bytes(b"weights")
-    shutil.copytree(DEMO_MODEL / "diffusion", diffusion)
-    unwanted = [
-        clip / "pytorch_model.bin",
-        diffusion / "all.safetensors",
-        diffusion / "unet" / "model.fp16.safetensors",
-    ]
-    for path in unwanted:
-        path.write_bytes(b"large")
-    with hub(repositories) as address:
-        environment = {"HF_HOME": str(home), "HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1"}
-        run_python("cluster/deploy/fetch_weights.py", "ViT-B-32", DIFFUSION_REPOSITORY, **environment)
-        assert not [path for path in unwanted if any(path.name in request for request in HubHandler.requests)]
-        downloads = len(HubHandler.requests)
-        online = run_python("-c", FIND, **environment)
-        assert all(request.startswith("/api/") for request in HubHandler.requests[downloads:])
-    offline = run_python("-c", FIND + READ, HF_HOME=str(home), HF_HUB_OFFLINE="1")
-    assert online == offline == f"b'weights' {COMMIT}\n"
-
-
-def test_empty_names_and_models_on_the_machine_fetch_nothing(tmp_path: Path) -> None:
-    offline = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    assert run_python("cluster/deploy/fetch_weights.py", "demo", "", **offline) == ""

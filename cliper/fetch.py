@@ -1,0 +1,68 @@
+"""Fetching models' weights into HF_HOME before anybody waits for them: ``python -m cliper.fetch CLIP DIFFUSION``."""
+
+import sys
+from fnmatch import fnmatch
+
+from huggingface_hub import HfApi, hf_hub_download
+
+from cliper.models import (
+    CLIP_WEIGHTS,
+    DIFFUSION_PARTS,
+    HUB_ERRORS,
+    ClipSpec,
+    DiffusionSpec,
+    ModelError,
+    find_clip,
+    find_diffusion,
+    one_line,
+    split_revision,
+)
+
+TEXT_PARTS = ("text_encoder", "tokenizer")
+OTHER_PRECISIONS = "*.*.safetensors"
+"""Such as diffusion_pytorch_model.fp16.safetensors: the job loads the plain file and converts it."""
+
+
+def fetch(clip: ClipSpec, diffusion: DiffusionSpec | None) -> None:
+    """Download what the annotating actors read; what is there already is left alone.
+
+    Processes of one machine that want a file at the same time wait for the first of them (the hub's client locks it).
+
+    Raises:
+        ModelError: the hub does not answer, or the disk is full.
+    """
+    try:
+        if clip.repository:
+            download(clip.repository, clip.revision, [CLIP_WEIGHTS])
+        if diffusion is not None and diffusion.folder is None:
+            download(split_revision(diffusion.name)[0], diffusion.revision, files_of(DIFFUSION_PARTS))
+    except HUB_ERRORS as error:
+        raise ModelError(f"weights cannot be fetched: {one_line(error)}") from error
+
+
+def files_of(folders: tuple[str, ...]) -> list[str]:
+    return [f"{folder}/*.{kind}" for folder in folders for kind in ("json", "txt", "safetensors")]
+
+
+def download(repository: str, revision: str | None, patterns: list[str]) -> None:
+    """Download the matching files one by one, under the revision's own name.
+
+    The cache then knows which commit the revision stands for. `snapshot_download` would also note which files there
+    are in all, and without a connection the hub's client refuses a snapshot that it knows to be incomplete.
+    """
+    files = [file.rfilename for file in HfApi().model_info(repository, revision=revision).siblings or []]
+    for file in files:
+        if any(fnmatch(file, pattern) for pattern in patterns) and not fnmatch(file, OTHER_PRECISIONS):
+            hf_hub_download(repository, file, revision=revision)
+
+
+def main(clip: str, diffusion: str) -> None:
+    """Fetch everything that a job reads of models given by name; empty names, folders and ``none`` are passed over."""
+    if clip and (repository := find_clip(clip).repository):
+        download(repository, split_revision(clip)[1], [CLIP_WEIGHTS])
+    if diffusion not in ("", "none") and find_diffusion(diffusion).folder is None:
+        download(*split_revision(diffusion), files_of((*DIFFUSION_PARTS, *TEXT_PARTS)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,79 @@
+"""Look at every node of a cluster before a job: GPU, driver, memory, disk, storage; and fetch the weights there."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cluster import session
+from cluster.preflight import Needs, check_nodes
+from cluster.session import ClusterOptions
+from cluster.sources import list_corpus
+from cluster.storage import Location, open_location
+from jobs.ending import JobFailedError, run_to_exit_code
+from jobs.options import DEFAULT_CLIP, DEFAULT_DIFFUSION, MethodOptions
+from jobs.request import find_models
+
+
+@dataclass(frozen=True)
+class PreflightOptions:
+    """What a job would be given; the same names, the same meaning."""
+
+    input: str | None = None
+    """Every node must be able to read a file of it."""
+    output: str | None = None
+    """Every node must be able to write there; what is written is deleted again."""
+    clip: str = DEFAULT_CLIP
+    """CLIP model; its weights are fetched on every node."""
+    diffusion: str = DEFAULT_DIFFUSION
+    """Diffusion model, likewise; or none."""
+    address: str | None = None
+    """Ray cluster to look at (default: RAY_ADDRESS, else Ray is started on this machine)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the checks; returns the exit code: 0 all nodes are ready, 1 some are not, 2 wrong request."""
+    options = tyro.cli(PreflightOptions, args=arguments, description=__doc__)
+    return run_to_exit_code(lambda: preflight(options, Console()), Console(stderr=True))
+
+
+def preflight(options: PreflightOptions, console: Console) -> None:
+    """From the request to a table.
+
+    Raises:
+        RequestError: the request is wrong already where it is made.
+        JobFailedError: nodes are not ready.
+    """
+    models = find_models(MethodOptions(clip=options.clip, diffusion=options.diffusion))
+    output = open_location(options.output, "--output") if options.output else None
+    needs = Needs(models.clip, models.diffusion, first_file(options.input, output), output)
+    session.start(ClusterOptions(address=options.address))
+    table = Table("node", "check", "found", title="Nodes", title_justify="left")
+    nodes = broken = 0
+    for node, findings in check_nodes(needs):
+        nodes += 1
+        broken += not all(finding.ok for finding in findings)
+        for index, finding in enumerate(findings):
+            said = escape(finding.said) if finding.ok else f"[red]{escape(finding.said)}[/]"
+            table.add_row("" if index else node, finding.check, said, end_section=index == len(findings) - 1)
+    console.print(table)
+    if broken:
+        raise JobFailedError(f"{broken} of {nodes} nodes are not ready; the table says why")
+    console.print(f"All {nodes} nodes are ready.", highlight=False)
+
+
+def first_file(address: str | None, output: Location | None) -> Location | None:
+    """A file of the corpus."""
+    if address is None:
+        return None
+    root = open_location(address, "--input")
+    corpus = list_corpus(root, "auto", output)
+    return Location(root.fs, corpus.shards[0].path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
