@@ -8,13 +8,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import ray
-import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cliper.fetch import fetch
-from cliper.models import ClipSpec, DiffusionSpec, ModelError, find_clip, find_diffusion
+from cliper.gpus import cuda_version, usable_gpus
+from cliper.models import ClipSpec, DiffusionSpec, ModelError, find_clip, find_diffusion, one_line
 from cluster.limits import DEFAULT_LIMITS
 from cluster.output import PROBE
 from cluster.storage import STORAGE_ERRORS, Location, storage_problem
@@ -107,16 +107,15 @@ def look_at_node(needs: Needs, offers: dict[str, float]) -> list[Finding]:
 def gpu(offered: float) -> str:
     if not offered:
         return "none"
-    if not torch.cuda.is_available():
-        raise NotReadyError(
-            f"Ray offers {offered:g} and torch can use none: is the driver too old for CUDA {torch.version.cuda}?"
-        )
-    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    try:
+        found = usable_gpus()
+    except RuntimeError as error:
+        raise NotReadyError(f"a GPU does not work: {one_line(error)}") from error
     if len(found) < offered:
-        raise NotReadyError(f"Ray offers {offered:g} and torch can use {len(found)}")
-    torch.ones(8, device="cuda").sum().item()
-    names = ", ".join(f"{device.name} {device.total_memory / 1e9:.0f} GB" for device in found)
-    return f"{names}, driver {driver_version()}"
+        raise NotReadyError(
+            f"Ray offers {offered:g} and torch can use {len(found)}: the driver must be fit for CUDA {cuda_version()}"
+        )
+    return f"{', '.join(found)}, driver {driver_version()}"
 
 
 def driver_version() -> str:
