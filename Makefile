@@ -17,7 +17,7 @@ setup: .venv/.ready
 	touch $@
 
 lock:
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev \
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra aws --extra dev \
 		--quiet pyproject.toml --output-file requirements.lock
 
 test: setup

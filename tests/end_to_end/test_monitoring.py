@@ -1,35 +1,27 @@
-"""A real Prometheus watches a real cluster on which the real job runs: every panel of the dashboard shows something.
-
-Ray's head is started as an operator does it, with a folder, ports and a token of its own, so that other clusters on the
-machine are left alone.
-"""
+"""A real Prometheus watches a real cluster on which the real job runs: every panel of the dashboard shows something."""
 
 import json
 import math
-import os
 import re
-import secrets
 import shutil
-import sys
-import tempfile
 import time
 import urllib.parse
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
-from tenacity import Retrying, stop_after_delay, wait_fixed
+from tenacity import Retrying
 
 from tests.cluster.test_metrics import GPU_SERIES, MONITORING, OUR_SERIES, RAY_SERIES, alerts, panels_by_row, series_of
 from tests.corpora import pictures, write_tars
 from tests.end_to_end.runs import OutputReader, annotate, tiny_flags
+from tests.ray_processes import PATIENCE, ray_head, running
 from tests.s3_server import free_ports
 
 pytestmark = [
@@ -69,40 +61,6 @@ class Prometheus:
         return [float(value) for series in found for _, value in series["values"]]
 
 
-def patiently() -> Retrying:
-    return Retrying(stop=stop_after_delay(120), wait=wait_fixed(0.5), reraise=True)
-
-
-@contextmanager
-def running(command: list[str], log: Path, env: Mapping[str, str] | None = None) -> Iterator[None]:
-    """A server in the background; afterwards nothing that it started is left."""
-    with log.open("wb") as file:
-        server = psutil.Popen(command, stdout=file, stderr=file, env=os.environ | dict(env or {}))
-    try:
-        yield
-    finally:
-        family = [server, *server.children(recursive=True)] if server.is_running() else []
-        server.terminate()
-        _, stubborn = psutil.wait_procs(family, timeout=5)
-        for process in stubborn:
-            process.kill()
-        psutil.wait_procs(stubborn)
-
-
-@contextmanager
-def ray_head(folder: Path, env: Mapping[str, str]) -> Iterator[str]:
-    """A head with four CPU slots that reports every second; yields its address."""
-    port, *others = free_ports(5)
-    names = ("dashboard-port", "dashboard-agent-listen-port", "metrics-export-port", "ray-client-server-port")
-    flags = [f"--{name}={number}" for name, number in zip(names, others, strict=True)]
-    flags += [f"--port={port}", "--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"]
-    flags += [f"--temp-dir={folder}", "--num-cpus=4", "--num-gpus=0", "--disable-usage-stats", "--block"]
-    settings = json.dumps({"metrics_report_interval_ms": 1000})
-    ray = str(Path(sys.executable).with_name("ray"))
-    with running([ray, "start", "--head", *flags, f"--system-config={settings}"], folder / "head.log", env):
-        yield f"127.0.0.1:{port}"
-
-
 @contextmanager
 def prometheus(folder: Path, discovery: Path) -> Iterator[Prometheus]:
     """A server with the project's configuration that looks every second."""
@@ -114,7 +72,7 @@ def prometheus(folder: Path, discovery: Path) -> Iterator[Prometheus]:
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
     (port,) = free_ports(1)
     where = [f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/tsdb"]
-    with running(["prometheus", *where, f"--web.listen-address=127.0.0.1:{port}"], folder / "prometheus.log"):
+    with running(["prometheus", *where, f"--web.listen-address=127.0.0.1:{port}"], folder / "prometheus.log", {}):
         yield Prometheus(f"http://127.0.0.1:{port}")
 
 
@@ -149,18 +107,16 @@ class Watched:
 def watched(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path, tiny_diffusion: Path) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("monitoring")
     corpus, output = write_tars(folder / "in", pictures(IMAGES) | BAD, PER_SHARD), str(folder / "out")
-    env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with (
-        tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as short,  # sockets need a short path
-        ray_head(Path(short), env) as address,
-        prometheus(folder, Path(short) / "prom_metrics_service_discovery.json") as server,
+        ray_head("--num-cpus=4", "--num-gpus=0") as head,
+        prometheus(folder, head.folder / "prom_metrics_service_discovery.json") as server,
     ):
-        for attempt in patiently():
+        for attempt in Retrying(**PATIENCE):
             with attempt:
                 (node,) = server.now("ray_node_cpu_count")
         since = time.time()
         flags = tiny_flags(folder, tiny_clip, tiny_diffusion)
-        job = annotate(str(corpus), output, *flags, "--address", address, env=env)
+        job = annotate(str(corpus), output, *flags, "--address", head.address, env=head.env)
         assert job.returncode == 0, job.stderr
         reader = OutputReader(output, {})
         statuses = Counter(row["status"] for row in reader.rows().values())
@@ -171,7 +127,7 @@ def test_counts_are_those_of_the_rows(watched: Watched) -> None:
     everything, ok = watched.statuses.total(), watched.statuses["ok"]
     assert everything == IMAGES + len(BAD)
     assert ok == IMAGES
-    for attempt in patiently():
+    for attempt in Retrying(**PATIENCE):
         with attempt:
             assert watched.total("images", "status") == watched.statuses
             stages = {"read": everything, "decode": everything, "label": ok, "encode": ok}
@@ -219,6 +175,6 @@ def test_a_job_is_running_exactly_as_long_as_it_runs(watched: Watched) -> None:
     (rule,) = [alert for alert in alerts() if alert["alert"] == "CliperNoProgress"]
     running_jobs = rule["expr"].split("> 0")[0]
     assert max(watched.server.values(running_jobs, watched.since)) == 1
-    for attempt in patiently():
+    for attempt in Retrying(**PATIENCE):
         with attempt:
             assert not any(float(series["value"][1]) for series in watched.server.now(running_jobs))
