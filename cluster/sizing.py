@@ -63,7 +63,7 @@ class Resources:
         slots = max(0.0, cluster.cpus - (0 if self.gpus_per_actor else self.actors))
         return (
             f"Labelling actors: {self.actors} {device}, each with {self.batches_in_flight} batches of {batch_size} "
-            f"in flight; CPU slots for reading and decoding now: {slots:g}."
+            f"in flight. Reading and decoding: one CPU slot a task, slots now: {slots:g}."
         )
 
     def lacking(self, cluster: Cluster) -> str | None:

@@ -60,5 +60,5 @@ def test_an_actor_reserves_gpus_or_a_cpu() -> None:
 def test_the_plan_in_words() -> None:
     words = Resources(8, 0.5, 2).sentence(GPUS, batch_size=16)
     assert "actors: 8 with 0.5 GPU each, each with 4 batches of 16 in flight" in words
-    assert words.endswith("reading and decoding now: 16.")
-    assert Resources(1, 0.0, 1).sentence(EMPTY, 8).endswith("reading and decoding now: 0.")
+    assert words.endswith("slots now: 16.")
+    assert Resources(1, 0.0, 1).sentence(EMPTY, 8).endswith("slots now: 0.")
