@@ -276,3 +276,21 @@ def test_no_bucket_is_ever_created(finished_run: FinishedRun) -> None:
     assert run.returncode == 2
     assert "s3://mistyped/labels" in run.stderr
     assert s3_client(finished_run.env).ls("") == [BUCKET]
+
+
+def test_a_plan_is_printed_and_nothing_written(finished_run: FinishedRun) -> None:
+    output = f"s3://{BUCKET}/planned"
+    look = [*finished_run.flags, "--plan", "--actor-images-per-second", "2", "--actor-price-per-hour", "3600"]
+    planned = annotate(finished_run.corpus, output, *look, env=finished_run.env | {"COLUMNS": "200"})
+    assert planned.returncode == 0, planned.stderr
+    assert "49 (estimated: shards: 7, in 00003.tar: 7)" in planned.stdout
+    assert "2.00 images per second (computed: 1 x --actor-images-per-second)" in planned.stdout
+    assert "24.00 (computed)" in planned.stdout
+    assert not OutputReader(output, finished_run.env).names()
+
+
+def test_gpus_that_nobody_promised_are_a_wrong_request(finished_run: FinishedRun) -> None:
+    flags = [*finished_run.flags, "--gpus-per-actor", "1"]
+    refused = annotate(finished_run.corpus, f"s3://{BUCKET}/no-gpus", *flags, env=finished_run.env)
+    assert refused.returncode == 2
+    assert "say to how many actors with --actors" in refused.stderr
