@@ -1,20 +1,10 @@
-"""What brings the job onto a cluster: Ray's launcher, KubeRay's manifests, the image.
+"""KubeRay's manifests, through kustomize, Kubernetes' schemas, Ray's autoscaler and the job's command line."""
 
-No machine, cluster or image is started. The files go through what would read them: Ray's own functions, kustomize,
-Kubernetes' schemas, hadolint, the job's command line.
-"""
-
-import copy
-import re
 import shlex
 import shutil
 import subprocess
-import sys
-import tomllib
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -23,114 +13,14 @@ import pytest
 import ray
 import tyro
 import yaml
-from packaging.specifiers import SpecifierSet
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 from jobs.annotate import AnnotateOptions
+from tests.deploy.files import DEPLOY, DOCKERFILE, PROJECT, search
 
-ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "cluster" / "deploy"
-DOCKERFILE = DEPLOY / "Dockerfile"
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CLOUDS = {"aws": "s3", "gcp": "gs", "azure": "az"}
 CLUSTERS = ["base", *(f"overlays/{cloud}" for cloud in CLOUDS)]
 JOBS = [f"overlays/{cloud}-job" for cloud in CLOUDS]
-FILES = sorted(
-    [ROOT / "ray_cluster.yaml", *(path for path in DEPLOY.rglob("*") if path.suffix in {"", ".yaml", ".md"})]
-)
-SECRETS = re.compile(
-    r"AKIA[0-9A-Z]{16}|hf_\w{20}|PRIVATE KEY|secret_?(access_?)?key\b|ssh_private_key|aws_credentials|RAY_AUTH_TOKEN\b"
-    r"|password",
-    re.IGNORECASE,
-)
-
-
-def uv_version() -> str:
-    return search(r"^UV_VERSION := (\S+)$", ROOT / "Makefile")
-
-
-def search(pattern: str, path: Path) -> str:
-    found = re.findall(pattern, path.read_text(), re.MULTILINE)
-    assert len(found) == 1, (pattern, found)
-    return str(found[0])
-
-
-@pytest.mark.parametrize("path", [path for path in FILES if path.is_file()], ids=lambda path: path.name)
-def test_no_secret_is_written_down(path: Path) -> None:
-    assert not SECRETS.findall(path.read_text())
-
-
-# Ray's cluster launcher
-
-
-@cache
-def launcher() -> dict[str, Any]:
-    """The configuration with Ray's defaults, made and checked as `ray up` does it before it talks to AWS."""
-    config: dict[str, Any] = prepare_config(yaml.safe_load((ROOT / "ray_cluster.yaml").read_text()))
-    validate_config(config)
-    return config
-
-
-def test_launcher_accepts_the_file() -> None:
-    config = launcher()
-    workers = [group for name, group in config["available_node_types"].items() if name != config["head_node_type"]]
-    assert [group["min_workers"] for group in workers] == [0, 0]
-    assert sum(group["max_workers"] for group in workers) == config["max_workers"]
-    assert all(group["resources"]["GPU"] == 1 for group in workers)
-
-
-def test_head_offers_nothing_to_tasks() -> None:
-    head = launcher()["available_node_types"][launcher()["head_node_type"]]
-    assert head["resources"] == {"CPU": 0}
-    assert "InstanceMarketOptions" not in head["node_config"]
-
-
-def test_spot_comes_first_and_differs_in_nothing_else() -> None:
-    groups = copy.deepcopy(launcher()["available_node_types"])
-    spot, fall_back = groups["gpu-spot"], groups["gpu-on-demand"]
-    assert spot["node_config"].pop("InstanceMarketOptions") == {"MarketType": "spot"}
-    assert spot["node_config"] == fall_back["node_config"]
-    assert spot["priority"] > fall_back.get("priority", 0)
-
-
-def test_nodes_have_roles_disk_and_session_tokens() -> None:
-    for group in launcher()["available_node_types"].values():
-        machine = group["node_config"]
-        assert machine["IamInstanceProfile"]["Name"]
-        assert machine["MetadataOptions"] == {"HttpTokens": "required"}
-        assert machine["BlockDeviceMappings"][0]["Ebs"]["VolumeSize"] >= 100
-
-
-def test_nodes_install_the_lock_and_nothing_else() -> None:
-    config = launcher()
-    assert config["file_mounts"]["/home/ubuntu/requirements.lock"] == "requirements.lock"
-    installs = [command for command in config["worker_setup_commands"] if "pip" in command]
-    assert len(installs) == 2
-    assert f"uv=={uv_version()}" in installs[0]
-    assert {"sync", "--require-hashes", "~/requirements.lock"} <= set(installs[1].split())
-    assert config["head_setup_commands"] == config["worker_setup_commands"]
-    assert search(r"^boto3==(\S+)", ROOT / "requirements.lock"), "the head's autoscaler needs it"
-
-
-def test_nodes_ask_for_a_token_and_have_it() -> None:
-    config = launcher()
-    assert config["file_mounts"]["/home/ubuntu/.ray/auth_token"] == "~/.ray/auth_token"
-    (profile,) = [command for command in config["setup_commands"] if "/etc/profile.d/" in command]
-    assert {"RAY_AUTH_MODE=token'", "HF_HOME=/opt/dlami/nvme/huggingface"} <= set(profile.split())
-    starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
-    assert "--dashboard-host" not in " ".join(starts)
-
-
-@pytest.mark.parametrize("kind", ["head_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"])
-def test_commands_are_shell(kind: str) -> None:
-    for command in launcher()[kind]:
-        subprocess.run(["bash", "-n", "-c", command], check=True)
-
-
-# KubeRay
-
-
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl, which renders, is not installed")
 
 
@@ -321,68 +211,3 @@ def test_job_is_the_clusters_and_its_command_is_understood(cloud: str) -> None:
     assert options.cluster.actors == cluster_spec(f"overlays/{cloud}")["workerGroupSpecs"][0]["maxReplicas"]
     for address in (options.input, options.output, options.vocab):
         assert str(address).startswith(f"{CLOUDS[cloud]}://")
-
-
-# The image
-
-
-def test_hadolint_finds_nothing() -> None:
-    hadolint = Path(sys.executable).with_name("hadolint")
-    if not hadolint.exists():
-        pytest.skip("hadolint is not installed")
-    run = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout
-
-
-def test_versions_are_the_projects() -> None:
-    assert search(r"^FROM ghcr.io/astral-sh/uv:(\S+) AS uv$", DOCKERFILE) == uv_version()
-    cuda = search(r"^FROM nvidia/cuda:(\d+\.\d+)\S*-base-ubuntu24.04$", DOCKERFILE)
-    assert search(r"^nvidia-cuda-runtime==(\d+\.\d+)\.", ROOT / "requirements.lock") == cuda
-    pythons = re.findall(r"python ?(3\.\d+)", DOCKERFILE.read_text())
-    assert set(pythons) == {"3.12"}
-    assert "3.12" in SpecifierSet(PROJECT["requires-python"])
-    assert "uv pip sync --require-hashes --compile-bytecode requirements.lock" in DOCKERFILE.read_text()
-
-
-def test_user_is_not_root() -> None:
-    assert int(search(r"^USER (\S+)$", DOCKERFILE)) > 0
-
-
-def is_sent(path: str) -> bool:
-    """Whether .dockerignore lets a path through: the last line that matches it or a folder above it decides."""
-    above = [path, *map(str, Path(path).parents)][:-1]
-    sent = True
-    for line in (ROOT / ".dockerignore").read_text().splitlines():
-        pattern = line.removeprefix("!").removeprefix("**/")
-        names = [Path(name).name for name in above] if line.startswith("**/") else above
-        if line and not line.startswith("#") and any(fnmatch(name, pattern) for name in names):
-            sent = line.startswith("!")
-    return sent
-
-
-def test_image_gets_what_the_job_needs_and_no_more() -> None:
-    sources = {
-        name
-        for line in re.findall(r"^COPY ([^-].*) \S+$", DOCKERFILE.read_text(), re.MULTILINE)
-        for name in line.split()
-    }
-    assert sources == {"requirements.lock", "."}
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
-    needed = ["requirements.lock", "pyproject.toml", "README.md", "LICENSE", "cliper/fetch.py"]
-    needed += [str(path.relative_to(ROOT)) for name in packages for path in (ROOT / name[:-1]).rglob("*.py")]
-    needed += [
-        "cliper/published.json",
-        "cliper/demo_model/clip/open_clip_model.safetensors",
-        "jobs/templates/report.css",
-    ]
-    assert all((ROOT / name).is_file() for name in needed)
-    assert [name for name in needed if not is_sent(name)] == []
-    unwanted = [
-        ".git/config",
-        ".venv/bin/python",
-        ".env",
-        "tests/tiny.py",
-        "ray_cluster.yaml",
-        "cluster/deploy/Dockerfile",
-    ]
-    assert [name for name in [*unwanted, "jobs/__pycache__/annotate.pyc"] if is_sent(name)] == []
