@@ -1,5 +1,6 @@
 """The job as README submits it: to a cluster of three nodes with a token, through the job API, from a folder."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -46,7 +47,9 @@ def job(head: Head, verb: str, *arguments: str) -> subprocess.CompletedProcess[s
 
 
 def submit(head: Head, submission_id: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return job(head, "submit", "--working-dir", ".", "--submission-id", submission_id, *arguments)
+    runtime_env = json.dumps({"env_vars": {"HF_HUB_OFFLINE": "1"}})  # must get along with what the job itself sets
+    flags = ["--working-dir", ".", "--runtime-env-json", runtime_env, "--submission-id", submission_id]
+    return job(head, "submit", *flags, *arguments)
 
 
 def test_without_the_token_nothing_is_taken(cluster: Head) -> None:
@@ -91,7 +94,7 @@ def test_stopped_and_submitted_again_it_ends_complete_and_exact(
 
 
 def test_the_upload_is_small_and_what_runs(cluster: Head) -> None:
-    where = submit(cluster, "where", "--", "python", "-P", "-c", "import cluster, jobs; print(cluster.__file__)")
+    where = submit(cluster, "where", "--", "python", "-P", "-c", "import cluster; print(cluster.__file__)")
     (folder,) = {Path(line).parents[1] for line in where.stdout.splitlines() if line.endswith("cluster/__init__.py")}
     assert folder.is_relative_to(cluster.folder)
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
