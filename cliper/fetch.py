@@ -2,8 +2,9 @@
 
 import sys
 from fnmatch import fnmatch
+from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from cliper.models import (
     CLIP_WEIGHTS,
@@ -18,6 +19,7 @@ from cliper.models import (
     split_revision,
 )
 
+WEIGHTS = (CLIP_WEIGHTS, "vae/*.safetensors", "unet/*.safetensors")
 TEXT_PARTS = ("text_encoder", "tokenizer")
 OTHER_PRECISIONS = "*.*.safetensors"
 """Such as diffusion_pytorch_model.fp16.safetensors: the job loads the plain file and converts it."""
@@ -50,10 +52,22 @@ def download(repository: str, revision: str | None, patterns: list[str]) -> None
     The cache then knows which commit the revision stands for. `snapshot_download` would also note which files there
     are in all, and without a connection the hub's client refuses a snapshot that it knows to be incomplete.
     """
-    files = [file.rfilename for file in HfApi().model_info(repository, revision=revision).siblings or []]
+    try:
+        files = [file.rfilename for file in HfApi().model_info(repository, revision=revision).siblings or []]
+    except Exception:  # which library's HTTP errors come out depends on the hub client's version
+        check_cache(repository, revision, patterns)
+        return
     for file in files:
         if any(fnmatch(file, pattern) for pattern in patterns) and not fnmatch(file, OTHER_PRECISIONS):
             hf_hub_download(repository, file, revision=revision)
+
+
+def check_cache(repository: str, revision: str | None, patterns: list[str]) -> None:
+    """Raises OSError: the hub does not answer, and weights are not on this machine."""
+    folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+    for pattern in WEIGHTS:
+        if pattern in patterns and not any(folder.glob(pattern)):
+            raise FileNotFoundError(f"the model hub does not answer, and the cache has no {pattern} of {repository}")
 
 
 def main(clip: str, diffusion: str) -> None:

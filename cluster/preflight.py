@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -83,12 +84,13 @@ def look_at_node(needs: Needs, offers: dict[str, float]) -> list[Finding]:
         needs: what it must have.
         offers: the node's resources as Ray knows them.
     """
-    checks: dict[str, Callable[[], str]] = {
-        "GPU": lambda: gpu(offers.get("GPU", 0.0)),
-        "memory": lambda: memory(offers.get("memory", 0.0)),
-        "disk": disk,
-        "weights": lambda: weights(needs),
-    }
+    checks: dict[str, Callable[[], str]] = {"disk": disk}
+    if offers.get("CPU") or offers.get("GPU"):  # else no task and no actor runs here
+        checks |= {
+            "GPU": lambda: gpu(offers.get("GPU", 0.0)),
+            "memory": lambda: memory(offers.get("memory", 0.0)),
+            "weights": lambda: weights(needs),
+        }
     if needs.input_file is not None:
         checks["input"] = lambda: readable(needs.input_file)
     if needs.output is not None:
@@ -112,9 +114,8 @@ def gpu(offered: float) -> str:
     except RuntimeError as error:
         raise NotReadyError(f"a GPU does not work: {one_line(error)}") from error
     if len(found) < offered:
-        raise NotReadyError(
-            f"Ray offers {offered:g} and torch can use {len(found)}: the driver must be fit for CUDA {cuda_version()}"
-        )
+        why = f"the driver must be fit for CUDA {cuda_version()}" if cuda_version() else "it was built without CUDA"
+        raise NotReadyError(f"Ray offers {offered:g} and torch can use {len(found)}: {why}")
     return f"{', '.join(found)}, driver {driver_version()}"
 
 
@@ -146,13 +147,23 @@ def weights(needs: Needs) -> str:
     fetch(needs.clip, needs.diffusion)
     for spec, find in ((needs.clip, find_clip), (needs.diffusion, find_diffusion)):
         if spec is not None and spec.folder is not None and find(spec.name).revision != spec.revision:
-            raise NotReadyError(f"{spec.name!r} holds other files here than where the job starts")
+            raise NotReadyError(f"{spec.name!r} holds other files here than where the job starts: copy them")
     return "there"
+
+
+@contextmanager
+def reaching(place: Location, wanted: str) -> Iterator[None]:
+    """Turns storage errors into a sentence that names the place."""
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        problem = storage_problem(error)
+        raise NotReadyError(f"{place.url} cannot be {wanted}: {problem} (every node needs the same storage)") from error
 
 
 def readable(file: Location | None) -> str:
     assert file is not None
-    with file.fs.open(file.path, "rb") as opened:
+    with reaching(file, "read"), file.fs.open(file.path, "rb") as opened:
         opened.read(1)
     return file.url
 
@@ -160,8 +171,9 @@ def readable(file: Location | None) -> str:
 def writable(output: Location | None) -> str:
     assert output is not None
     probe = output / f"{PROBE}{uuid4().hex}"
-    if not output.is_object_store:  # there a new folder could mean a new bucket
-        output.fs.makedirs(output.path, exist_ok=True)
-    output.fs.pipe_file(probe.path, b"")
-    output.fs.rm_file(probe.path)
+    with reaching(output, "written to"):
+        if not output.is_object_store:  # there a new folder could mean a new bucket
+            output.fs.makedirs(output.path, exist_ok=True)
+        output.fs.pipe_file(probe.path, b"")
+        output.fs.rm_file(probe.path)
     return output.url

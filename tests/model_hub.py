@@ -41,6 +41,9 @@ class HubHandler(SimpleHTTPRequestHandler):
                 self.hub.downloads[without_revision(self.path).lstrip("/")] += 1
             super().do_GET()
             return
+        if "/tree/" in self.path:  # asked by some clients; they do without
+            self.send_error(404)
+            return
         repository = "/".join(self.path.split("/")[3:5])
         folder = Path(self.directory) / repository
         files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]

@@ -23,6 +23,10 @@ from cliper.loading import load_diffusion
 import torch
 load_diffusion(diffusion, torch.zeros(1, 77, 64), torch.device("cpu"), torch.float32)
 """
+READ_CONFIG = f"""
+from huggingface_hub import hf_hub_download
+hf_hub_download("{DIFFUSION_REPOSITORY}", "unet/config.json")
+"""
 FETCH = "from cliper.fetch import fetch\nfetch(clip, diffusion)\n"
 
 
@@ -70,8 +74,19 @@ def test_fetched_weights_are_found_with_and_without_a_hub(repositories: Path, tm
         assert hub.downloads.keys() == NEEDED
         online = run_python("-c", FIND + SHOW, **environment)
         assert set(hub.downloads.values()) == {1}
-    offline = run_python("-c", FIND + SHOW + LOAD, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    offline = run_python("-c", FIND + FETCH + SHOW + LOAD, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
     assert online == offline == f"b'weights' {COMMIT}\n"
+
+
+@pytest.mark.slow
+def test_weights_that_are_nowhere_are_named(repositories: Path, tmp_path: Path) -> None:
+    with model_hub(repositories) as hub:
+        run_python("-m", "cliper.fetch", "ViT-B-32", "", **hub.environment | {"HF_HOME": str(tmp_path)})
+        run_python("-c", READ_CONFIG, **hub.environment | {"HF_HOME": str(tmp_path)})
+    missing = start_python("-c", FIND + FETCH, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    _, stderr = missing.communicate()
+    assert "ModelError: weights cannot be fetched" in stderr
+    assert f"the cache has no vae/*.safetensors of {DIFFUSION_REPOSITORY}" in stderr
 
 
 @pytest.mark.slow
