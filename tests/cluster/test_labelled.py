@@ -316,7 +316,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def in_object_storage(test: Callable[..., None]) -> Callable[..., None]:
-    return pytest.mark.slow(pytest.mark.end_to_end(pytest.mark.xdist_group("ray")(test)))
+    return pytest.mark.slow(pytest.mark.end_to_end(pytest.mark.xdist_group("labelled")(test)))
 
 
 @in_object_storage

@@ -20,7 +20,7 @@ from tests.ray_processes import Head, ray_head, ray_worker
 ROOT = Path(__file__).parents[2]
 OFFERS = {"CPU": 4.0, "memory": 8e9}
 CHECKS = ["disk", "GPU", "memory", "weights", "input", "output"]
-RAY = [pytest.mark.long, pytest.mark.end_to_end, pytest.mark.xdist_group("ray")]
+RAY = [pytest.mark.long, pytest.mark.end_to_end, pytest.mark.xdist_group("preflight")]
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def test_labels_stay_as_right_as_recorded() -> None:
     assert figures.map > 0.85
 
 
-RAY = [pytest.mark.slow, pytest.mark.end_to_end, pytest.mark.xdist_group("ray")]
+RAY = [pytest.mark.slow, pytest.mark.end_to_end, pytest.mark.xdist_group("demo")]
 PICTURES = 10
 
 

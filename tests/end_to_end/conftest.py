@@ -1,4 +1,5 @@
-"""One S3 server and one undisturbed run for all end-to-end tests; they run in one worker, one after the other."""
+"""One S3 server and one undisturbed run for all end-to-end tests of a worker; a file's tests run in one worker, one after
+the other."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "end_to_end" in item.path.parts:
             item.add_marker(pytest.mark.end_to_end)
             item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

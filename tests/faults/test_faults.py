@@ -7,7 +7,7 @@ import pytest
 
 from tests.faults.trials import KINDS, Bench, prepare
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.xdist_group("faults")]
 
 
 @pytest.fixture(scope="module")
