@@ -1,5 +1,4 @@
-"""One S3 server and one undisturbed run for all end-to-end tests of a worker; a file's tests run in one worker, one after
-the other."""
+"""One S3 server and one undisturbed run for all end-to-end tests of a worker; a file's tests run in one worker."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
