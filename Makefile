@@ -23,7 +23,7 @@ lock:
 test: setup
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not faults and not long"
 
-# What takes too long for every change: more evaluations of drawn pictures.
+# What takes too long for every change: more evaluations of drawn pictures, clusters of several nodes.
 test-long: setup
 	$(BIN)/python -m pytest -m "long and not faults"
 
