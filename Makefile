@@ -21,11 +21,11 @@ lock:
 		--quiet pyproject.toml --output-file requirements.lock
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not faults and not long"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 15 -m "not faults and not long"
 
 # What takes too long for every change: more evaluations of drawn pictures, clusters of several nodes.
 test-long: setup
-	$(BIN)/python -m pytest -m "long and not faults"
+	$(BIN)/python -m pytest --durations 15 -m "long and not faults"
 
 # One trial of every kind; `make faults` runs all of them, for an hour.
 test-faults: setup

@@ -66,7 +66,7 @@ NEEDED = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fetched_weights_are_found_with_and_without_a_hub(repositories: Path, tmp_path: Path) -> None:
     with model_hub(repositories) as hub:
         environment = hub.environment | {"HF_HOME": str(tmp_path)}
@@ -78,7 +78,7 @@ def test_fetched_weights_are_found_with_and_without_a_hub(repositories: Path, tm
     assert online == offline == f"b'weights' {COMMIT}\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weights_that_are_nowhere_are_named(repositories: Path, tmp_path: Path) -> None:
     with model_hub(repositories) as hub:
         run_python("-m", "cliper.fetch", "ViT-B-32", "", **hub.environment | {"HF_HOME": str(tmp_path)})
@@ -89,7 +89,7 @@ def test_weights_that_are_nowhere_are_named(repositories: Path, tmp_path: Path) 
     assert f"the cache has no vae/*.safetensors of {DIFFUSION_REPOSITORY}" in stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_four_processes_of_a_machine_download_once(repositories: Path, tmp_path: Path) -> None:
     with model_hub(repositories) as hub:
         environment = hub.environment | {"HF_HOME": str(tmp_path)}

@@ -289,6 +289,7 @@ def test_a_plan_is_printed_and_nothing_written(finished_run: FinishedRun) -> Non
     assert not OutputReader(output, finished_run.env).names()
 
 
+@pytest.mark.long
 def test_gpus_that_nobody_promised_are_a_wrong_request(finished_run: FinishedRun) -> None:
     flags = [*finished_run.flags, "--gpus-per-actor", "1"]
     refused = annotate(finished_run.corpus, f"s3://{BUCKET}/no-gpus", *flags, env=finished_run.env)
