@@ -93,6 +93,7 @@ def test_two_workers_give_the_same_confusion_matrix(
     assert np.array_equal(one.confusion, two.confusion)
 
 
+@pytest.mark.long
 def test_a_killed_evaluation_goes_on(evaluated: tuple[Path, dict[str, Any]], drawn: list[str], tmp_path: Path) -> None:
     flags = [*drawn, *DEMO, "--rows-per-file", "2", "--batch-size", "1"]
     job = subprocess.Popen(
@@ -160,6 +161,7 @@ def test_calibrated_thresholds_raise_what_they_should_and_annotate_takes_them(dr
     assert manifest["settings"]["class_score_thresholds"] == [thresholds[name]["score_threshold"] for name in NAMES]
 
 
+@pytest.mark.long
 def test_a_benchmark_in_its_makers_layout(tmp_path: Path) -> None:
     pictures = [draw(seed, 96, 128) for seed in range(3)]
     truths = [np.where(picture.labels > 0, picture.labels.astype(np.int64) - 1, UNLABELLED) for picture in pictures]
