@@ -54,20 +54,23 @@ def download(repository: str, revision: str | None, patterns: list[str]) -> None
     """
     try:
         files = [file.rfilename for file in HfApi().model_info(repository, revision=revision).siblings or []]
-    except Exception:  # which library's HTTP errors come out depends on the hub client's version
-        check_cache(repository, revision, patterns)
+    except Exception as error:  # which library's HTTP errors come out depends on the hub client's version
+        check_cache(repository, revision, patterns, f"the model hub does not answer ({type(error).__name__})")
         return
     for file in files:
         if any(fnmatch(file, pattern) for pattern in patterns) and not fnmatch(file, OTHER_PRECISIONS):
             hf_hub_download(repository, file, revision=revision)
 
 
-def check_cache(repository: str, revision: str | None, patterns: list[str]) -> None:
-    """Raises OSError: the hub does not answer, and weights are not on this machine."""
-    folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+def check_cache(repository: str, revision: str | None, patterns: list[str], why: str) -> None:
+    """Raises FileNotFoundError: weights are not on this machine; ``why`` says why they must be."""
+    try:
+        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+    except HUB_ERRORS as error:
+        raise FileNotFoundError(f"{why}, and the cache has nothing of {repository}") from error
     for pattern in WEIGHTS:
         if pattern in patterns and not any(folder.glob(pattern)):
-            raise FileNotFoundError(f"the model hub does not answer, and the cache has no {pattern} of {repository}")
+            raise FileNotFoundError(f"{why}, and the cache has no {pattern} of {repository}")
 
 
 def main(clip: str, diffusion: str) -> None:

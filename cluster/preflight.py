@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -87,14 +88,14 @@ def look_at_node(needs: Needs, offers: dict[str, float]) -> list[Finding]:
     checks: dict[str, Callable[[], str]] = {"disk": disk}
     if offers.get("CPU") or offers.get("GPU"):  # else no task and no actor runs here
         checks |= {
-            "GPU": lambda: gpu(offers.get("GPU", 0.0)),
-            "memory": lambda: memory(offers.get("memory", 0.0)),
-            "weights": lambda: weights(needs),
+            "GPU": partial(gpu, offers.get("GPU", 0.0)),
+            "memory": partial(memory, offers.get("memory", 0.0)),
+            "weights": partial(weights, needs),
         }
     if needs.input_file is not None:
-        checks["input"] = lambda: readable(needs.input_file)
+        checks["input"] = partial(readable, needs.input_file)
     if needs.output is not None:
-        checks["output"] = lambda: writable(needs.output)
+        checks["output"] = partial(writable, needs.output)
     findings = []
     for name, check in checks.items():
         try:
@@ -161,15 +162,13 @@ def reaching(place: Location, wanted: str) -> Iterator[None]:
         raise NotReadyError(f"{place.url} cannot be {wanted}: {problem} (every node needs the same storage)") from error
 
 
-def readable(file: Location | None) -> str:
-    assert file is not None
+def readable(file: Location) -> str:
     with reaching(file, "read"), file.fs.open(file.path, "rb") as opened:
         opened.read(1)
     return file.url
 
 
-def writable(output: Location | None) -> str:
-    assert output is not None
+def writable(output: Location) -> str:
     probe = output / f"{PROBE}{uuid4().hex}"
     with reaching(output, "written to"):
         if not output.is_object_store:  # there a new folder could mean a new bucket
