@@ -93,4 +93,7 @@ def plan_resources(actors: int | None, gpus_per_actor: float | None, cluster: Cl
             f"--gpus-per-actor {gpus_per_actor:g} asks for more than the {cluster.gpus:g} GPUs that the cluster has "
             f"now: if it can grow, say to how many actors with --actors"
         )
-    return Resources(actors or int(cluster.gpus / gpus_per_actor), gpus_per_actor, CALLS_PER_GPU_ACTOR)
+    fitting = int(cluster.gpus // gpus_per_actor)
+    if gpus_per_actor < 1:  # no actor has its part on two GPUs
+        fitting = int(cluster.gpus) * int(1 / gpus_per_actor)
+    return Resources(actors or fitting, gpus_per_actor, CALLS_PER_GPU_ACTOR)

@@ -17,6 +17,8 @@ EMPTY = Cluster(nodes=1, cpus=0, gpus=0, memory_bytes=1e9)
         (4, None, CPUS, Resources(4, 0.0, 1)),
         (None, None, GPUS, Resources(3, 1.0, 2)),
         (None, 0.5, GPUS, Resources(6, 0.5, 2)),
+        (None, 0.4, GPUS, Resources(6, 0.4, 2)),
+        (None, 0.2, Cluster(1, 8, 6, 1e10), Resources(30, 0.2, 2)),
         (None, 2.0, GPUS, Resources(1, 2.0, 2)),
         (2, None, GPUS, Resources(2, 1.0, 2)),
         (None, 0.0, GPUS, Resources(1, 0.0, 1)),
