@@ -51,7 +51,7 @@ demo: setup
 	$(BIN)/python -m demo
 
 train-demo: setup
-	$(BIN)/python -m demo.train
+	$(BIN)/python -m demo.training
 
 clean:
 	rm -rf demo-output .pytest_cache .mypy_cache .ruff_cache

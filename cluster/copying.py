@@ -20,13 +20,13 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from cluster import session
-from cluster.image_names import split_id
-from cluster.output import file_name
-from cluster.readers import Record, Shard, utf8
+from cluster.corpus.readers import Record, Shard, utf8
+from cluster.corpus.sources import Corpus, read_shard
+from cluster.output.files import written_whole
+from cluster.output.folder import file_name
+from cluster.output.image_names import split_id
 from cluster.session import ClusterOptions
-from cluster.sources import Corpus, read_shard
 from cluster.storage import Location
-from cluster.whole_files import written_whole
 
 TASKS_PER_CORE = 4
 """Tasks that wait or run at a time: enough to keep the cluster busy, few enough to hold their ids in memory."""

@@ -10,9 +10,9 @@ from ray.data.block import Block, BlockMetadata
 from ray.data.context import DataContext
 from ray.data.datasource import ReadTask
 
-from cluster import metrics
-from cluster.readers import Record, Shard
-from cluster.sources import Corpus, read_shard
+from cluster import prometheus
+from cluster.corpus.readers import Record, Shard
+from cluster.corpus.sources import Corpus, read_shard
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -74,7 +74,7 @@ def read_blocks(corpus: Corpus, report: Callable[[int], None]) -> Iterator[Block
     gathered_bytes = 0
     for shard in corpus.shards:
         shard_bytes = 0
-        for record in metrics.timed_items("read", read_shard(corpus, shard)):
+        for record in prometheus.timed_items("read", read_shard(corpus, shard)):
             shard_bytes += len(record.data or b"")
             if record.image_id in shard.done:
                 continue
@@ -84,7 +84,7 @@ def read_blocks(corpus: Corpus, report: Callable[[int], None]) -> Iterator[Block
                 yield block(gathered)
                 gathered, gathered_bytes = [], 0
         report(shard_bytes)
-        metrics.add(metrics.READ_BYTES, shard_bytes)
+        prometheus.add(prometheus.READ_BYTES, shard_bytes)
     if gathered:
         yield block(gathered)
 

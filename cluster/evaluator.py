@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 from ray.actor import ActorHandle
 
-from cluster import metrics
-from cluster.annotator import TOO_LARGE_FOR_GPU, AnnotatorSpec, BaselineSpec, load_models, pixels_of, winning_classes_of
-from cluster.decode import DECODED_SCHEMA, decode_batch
-from cluster.labelled import LabelledCorpus, read_truth
+from cluster import prometheus
+from cluster.actors import TOO_LARGE_FOR_GPU, AnnotatorSpec, BaselineSpec, load_models, pixels_of, winning_classes_of
+from cluster.corpus.decode import DECODED_SCHEMA, decode_batch
+from cluster.corpus.ground_truth import IGNORED, TruthError
+from cluster.corpus.labelled import LabelledCorpus, read_truth
 from cluster.progress import report
-from cluster.truth import IGNORED, TruthError
 from schemas.evaluation import EVALUATION_SCHEMA, VALUE_STEPS
 from schemas.rows import Status
 
@@ -41,7 +41,7 @@ def decode_labelled_batch(records: pa.Table, labelled: LabelledCorpus, backgroun
     """Decode pictures and read their masks.
 
     Args:
-        records: batch of `cluster.readers.Record`.
+        records: batch of `cluster.corpus.readers.Record`.
         labelled: the data set.
         background: the data set's truth has background as label 0; else its first class moves up to label 1.
 
@@ -92,7 +92,7 @@ class Evaluator:
             row["confusion"] = confusion(truth, annotation.labels.cpu().numpy(), self.spec.classes + 1)
             if self.spec.winners:
                 row["winners"] = winners(truth, *winning_classes_of(self.batches.cliper, annotation, truth.shape))
-        metrics.add_images(row["status"] for row in rows)
+        prometheus.add_images(row["status"] for row in rows)
         ok = sum(row["status"] == Status.OK for row in rows)
         report(self.counter, ok=ok, failed=len(rows) - ok)
         return pa.Table.from_pylist(rows, schema=EVALUATION_SCHEMA)

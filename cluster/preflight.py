@@ -17,8 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cliper.fetch import fetch
 from cliper.gpus import cuda_version, usable_gpus
 from cliper.models import ClipSpec, DiffusionSpec, ModelError, find_clip, find_diffusion, one_line
-from cluster.limits import DEFAULT_LIMITS
-from cluster.output import PROBE
+from cluster.corpus.limits import DEFAULT_LIMITS
+from cluster.output.folder import PROBE
 from cluster.storage import STORAGE_ERRORS, Location, storage_problem
 
 NVIDIA_SMI = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

@@ -13,13 +13,13 @@ from ray.data.checkpoint import CheckpointConfig
 from rich.console import Console
 
 from cluster import session
+from cluster.corpus.sources import Corpus, is_empty
 from cluster.datasource import CorpusDatasource
-from cluster.output import Output
+from cluster.output.folder import Output
+from cluster.output.resume import forget_passing_failures, take_stock
 from cluster.progress import ProgressDisplay, report, start_counter
-from cluster.resume import forget_passing_failures, take_stock
 from cluster.session import ClusterOptions
 from cluster.sizing import Cluster, Resources
-from cluster.sources import Corpus, is_empty
 
 TARGET_BLOCK_BYTES = 32 * 1024**2
 """Small blocks keep every actor busy and little in flight; a hundred photographs decode to this much and more."""
@@ -36,7 +36,7 @@ class Plan:
 
     Attributes:
         corpus: what to read.
-        decode: a batch of `cluster.readers.Record` to decoded images.
+        decode: a batch of `cluster.corpus.readers.Record` to decoded images.
         actor: class of the labelling actors; constructed with ``spec`` and the progress counter, called with decoded
             batches, returns rows of ``schema``.
         spec: what the actors need to know.

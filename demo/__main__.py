@@ -19,7 +19,7 @@ from demo.metrics import Scoreboard
 from demo.report import Example, write_report
 from demo.world.names import NAMES
 from demo.world.scene import draw
-from schemas.rle import labels_from_annotations
+from schemas.runs import labels_from_annotations
 
 ROOT = Path(__file__).parents[1]
 ON_THE_PAGE = 30

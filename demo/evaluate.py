@@ -13,12 +13,12 @@ from rich.console import Console
 
 from cliper.models import DEMO
 from cliper.templates import CAR_TEMPLATES
-from cluster.annotator import AnnotatorSpec
+from cluster.actors import AnnotatorSpec
 from demo.metrics import Scoreboard
 from demo.world.names import NAMES
 from demo.world.scene import Picture, draw
-from jobs.options import MethodOptions
-from jobs.request import Models, VocabularyRequest, find_models
+from jobs.common.options import MethodOptions
+from jobs.common.request import Models, VocabularyRequest, find_models
 from schemas.vocabulary import VocabularyClass
 
 

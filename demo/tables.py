@@ -20,9 +20,9 @@ from demo.evaluate import ALL_NAMES, EvaluateOptions, Task, evaluate
 from demo.metrics import Figures
 from demo.world.names import CATEGORY, NAMES, PAINTED, PAINTS
 from demo.world.scene import Picture
-from jobs import grids
-from jobs.options import MethodOptions
-from jobs.request import find_models
+from jobs.common.options import MethodOptions
+from jobs.common.request import find_models
+from jobs.evaluation import ablations
 from schemas.vocabulary import VocabularyClass
 
 
@@ -33,8 +33,8 @@ def demo_method(**settings: Any) -> MethodOptions:
 
 WITH_BACKGROUND = demo_method(background_threshold=0.5)
 """For vocabularies that do not cover everything in the picture."""
-COMPONENTS = {title: demo_method(**changes) for title, changes in grids.COMPONENTS.items()}
-COMPENSATIONS = {title: demo_method(**changes) for title, changes in grids.COMPENSATIONS.items()}
+COMPONENTS = {title: demo_method(**changes) for title, changes in ablations.COMPONENTS.items()}
+COMPENSATIONS = {title: demo_method(**changes) for title, changes in ablations.COMPENSATIONS.items()}
 WORKERS = 1 if torch.cuda.is_available() else os.cpu_count() or 1
 KINDS = {"plant": ("tree", "flower", "cactus"), "vehicle": ("car", "boat"), "building": ("house", "tent")}
 """Words that no caption contains, and the names that they cover."""
@@ -100,8 +100,8 @@ def main(options: TablesOptions) -> None:
     runs: dict[Any, tuple[MethodOptions, Task]] = {
         **{title: (method, ALL_NAMES) for title, method in (COMPONENTS | COMPENSATIONS).items()},
         **{
-            (name, early): (demo_method(**grids.attention_row(name, early)), ALL_NAMES)
-            for name in grids.ATTENTIONS
+            (name, early): (demo_method(**ablations.attention_row(name, early)), ALL_NAMES)
+            for name in ablations.ATTENTIONS
             for early in (False, True)
         },
         **{title: (WITH_BACKGROUND, task) for title, task in OTHER_VOCABULARIES.items()},
@@ -114,7 +114,7 @@ def main(options: TablesOptions) -> None:
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
     card = environment.get_template("demo-model.md.j2").render(
         options=options, date=datetime.now(UTC).date(), commit=current_commit(), figures=figures,
-        components=COMPONENTS, attentions=grids.ATTENTIONS, compensations=COMPENSATIONS, others=OTHER_VOCABULARIES,
+        components=COMPONENTS, attentions=ablations.ATTENTIONS, compensations=COMPENSATIONS, others=OTHER_VOCABULARIES,
     )  # fmt: skip
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(card, encoding="utf-8")

@@ -11,20 +11,20 @@ import tyro
 from rich.console import Console
 
 from cluster import session
-from cluster.annotator import Annotator, AnnotatorSpec
-from cluster.decode import decode_batch
-from cluster.lease import Lease
-from cluster.limits import Limits
-from cluster.output import Output
+from cluster.actors import Annotator, AnnotatorSpec
+from cluster.corpus.decode import decode_batch
+from cluster.corpus.limits import Limits
+from cluster.corpus.sources import CorpusFormat, list_corpus
+from cluster.output.folder import Output
+from cluster.output.lease import Lease
+from cluster.output.summary import Counts, count_rows, show_summary, summary_document
 from cluster.run import Plan, complete
 from cluster.session import ClusterOptions
-from cluster.sources import CorpusFormat, list_corpus
 from cluster.storage import open_location
-from cluster.summary import Counts, count_rows, show_summary, summary_document
-from jobs.ending import JobFailedError, run_to_exit_code
-from jobs.options import MethodOptions
-from jobs.plan import PlanOptions, show_plan
-from jobs.request import find_models, read_vocabulary
+from jobs.common.exit_codes import JobFailedError, run_to_exit_code
+from jobs.common.options import MethodOptions
+from jobs.common.plan import PlanOptions, show_plan
+from jobs.common.request import find_models, read_vocabulary
 from schemas.errors import RequestError
 from schemas.manifest import Manifest
 from schemas.rows import ROW_SCHEMA

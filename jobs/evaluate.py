@@ -13,25 +13,25 @@ from rich.console import Console
 
 from cliper.baselines import BaselineSettings
 from cliper.proxy import DEFAULT_PROXY
-from cluster.annotator import AnnotatorSpec, BaselineSpec, Method
+from cluster.actors import AnnotatorSpec, BaselineSpec, Method
+from cluster.corpus.limits import Limits
 from cluster.evaluator import Evaluator, EvaluatorSpec, decode_labelled_batch
-from cluster.lease import Lease
-from cluster.limits import Limits
-from cluster.output import Output
+from cluster.output.folder import Output
+from cluster.output.lease import Lease
 from cluster.run import Plan, complete
 from cluster.session import ClusterOptions
 from cluster.storage import open_location
-from jobs.calibrate import Goal, choose_background_thresholds, choose_score_thresholds
-from jobs.ending import JobFailedError, run_to_exit_code
-from jobs.figures import Figures, Tally, class_table, figures_of, figures_table, markdown, tally
-from jobs.grids import GRIDS, Grid
-from jobs.labelled_request import FOLDER, Dataset, find_dataset, find_folder
-from jobs.options import MethodOptions
-from jobs.request import Models, find_models
+from jobs.common.exit_codes import JobFailedError, run_to_exit_code
+from jobs.common.options import MethodOptions
+from jobs.common.request import Models, find_models
+from jobs.evaluation.ablations import GRIDS, Grid
+from jobs.evaluation.calibration import Goal, choose_background_thresholds, choose_score_thresholds
+from jobs.evaluation.datasets import FOLDER, Dataset, find_dataset, find_folder
+from jobs.evaluation.figures import Figures, Tally, class_table, figures_of, figures_table, markdown, tally
 from schemas.errors import RequestError
 from schemas.evaluation import EVALUATION_SCHEMA
 from schemas.manifest import Manifest
-from schemas.tuning import Tuning
+from schemas.settings_file import Tuning
 
 DatasetName = Literal[
     "voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff", "ade20k", "cityscapes", "folder"

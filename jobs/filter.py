@@ -13,13 +13,13 @@ import tyro
 from rich.console import Console
 from tyro.conf import UseAppendAction
 
-from cluster.labels import open_labels
-from jobs.copy_kept import check_copy, copy_kept
-from jobs.ending import run_to_exit_code
-from jobs.export_request import check_file_target, note_unfinished
-from jobs.filter_stats import check_stats, show_stats
-from jobs.selection import select_pictures
-from schemas.conditions import Conditions, parse_area, parse_condition, parse_conditions
+from cluster.output.rows import open_labels
+from jobs.common.exit_codes import run_to_exit_code
+from jobs.common.targets import check_file_target, note_unfinished
+from jobs.filtering.conditions import Conditions, parse_area, parse_condition, parse_conditions
+from jobs.filtering.copies import check_copy, copy_kept
+from jobs.filtering.selection import select_pictures
+from jobs.filtering.statistics import check_stats, show_stats
 from schemas.errors import RequestError
 
 Repeated = UseAppendAction[tuple[tuple[str, ...], ...]]

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from cluster.image_names import split_id
+from cluster.output.files import written_whole
+from cluster.output.image_names import split_id
 from cluster.storage import Location
-from cluster.whole_files import written_whole
 from schemas.label_png import id_to_label, label_png
-from schemas.rle import labels_from_annotations
+from schemas.runs import labels_from_annotations
 
 WRITERS = 8
 

@@ -10,13 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster import session
+from cluster.corpus.sources import list_corpus
 from cluster.preflight import Needs, check_nodes
 from cluster.session import ClusterOptions
-from cluster.sources import list_corpus
 from cluster.storage import Location, open_location
-from jobs.ending import JobFailedError, run_to_exit_code
-from jobs.options import DEFAULT_CLIP, DEFAULT_DIFFUSION, MethodOptions
-from jobs.request import find_models
+from jobs.common.exit_codes import JobFailedError, run_to_exit_code
+from jobs.common.options import DEFAULT_CLIP, DEFAULT_DIFFUSION, MethodOptions
+from jobs.common.request import find_models
 
 
 @dataclass(frozen=True)

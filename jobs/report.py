@@ -13,16 +13,16 @@ from typing import IO
 import tyro
 from rich.console import Console
 
-from cluster.gallery import Candidates, read_rows
-from cluster.labels import Labels, open_labels
-from cluster.output import Output
-from cluster.pictures import open_images, read_pictures
+from cluster.output.files import written_whole
+from cluster.output.folder import Output
+from cluster.output.rows import Labels, open_labels
 from cluster.storage import STORAGE_ERRORS, Location, storage_problem
-from cluster.tally import Tally
-from cluster.whole_files import written_whole
-from jobs.ending import run_to_exit_code
-from jobs.export_request import check_file_target, note_unfinished
-from jobs.report_page import make_thumbnail, render_page
+from jobs.common.exit_codes import run_to_exit_code
+from jobs.common.targets import check_file_target, note_unfinished
+from jobs.page.counts import Tally
+from jobs.page.images import open_images, read_pictures
+from jobs.page.page import make_thumbnail, render_page
+from jobs.page.samples import Candidates, read_rows
 from schemas.errors import RequestError
 
 LARGEST_THUMBNAIL_PX = 2048

@@ -16,7 +16,7 @@ from contourpy import FillType, contour_generator
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from schemas.rle import annotations_from_labels, run_lengths
+from schemas.runs import annotations_from_labels, run_lengths
 
 TOUCHING = np.ones((3, 3), bool)
 """Pixels that share a side or a corner belong to one component."""

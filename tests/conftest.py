@@ -6,11 +6,11 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-import tests.shape_checker  # noqa: F401 (the hook looks it up)
+import tests.support.shape_checker  # noqa: F401 (the hook looks it up)
 
-install_import_hook("cliper", "tests.shape_checker.check")
+install_import_hook("cliper", "tests.support.shape_checker.check")
 
-from tests.tiny import write_tiny_clip, write_tiny_diffusion  # noqa: E402 (after the hook)
+from tests.support.tiny import write_tiny_clip, write_tiny_diffusion  # noqa: E402 (after the hook)
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no-deadline")

@@ -23,7 +23,7 @@ MUST_NOT_IMPORT = {
     "jobs": set(),
     "demo": set(),
 }
-ONLY_PLACE_FOR_TORCH_IN_CLUSTER = "annotator.py"
+ONLY_PLACE_FOR_TORCH_IN_CLUSTER = "actors.py"
 
 
 def imports_of(path: Path) -> set[str]:

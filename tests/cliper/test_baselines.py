@@ -24,7 +24,7 @@ from cliper.vision import VisionTower
 from tests.cliper.test_models import COMMIT, put_in_hub_cache
 from tests.cliper.test_pipeline import CLASS_OF_ROW, CPU, some_image, some_queries
 from tests.reference.literal import ClipWeights, clip_pixels
-from tests.tiny import write_tiny_clip
+from tests.support.tiny import write_tiny_clip
 
 METHODS = ["clip", "maskclip", "sclip", "clearclip", "proxyclip"]
 SETTINGS = BaselineSettings(shorter_side_px=112)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cliper.models import CLIP_WEIGHTS, DEMO_MODEL
-from tests.model_hub import COMMIT, model_hub
+from tests.support.model_hub import COMMIT, model_hub
 
 ROOT = Path(__file__).parents[2]
 CLIP_REPOSITORY, DIFFUSION_REPOSITORY = "timm/vit_base_patch32_clip_224.openai", "someone/diffusion"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from cliper.loading import check_diffusion, embed_empty_prompt, load_diffusion, load_text_encoder, load_vision_tower
 from cliper.models import ModelError, find_clip, find_diffusion
 from cliper.settings import VIT_B_16, MethodSettings
-from tests.tiny import write_tiny_clip, write_tiny_diffusion
+from tests.support.tiny import write_tiny_clip, write_tiny_diffusion
 
 CPU = torch.device("cpu")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

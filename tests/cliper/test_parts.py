@@ -26,7 +26,7 @@ from cliper.sliding import window_starts
 from cliper.templates import TEMPLATE_SETS, parse_templates
 from cliper.text import embed_phrases
 from cliper.vision import check_supported
-from tests.tiny import write_tiny_diffusion
+from tests.support.tiny import write_tiny_diffusion
 
 CPU = torch.device("cpu")
 COMPILED_IN_ONE_PIECE = """

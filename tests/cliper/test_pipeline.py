@@ -13,7 +13,7 @@ from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import Cliper
 from cliper.settings import MethodSettings
 from tests.reference import literal
-from tests.tiny import write_tiny_clip
+from tests.support.tiny import write_tiny_clip
 
 CPU = torch.device("cpu")
 CLASS_OF_ROW = [0, 1, 1, 2]

@@ -8,16 +8,16 @@ import torch
 from PIL import Image
 
 from cliper.metrics import segmentation_figures
+from cluster.corpus.ground_truth import IGNORED
+from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled
+from cluster.corpus.sources import read_shard
 from cluster.datasource import block
 from cluster.evaluator import confusion, decode_labelled_batch, winners
-from cluster.labelled import LabelledCorpus, list_index_masks, list_labelled
-from cluster.sources import read_shard
 from cluster.storage import open_location
-from cluster.truth import IGNORED
 from demo.world.names import CATEGORY
 from demo.world.scene import draw
 from schemas.rows import Status
-from tests.labelled_world import MAKERS, UNLABELLED, export
+from tests.support.labelled_world import MAKERS, UNLABELLED, export
 
 CLASSES = 19
 """As many as the smallest benchmark has."""

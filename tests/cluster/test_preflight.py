@@ -14,8 +14,8 @@ from cliper.models import DEMO, LOCAL_PREFIX, find_clip, find_diffusion
 from cluster.preflight import Finding, Needs, look_at_node
 from cluster.storage import open_location
 from jobs.preflight import main
-from tests.corpora import pictures, write_tars
-from tests.ray_processes import Head, ray_head, ray_worker
+from tests.support.corpora import pictures, write_tars
+from tests.support.ray_processes import Head, ray_head, ray_worker
 
 ROOT = Path(__file__).parents[2]
 OFFERS = {"CPU": 4.0, "memory": 8e9}

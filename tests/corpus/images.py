@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from schemas.rows import Status
-from tests.corpora import jpeg
+from tests.support.corpora import jpeg
 
 PICTURE = Image.open(io.BytesIO(jpeg(1, (60, 90))))
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.rows import Status
-from tests.corpora import jpeg, tar_bytes
+from tests.support.corpora import jpeg, tar_bytes
 
 Expected = dict[str, Status]
 """Image id to the status of its row."""

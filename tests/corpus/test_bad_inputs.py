@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from cluster.corpus.decode import decode_batch
+from cluster.corpus.limits import DEFAULT_LIMITS
+from cluster.corpus.readers import Record
+from cluster.corpus.sources import list_corpus, read_shard
 from cluster.datasource import block
-from cluster.decode import decode_batch
-from cluster.limits import DEFAULT_LIMITS
-from cluster.readers import Record
-from cluster.sources import list_corpus, read_shard
 from cluster.storage import open_location
 from schemas.rows import Status
-from tests.corpora import jpeg
 from tests.corpus.images import odd_images
 from tests.corpus.shards import Expected, odd_tables, odd_tars
+from tests.support.corpora import jpeg
 
 IMAGES, TARS = odd_images(), odd_tars()
 

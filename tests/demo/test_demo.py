@@ -20,9 +20,9 @@ from demo.evaluate import EvaluateOptions, evaluate
 from demo.metrics import Scoreboard
 from demo.world.names import NAMES
 from demo.world.scene import draw
-from jobs.export_coco import main as export
-from jobs.request import find_models
-from schemas.rle import annotations_from_labels
+from jobs.common.request import find_models
+from jobs.export import main as export
+from schemas.runs import annotations_from_labels
 from schemas.vocabulary import parse_vocabulary
 
 ROOT = Path(__file__).parents[2]

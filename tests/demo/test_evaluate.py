@@ -12,7 +12,7 @@ from demo.metrics import Scoreboard, class_iou
 from demo.tables import OTHER_VOCABULARIES
 from demo.world.names import CATEGORY, PAINTS
 from demo.world.scene import draw
-from jobs.options import MethodOptions
+from jobs.common.options import MethodOptions
 
 
 def test_iou_leaves_out_background_and_names_that_never_occur() -> None:

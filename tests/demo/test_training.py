@@ -16,9 +16,9 @@ from cliper.loading import embed_empty_prompt, load_diffusion, load_vision_tower
 from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import Cliper
 from cliper.settings import VIT_B_16, MethodSettings
-from demo.checkpoint import Schedule, train
-from demo.pictures import Pictures
-from demo.train_clip import PHRASES, phrases_in
+from demo.training.checkpoint import Schedule, train
+from demo.training.clip import PHRASES, phrases_in
+from demo.training.images import Pictures
 from demo.world.scene import draw
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ def test_a_training_killed_between_models_gives_models_that_run(tmp_path: Path) 
     places = ["--folder", str(tmp_path), "--target", str(tmp_path / "models"), "--no-fused"]
     sizes = ["--clip-pictures", "64", "--diffusion-pictures", "64"]
     steps = ["--clip-steps", "2", "--autoencoder-steps", "2", "--unet-steps", "2"]
-    command = [sys.executable, "-m", "demo.train", *places, *sizes, *steps]
+    command = [sys.executable, "-m", "demo.training", *places, *sizes, *steps]
     killed = subprocess.Popen(command, cwd=ROOT)
     while not (tmp_path / "clip/loss.csv").exists():
         assert killed.poll() is None

@@ -60,7 +60,7 @@ def test_image_gets_what_the_job_needs_and_no_more() -> None:
     needed += [
         "cliper/published.json",
         "cliper/demo_model/clip/open_clip_model.safetensors",
-        "jobs/templates/report.css",
+        "jobs/page/templates/report.css",
     ]
     assert all((ROOT / name).is_file() for name in needed)
     assert [name for name in needed if not is_sent(name)] == []
@@ -68,7 +68,7 @@ def test_image_gets_what_the_job_needs_and_no_more() -> None:
         ".git/config",
         ".venv/bin/python",
         ".env",
-        "tests/tiny.py",
+        "tests/support/tiny.py",
         "ray_cluster.yaml",
         "cluster/deploy/Dockerfile",
     ]

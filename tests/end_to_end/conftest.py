@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpora import pictures, shards_of, tar_bytes
 from tests.end_to_end.runs import OutputReader, annotate, tiny_flags
-from tests.s3_server import BUCKET, s3_client, seaweed
+from tests.support.corpora import pictures, shards_of, tar_bytes
+from tests.support.s3_server import BUCKET, s3_client, seaweed
 
 PICTURES = 48
 PER_SHARD = 7

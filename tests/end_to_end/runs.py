@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pyarrow.parquet as pq
 
-from tests.s3_server import s3_client
+from tests.support.s3_server import s3_client
 
 ROOT = Path(__file__).parents[2]
 VOCABULARY = "thing\nother: some other thing; another one\nlast thing, with a comma\n"

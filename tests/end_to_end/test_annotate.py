@@ -18,15 +18,15 @@ from cliper.loading import load_diffusion, load_vision_tower
 from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import Cliper
 from cliper.settings import MethodSettings
-from cluster.decode import decode_image, image_seed
+from cluster.corpus.decode import decode_image, image_seed
 from schemas.embeddings import embeddings_from_bytes
 from schemas.manifest import METADATA_KEY
-from schemas.rle import annotations_from_labels
 from schemas.rows import ROW_SCHEMA, Status
-from tests.corpora import jpeg, pictures, write_folder, write_tables, write_tars
+from schemas.runs import annotations_from_labels
 from tests.end_to_end.conftest import PER_SHARD, PICTURES, FinishedRun
 from tests.end_to_end.runs import OutputReader, annotate, broken_copy
-from tests.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, s3_client
+from tests.support.corpora import jpeg, pictures, write_folder, write_tables, write_tars
+from tests.support.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, s3_client
 
 CLASSES = ["thing", "other", "last thing, with a comma"]
 

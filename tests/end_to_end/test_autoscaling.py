@@ -11,10 +11,10 @@ import pytest
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 from tenacity import Retrying
 
-from tests.corpora import pictures, write_tars
 from tests.end_to_end.runs import ROOT, OutputReader, command, tiny_flags
-from tests.ray_processes import PATIENCE, Head, ray_head, ray_nodes, ray_worker
-from tests.s3_server import free_ports
+from tests.support.corpora import pictures, write_tars
+from tests.support.ray_processes import PATIENCE, Head, ray_head, ray_nodes, ray_worker
+from tests.support.s3_server import free_ports
 
 pytestmark = pytest.mark.long
 PICTURES, PER_SHARD = 24, 8

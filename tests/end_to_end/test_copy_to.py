@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpora import pictures, write_tars
 from tests.end_to_end.conftest import PER_SHARD, PICTURES, FinishedRun
 from tests.end_to_end.runs import ROOT, OutputReader, annotate
-from tests.s3_server import BUCKET
+from tests.support.corpora import pictures, write_tars
+from tests.support.s3_server import BUCKET
 
 PER_NEW_SHARD = 5
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.output import Output
+from cluster.output.folder import Output
 from cluster.storage import open_location
 from demo.world.names import NAMES
 from demo.world.scene import draw
-from jobs.figures import Tally, tally
+from jobs.evaluation.figures import Tally, tally
 from tests.end_to_end.runs import ROOT
-from tests.labelled_world import UNLABELLED, export
+from tests.support.labelled_world import UNLABELLED, export
 
 PICTURES = 16
 DEMO = ["--clip", "demo", "--diffusion", "demo"]

@@ -7,7 +7,7 @@ import time
 
 from tests.end_to_end.conftest import FinishedRun
 from tests.end_to_end.runs import ROOT, OutputReader, annotate, command
-from tests.s3_server import BUCKET
+from tests.support.s3_server import BUCKET
 
 
 def wait_for_rows(output: OutputReader, driver: subprocess.Popen[str], seconds: float = 120) -> set[str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpora import pictures, write_tars
 from tests.end_to_end.runs import ROOT, OutputReader, annotate, command, tiny_flags
+from tests.support.corpora import pictures, write_tars
 
 pytestmark = pytest.mark.faults
 

@@ -18,11 +18,19 @@ import pytest
 import yaml
 from tenacity import Retrying
 
-from tests.cluster.test_metrics import GPU_SERIES, MONITORING, OUR_SERIES, RAY_SERIES, alerts, panels_by_row, series_of
-from tests.corpora import pictures, write_tars
+from tests.cluster.test_prometheus import (
+    GPU_SERIES,
+    MONITORING,
+    OUR_SERIES,
+    RAY_SERIES,
+    alerts,
+    panels_by_row,
+    series_of,
+)
 from tests.end_to_end.runs import OutputReader, annotate, tiny_flags
-from tests.ray_processes import PATIENCE, ray_head, running
-from tests.s3_server import free_ports
+from tests.support.corpora import pictures, write_tars
+from tests.support.ray_processes import PATIENCE, ray_head, running
+from tests.support.s3_server import free_ports
 
 pytestmark = [
     pytest.mark.long,

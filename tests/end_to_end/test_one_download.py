@@ -12,11 +12,11 @@ import pytest
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cliper.models import DIFFUSION_PARTS
-from tests.corpora import pictures, write_tars
 from tests.end_to_end.runs import ROOT, OutputReader, annotate, tiny_flags
-from tests.model_hub import Hub, model_hub
-from tests.ray_processes import Head, ray_head, ray_worker
-from tests.tiny import write_tiny_diffusion
+from tests.support.corpora import pictures, write_tars
+from tests.support.model_hub import Hub, model_hub
+from tests.support.ray_processes import Head, ray_head, ray_worker
+from tests.support.tiny import write_tiny_diffusion
 
 pytestmark = pytest.mark.long
 PICTURES, PER_SHARD = 48, 4

@@ -16,9 +16,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from schemas.embeddings import VocabularyEmbeddings, embeddings_to_bytes
-from tests.corpora import shards_of, tar_bytes
 from tests.end_to_end.runs import OutputReader, annotate
-from tests.s3_server import BUCKET, s3_client
+from tests.support.corpora import shards_of, tar_bytes
+from tests.support.s3_server import BUCKET, s3_client
 
 PHOTOS, REAL_CLIP = os.environ.get("CLIPER_PHOTOS"), os.environ.get("CLIPER_REAL_CLIP")
 COCO_STUFF_SETTINGS = [

@@ -11,12 +11,12 @@ from torch.utils._pytree import tree_map_only
 from cliper.models import DEMO
 from cliper.pipeline import ImageArray
 from cliper.settings import MethodSettings
-from cluster.annotator import AnnotatorSpec
-from cluster.decode import decode_image
+from cluster.actors import AnnotatorSpec
+from cluster.corpus.decode import decode_image
 from demo.evaluate import ALL_NAMES
 from demo.world.scene import draw
-from jobs.options import MethodOptions
-from jobs.request import VocabularyRequest, find_models
+from jobs.common.options import MethodOptions
+from jobs.common.request import VocabularyRequest, find_models
 from schemas.embeddings import embeddings_from_bytes
 from tests.end_to_end.test_photographs import PHOTOS, REAL_CLIP, write_embeddings
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.end_to_end.conftest import FinishedRun
 from tests.end_to_end.runs import ROOT, OutputReader, broken_copy, command
-from tests.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY
+from tests.support.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY
 
 pytestmark = pytest.mark.faults
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tenacity import Retrying
 
-from tests.corpora import pictures, shards_of, tar_bytes
 from tests.end_to_end.runs import ROOT, OutputReader, annotate, tiny_flags
-from tests.ray_processes import PATIENCE, RAY, Head, ray_head, ray_worker
-from tests.s3_server import BUCKET, s3_client
+from tests.support.corpora import pictures, shards_of, tar_bytes
+from tests.support.ray_processes import PATIENCE, RAY, Head, ray_head, ray_worker
+from tests.support.s3_server import BUCKET, s3_client
 
 pytestmark = pytest.mark.long
 PICTURES, PER_SHARD = 160, 8

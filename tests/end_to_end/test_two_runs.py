@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpora import pictures, write_tars
 from tests.end_to_end.conftest import FinishedRun
 from tests.end_to_end.runs import ROOT, OutputReader, annotate, command
 from tests.end_to_end.test_killed import wait_for_rows
+from tests.support.corpora import pictures, write_tars
 
 pytestmark = pytest.mark.faults
 

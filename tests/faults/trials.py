@@ -15,10 +15,10 @@ import psutil
 from ray.cluster_utils import Cluster
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from tests.corpora import pictures, shards_of, tar_bytes, write_tars
 from tests.end_to_end.runs import ROOT, OutputReader, command, tiny_flags
-from tests.s3_server import BUCKET, Seaweed, free_ports, s3_client
-from tests.tiny import write_tiny_clip, write_tiny_diffusion
+from tests.support.corpora import pictures, shards_of, tar_bytes, write_tars
+from tests.support.s3_server import BUCKET, Seaweed, free_ports, s3_client
+from tests.support.tiny import write_tiny_clip, write_tiny_diffusion
 
 PICTURES, PER_SHARD = 96, 8
 SMALL_STEPS = ["--rows-per-file", "4", "--batch-size", "2"]

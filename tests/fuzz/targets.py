@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.decode import DecodeError, decode_image
-from cluster.limits import DEFAULT_LIMITS
-from cluster.readers import Shard, read_table, read_tar
-from cluster.sources import counted
+from cluster.corpus.decode import DecodeError, decode_image
+from cluster.corpus.limits import DEFAULT_LIMITS
+from cluster.corpus.readers import Shard, read_table, read_tar
+from cluster.corpus.sources import counted
 from cluster.storage import Location, open_location
 from schemas.embeddings import EmbeddingsError, VocabularyEmbeddings, embeddings_from_bytes, embeddings_to_bytes
 from schemas.rows import Status

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from schemas.coco import AnnotationsFile, CocoStyle, ResultsFile, Segmentation, coco_head
-from schemas.rle import annotations_from_labels
+from schemas.runs import annotations_from_labels
 
 CLASSES = 3
 LABEL_MAPS = hnp.arrays(

@@ -1,0 +1,1 @@
+"""What measures speed, memory and agreement; run as ``python -m benchmarks.NAME``."""

@@ -1,0 +1,207 @@
+"""One measurement of the benchmark: models, pictures, timed runs, stages, peak memory."""
+
+import io
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.full_size import build_models
+from cliper.coarse import Queries
+from cliper.fusion import fuse
+from cliper.pipeline import Cliper
+from cliper.preprocess import clip_input, patch_grid_hw
+from cliper.settings import MethodSettings
+from cliper.vision import VisionTower, trace
+from cluster.actors import PRECISIONS
+from cluster.corpus.decode import decode_image
+from schemas.runs import annotations_from_labels
+
+STAGES = ("preprocess", "clip", "vae", "unet", "compensation", "labels")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured; see `benchmarks.speed.BenchmarkOptions`."""
+
+    variant: str
+    device: str
+    clip: str
+    compensation: str
+    batch_size: int
+    classes: int
+    precision: str
+    height_px: int
+    width_px: int
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What came out.
+
+    Attributes:
+        seconds: per image, by stage; ``total`` is the whole method, ``decode`` and ``rle`` come on top.
+        floor_seconds: per image, if all products of the fast path ran at the device's rate for large ones; None for the
+            literal transcription.
+        peak_memory_gb: of the GPU, or of the process on a CPU; models included.
+        labels: of the first picture.
+    """
+
+    seconds: dict[str, float]
+    floor_seconds: float | None
+    peak_memory_gb: float
+    labels: np.ndarray
+
+    def agreement(self, other: "Measurement") -> float:
+        """Share of pixels with the same label."""
+        return float((self.labels == other.labels).mean())
+
+    def rows(self, case: Case) -> list[dict[str, Any]]:
+        """One row per stage."""
+        return [
+            {
+                "variant": case.variant,
+                "stage": stage,
+                "device": case.device,
+                "clip": case.clip,
+                "compensation": case.compensation,
+                "batch_size": case.batch_size,
+                "classes": case.classes,
+                "precision": case.precision,
+                "images_per_second": 1 / seconds,
+                "ms_per_image": 1e3 * seconds,
+                "peak_memory_gb": self.peak_memory_gb,
+                "share_of_floor": self.floor_seconds / seconds if self.floor_seconds and stage == "total" else None,
+            }
+            for stage, seconds in self.seconds.items()
+            if seconds > 0
+        ]
+
+
+def measure(case: Case) -> Measurement:
+    """Run a case on smooth random pictures, whose noise depends on their number."""
+    device, dtype = torch.device(case.device), PRECISIONS[case.precision]
+    models = build_models(case.clip, case.compensation != "none", device, dtype)
+    settings = MethodSettings(**vars(models.defaults) | {"compensation": case.compensation})
+    images = [some_picture(case.height_px, case.width_px, number) for number in range(case.batch_size)]
+    queries = some_queries(models.tower, settings, images[0], case.classes)
+    cliper = Cliper(models.tower, queries, settings, models.diffusion)
+    run = literal_run(cliper, images) if case.variant == "literal" else fast_run(cliper, images)
+
+    floor = products_seconds(run, device, dtype) / case.batch_size if case.variant == "fast" else None
+    if case.variant == "fast" and case.device == "cuda" and models.diffusion is not None:
+        models.diffusion.compile()  # as the actors do; after products were counted, which compiled code hides
+    if case.device == "cuda":
+        run()  # warm
+    with torch.inference_mode(), profile(activities=activities(case.device), acc_events=True) as recorded:
+        labels = run()
+        finish(case.device)
+    seconds = {"total": min(timed(run, case.device) for _ in range(case.repeats)) / case.batch_size}
+    seconds |= stage_seconds(recorded, case)
+    if case.variant == "fast":
+        seconds |= host_seconds(images, labels, case.classes)
+    return Measurement(seconds, floor, peak_memory_gb(device), labels[0])
+
+
+def some_picture(height: int, width: int, seed: int) -> np.ndarray:
+    """Soft blotches of colour."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).filter(ImageFilter.BLUR))
+
+
+@torch.inference_mode()
+def some_queries(tower: VisionTower, settings: MethodSettings, image: np.ndarray, classes: int) -> Queries:
+    """Classes and 25 background queries that a random tower tells apart: what sets patches off, and noise."""
+    grid_hw = patch_grid_hw(image.shape[:2], settings.shorter_side_px, tower.patch_size_px)
+    pixels = clip_input(image, grid_hw, tower.patch_size_px, tower.mean, tower.std)[None]
+    dense = fuse(tower, trace(tower, pixels, settings.preset, keep_attention=True), settings).dense[-1][0].cpu()
+    patches = torch.arange(classes + 25) * 7919 % len(dense)
+    rows = torch.nn.functional.normalize(dense - dense.mean(dim=0), dim=-1)[patches]
+    rows = rows + torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)) / rows.shape[1] ** 0.5 / 2
+    rows = torch.nn.functional.normalize(rows, dim=-1)
+    return Queries.build(rows[:classes], rows[classes:], torch.arange(classes))
+
+
+def fast_run(cliper: Cliper, images: list[np.ndarray]) -> Callable[[], list[np.ndarray]]:
+    """The package."""
+    return lambda: [single.labels.cpu().numpy() for single in cliper.annotate(images, range(len(images)))]
+
+
+def literal_run(cliper: Cliper, images: list[np.ndarray]) -> Callable[[], list[np.ndarray]]:
+    """The literal transcription, on the same weights, one picture after the other."""
+    from tests.reference import literal
+
+    clip = literal.ClipWeights.of(cliper.tower)
+    rows, classes = cliper.queries.rows.to(cliper.tower.dtype), cliper.queries.classes
+    queries = (rows[:classes], rows[classes:-1], cliper.queries.class_of_row.tolist())
+
+    def run() -> list[np.ndarray]:
+        found = []
+        for seed, image in enumerate(images):
+            noise = cliper.diffusion.noise(seed)[None] if cliper.diffusion else None
+            stages = literal.annotate(clip, queries, cliper.settings, image, cliper.diffusion, noise)
+            found.append(stages.labels.cpu().numpy())
+        return found
+
+    return run
+
+
+def timed(run: Callable[[], Any], device: str) -> float:
+    started = time.perf_counter()
+    run()
+    finish(device)
+    return time.perf_counter() - started
+
+
+def finish(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def activities(device: str) -> list[ProfilerActivity]:
+    return [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
+
+
+def stage_seconds(recorded: profile, case: Case) -> dict[str, float]:
+    """Seconds per image of every stage that was named in the run."""
+    found: dict[str, float] = {}
+    for event in recorded.key_averages():
+        name = event.key.removeprefix("cliper/")
+        if event.key.startswith("cliper/") and name in STAGES:
+            microseconds = event.device_time_total if case.device == "cuda" else event.cpu_time_total
+            found[name] = found.get(name, 0.0) + microseconds / 1e6 / case.batch_size
+    return {name: found[name] for name in STAGES if name in found}
+
+
+def host_seconds(images: list[np.ndarray], labels: list[np.ndarray], classes: int) -> dict[str, float]:
+    """Seconds per image of what happens around the method on the CPU: JPEG decoding, run-length encoding."""
+    buffer = io.BytesIO()
+    Image.fromarray(images[0]).save(buffer, "JPEG", quality=90)
+    scores = np.ones(classes, np.float32)
+    decode = min(timed(lambda: decode_image(buffer.getvalue()), "cpu") for _ in range(10))
+    encode = min(timed(lambda: annotations_from_labels(labels[0], scores), "cpu") for _ in range(10))
+    return {"decode": decode, "rle": encode}
+
+
+def products_seconds(run: Callable[[], Any], device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds that a run's products would take if they all went at the rate of a large one."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        run()
+    side = 8192 if device.type == "cuda" else 2048
+    a, b = torch.randn(2, side, side, device=device, dtype=dtype)
+    rate = 2 * side**3 / min(timed(lambda: a @ b, device.type) for _ in range(5))
+    return counter.get_total_flops() / rate
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

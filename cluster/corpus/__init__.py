@@ -1,0 +1,1 @@
+"""What comes in: files with images, and labelled data sets."""

@@ -1,0 +1,161 @@
+"""From an image file's bytes to RGB pixels, or to a status that says why not."""
+
+import hashlib
+import io
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from cluster import prometheus
+from cluster.corpus.limits import Limits
+from schemas.rows import Status
+
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode_image` has a limit of its own
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Pillow's names for what is decoded. Others are left out because of what they would do with hostile bytes: some start
+another program (EPS), some hold pictures of another size than they announce (ICO)."""
+
+DECODED_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("shard", pa.string()),
+        pa.field("status", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("shard_images", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("seed", pa.int64()),
+        pa.field("rgb", pa.large_binary()),
+    ]
+)
+"""Decoded images between two stages: ``rgb`` holds height x width x 3 bytes, ``seed`` is for the diffusion noise."""
+
+
+class TimeIsUpError(BaseException):
+    """Raised by the timer; no decoder takes it for one of its own errors."""
+
+
+class DecodeError(ValueError):
+    """The bytes cannot become pixels; ``status`` says which kind of failure it is."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def decode_batch(records: pa.Table, limits: Limits) -> pa.Table:
+    """Decode the records of `cluster.corpus.readers.Record`; failures stay in as rows without pixels."""
+    with prometheus.timed_stage("decode", records.num_rows):
+        rows = [decode_record(record, limits) for record in records.to_pylist()]
+        return pa.Table.from_pylist(rows, schema=DECODED_SCHEMA)
+
+
+def decode_record(record: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """The row of `DECODED_SCHEMA` of a `cluster.corpus.readers.Record`, whose bytes are taken out of it."""
+    data = record.pop("data")
+    row = record | {"width": None, "height": None, "seed": None, "rgb": None}
+    if row["status"] != Status.OK:
+        return row
+    try:
+        with time_limit(limits.picture_timeout_s):
+            pixels = decode_image(data, limits.max_pixels)
+    except DecodeError as error:
+        return row | {"status": error.status, "error": f"{row['uri']}: {error}"}
+    height, width, _ = pixels.shape
+    return row | {"width": width, "height": height, "seed": image_seed(data), "rgb": pixels.tobytes()}
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Stop what goes on after so many seconds, with the help of a signal: it must go on in the main thread.
+
+    Raises:
+        DecodeError: time is up.
+    """
+
+    def expire(number: int, frame: FrameType | None) -> None:
+        raise TimeIsUpError
+
+    before = signal.signal(signal.SIGALRM, expire)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except TimeIsUpError:
+        raise DecodeError(Status.TIMED_OUT, f"decoding took longer than {seconds:g} s (--picture-timeout-s)") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+
+
+def decode_image(data: bytes, max_pixels: int = Limits.max_pixels) -> np.ndarray:
+    """Decode one image file.
+
+    The EXIF orientation is applied. Grey, palette and CMYK images are converted, 16-bit ones scaled to 8 bits; an
+    alpha channel is dropped, as the official release does. Of an animation the first frame counts.
+
+    Returns:
+        uint8 [height, width, 3], RGB.
+
+    Raises:
+        DecodeError: not an image, damaged, or too large.
+    """
+    Image.MAX_IMAGE_PIXELS = (
+        max_pixels // 2 + 1
+    )  # twice that, Pillow raises, also where a format hides its size at first
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise DecodeError(
+                    Status.TOO_LARGE,
+                    f"{image.width} x {image.height} are more than {max_pixels:,} pixels (--max-pixels)",
+                )
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            rgb = to_rgb(image)
+        del image  # a large picture must not be in memory in both modes while it is copied
+        return np.asarray(rgb)
+    except UnidentifiedImageError:
+        raise DecodeError(Status.NOT_AN_IMAGE, "the bytes are no image in a known format") from None
+    except DecodeError:
+        raise
+    except Image.DecompressionBombError:
+        raise DecodeError(Status.TOO_LARGE, f"it has more than {max_pixels:,} pixels (--max-pixels)") from None
+    except MemoryError:
+        raise DecodeError(Status.OUT_OF_MEMORY, "the picture does not fit into memory") from None
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
+        raise DecodeError(Status.TRUNCATED, f"the image is damaged: {' '.join(str(error).split())[:200]}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any of Pillow's modes to 8-bit RGB; an image that is RGB already is not copied."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        return Image.fromarray(sixteen_to_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def sixteen_to_eight_bits(values: np.ndarray) -> np.ndarray:
+    """0 to 65535 scaled to 0 to 255, rounded; beyond that, clipped. Row by row, to spare memory."""
+    scaled = np.empty(values.shape, np.uint8)
+    for row, target in zip(values, scaled, strict=True):
+        target[:] = (row.clip(0, 65535).astype(np.uint32) + 128) // 257
+    return scaled
+
+
+def image_seed(data: bytes) -> int:
+    """A seed that depends on the file's bytes alone: retries and other batches give the same noise."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1

@@ -1,0 +1,246 @@
+"""Labelled data sets, local or in object storage: which images to evaluate on, and what is true of each.
+
+`cluster.corpus.layouts` says how the known ones are laid out; any other is a folder of images and one of masks.
+"""
+
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cluster.corpus.ground_truth import OUTSIDE, VALUES, TruthError, TruthFormat, decode_truth, truth_format
+from cluster.corpus.layouts import LAYOUTS, Layout
+from cluster.corpus.limits import DEFAULT_LIMITS, Limits
+from cluster.corpus.readers import IMAGE_SUFFIXES, Shard
+from cluster.corpus.sources import Corpus
+from cluster.storage import STORAGE_ERRORS, Location, storage_problem
+from schemas.errors import RequestError
+
+PROBED = 3
+"""Masks have to be there for one of so many first pictures; that tells in which of several places masks are."""
+MATLAB_ADVICE = (
+    "convert them to SegmentationClassContext/ID.png with values from 0 (background) to 59 and the list "
+    "ImageSets/SegmentationContext/val.txt, for example with mmsegmentation's pascal_context.py"
+)
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """Where the mask of a picture is: in another folder, its name with another ending.
+
+    Attributes:
+        pictures: what image ids begin with and masks do not (``JPEGImages/``).
+        picture_tail: what image ids end in before the dot and masks do not (``_leftImg8bit``).
+        folder: the masks' folder.
+        ending: what masks' names end in (``_gtFine_labelIds.png``).
+    """
+
+    pictures: str
+    picture_tail: str
+    folder: Location
+    ending: str
+
+    def locate(self, image_id: str) -> Location:
+        """The mask's place, whether anything is there or not."""
+        stem = posixpath.splitext(image_id.removeprefix(self.pictures))[0].removesuffix(self.picture_tail)
+        return self.folder / (stem + self.ending)
+
+
+@dataclass(frozen=True)
+class LabelledCorpus:
+    """Pictures and the truth about them.
+
+    Attributes:
+        corpus: the pictures, named relative to its root.
+        masks: where each picture's mask is.
+        truth: what the masks' values stand for.
+    """
+
+    corpus: Corpus
+    masks: MaskRule
+    truth: TruthFormat
+
+    def patient(self) -> "LabelledCorpus":
+        """The same data set, with clients that go on trying when the storage does not answer."""
+        corpus = replace(self.corpus, root=self.corpus.root.patient())
+        return replace(self, corpus=corpus, masks=replace(self.masks, folder=self.masks.folder.patient()))
+
+
+def list_labelled(
+    name: str, root: Location, limit: int | None = None, limits: Limits = DEFAULT_LIMITS
+) -> LabelledCorpus:
+    """The evaluation split of a data set that `cluster.corpus.layouts` knows.
+
+    A list of the split is believed: nothing is listed then, and pictures on it that are not there fail in the run.
+
+    Args:
+        name: one of `LAYOUTS`.
+        root: the data set's folder, or one above it.
+        limit: use only the first so many pictures, in the order of names.
+        limits: on single pictures.
+
+    Raises:
+        RequestError: the name is unknown, or pictures, their list or masks are not there.
+    """
+    if name not in LAYOUTS:
+        raise RequestError(f"there is no data set {name!r}: choose {', '.join(LAYOUTS)}")
+    layout = LAYOUTS[name]
+    with refusing_storage_errors(f"--root {root.url}"):
+        base, folder, names = find_pictures(root, layout)
+        corpus = corpus_of(root, [posixpath.join(folder, picture) for picture in names[:limit]], limits)
+        tail = layout.ending.rpartition(".")[0]
+        for masks in layout.masks:
+            rule = MaskRule(f"{folder}/", tail, below(root, base, masks.folder), masks.ending)
+            if has_masks(corpus, rule):
+                return LabelledCorpus(corpus, rule, masks.truth)
+        first = names[0].removesuffix(layout.ending)
+        places = [posixpath.join(base, masks.folder, first + masks.ending) for masks in layout.masks]
+        raise lacking(root, layout, places)
+
+
+def list_index_masks(
+    images: Location,
+    masks: Location,
+    classes: int,
+    background: bool,
+    ignore: frozenset[int] = frozenset({255}),
+    limit: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> LabelledCorpus:
+    """Any folder of pictures and index masks: PNG files with the pictures' names, in the same subfolders.
+
+    Both may be one folder, or the masks' folder may lie in the pictures': PNG files there are no pictures then.
+
+    Args:
+        images, masks: the folders.
+        classes: how many classes there are.
+        background: the value 0 is background and 1 the first class; else 0 is the first class.
+        ignore: values of pixels that do not count, even where they are a class's.
+        limit: use only the first so many pictures, in the order of names.
+        limits: on single pictures.
+
+    Raises:
+        RequestError: pictures or masks are not there, or values do not fit into 16 bits.
+    """
+    if classes + background > OUTSIDE:
+        raise RequestError(f"masks cannot tell {classes:,} classes apart: at most {OUTSIDE - background:,}")
+    if not ignore <= set(range(VALUES)):
+        raise RequestError(f"values of masks are 0 to {VALUES - 1}: {sorted(ignore)} cannot all be ignored")
+    with refusing_storage_errors(f"pictures {images.url}"):
+        corpus = corpus_of(images, picture_names(images, masks)[:limit], limits)
+    with refusing_storage_errors(f"masks {masks.url}"):
+        must_exist(masks)
+        rule = MaskRule("", "", masks, ".png")
+        if not has_masks(corpus, rule):
+            picture = corpus.shards[0].name
+            raise RequestError(
+                f"masks {masks.url}: there are none for the first pictures: {picture} needs {rule.locate(picture).url}"
+            )
+    return LabelledCorpus(corpus, rule, truth_format(range(classes + background), ignore))
+
+
+def read_truth(labelled: LabelledCorpus, image_id: str) -> np.ndarray:
+    """The class of every pixel of a picture.
+
+    Returns:
+        uint16 [height, width]: the class index from 0, or for data sets with background 0 for background and one more
+        than the class index; `IGNORED` where pixels do not count.
+
+    Raises:
+        TruthError: the mask is not there, no index mask, damaged, or has a value that stands for no class.
+        OSError: the storage failed.
+    """
+    mask = labelled.masks.locate(image_id)
+    try:
+        return decode_truth(mask.fs.cat_file(mask.path), labelled.truth, labelled.corpus.limits.max_pixels)
+    except (FileNotFoundError, PermissionError) as error:
+        raise TruthError(f"mask {mask.url}: {storage_problem(error)}") from error
+    except TruthError as error:
+        raise TruthError(f"mask {mask.url}: {error}") from error
+
+
+def picture_names(images: Location, masks: Location) -> list[str]:
+    """The pictures in a folder, relative to it, without the PNG files in the masks' folder if that lies in it."""
+    names = [name for name in file_names(images) if name.lower().endswith(IMAGE_SUFFIXES)]
+    if f"{masks.path}/".startswith(f"{images.path}/"):
+        inside = f"{masks.path}/".removeprefix(f"{images.path}/")
+        names = [name for name in names if not (name.startswith(inside) and name.endswith(".png"))]
+    if not names:
+        must_exist(images)
+        raise RequestError(f"pictures {images.url}: there are none (names end in {', '.join(IMAGE_SUFFIXES)})")
+    return names
+
+
+def find_pictures(root: Location, layout: Layout) -> tuple[str, str, list[str]]:
+    """The data set's folder and the pictures' relative to the root, and the pictures relative to theirs, sorted."""
+    for base in layout.bases:
+        for pictures in layout.pictures:
+            if layout.split:
+                names = names_in_split(below(root, base, layout.split), layout.ending)
+            else:
+                names = [name for name in file_names(below(root, base, pictures)) if name.endswith(layout.ending)]
+            if names:
+                return base, posixpath.join(base, pictures), names
+    folders = [posixpath.join(folder, f"*{layout.ending}") for folder in layout.pictures]
+    raise lacking(root, layout, [layout.split] if layout.split else folders)
+
+
+def names_in_split(file: Location, ending: str) -> list[str]:
+    """The pictures that a file lists, one on each line without ending; none if there is no file."""
+    try:
+        lines = file.fs.cat_file(file.path).decode().splitlines()
+    except FileNotFoundError:
+        return []
+    except UnicodeDecodeError:
+        raise RequestError(f"{file.url} is no UTF-8 text: write one picture's name on each line") from None
+    names = sorted({line.strip() + ending for line in lines if line.strip()})
+    if not names:
+        raise RequestError(f"{file.url} lists no pictures: write one picture's name on each line")
+    return names
+
+
+def file_names(folder: Location, depth: int | None = None) -> list[str]:
+    """Files in a folder and below, relative to it and sorted; hidden ones are passed over, no folder has none."""
+    names = [posixpath.relpath(path, folder.path) for path in folder.fs.find(folder.path, maxdepth=depth)]
+    return sorted(name for name in names if not any(part.startswith((".", "_")) for part in name.split("/")))
+
+
+def below(root: Location, *parts: str) -> Location:
+    return Location(root.fs, posixpath.join(root.path, *filter(None, parts)))
+
+
+def corpus_of(root: Location, names: Sequence[str], limits: Limits) -> Corpus:
+    return Corpus(root, "folder", tuple(Shard(name, below(root, name).path) for name in names), limits)
+
+
+def must_exist(location: Location) -> None:
+    if not location.fs.exists(location.path):
+        raise FileNotFoundError(location.path)
+
+
+def has_masks(corpus: Corpus, rule: MaskRule) -> bool:
+    masks = [rule.locate(shard.name) for shard in corpus.shards[:PROBED]]
+    return any(mask.fs.exists(mask.path) for mask in masks)
+
+
+def lacking(root: Location, layout: Layout, files: Iterable[str]) -> RequestError:
+    """The error for a root in which files of a layout were looked for and not found."""
+    if not root.fs.exists(root.path):
+        return RequestError(f"--root {root.url}: it does not exist")
+    folders = [below(root, base, folder) for base in layout.bases for folder in layout.matlab]
+    if any(name.endswith(".mat") for folder in folders for name in file_names(folder, depth=1)):
+        return RequestError(f"--root {root.url} has Matlab's masks (.mat), which cannot be read: {MATLAB_ADVICE}")
+    return RequestError(
+        f"--root {root.url} has no {' or '.join(files)}: give the folder in which the data set was unpacked"
+    )
+
+
+@contextmanager
+def refusing_storage_errors(what: str) -> Iterator[None]:
+    """Raise RequestError for what the storage raises."""
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        raise RequestError(f"{what}: {storage_problem(error)}") from error

@@ -1,0 +1,90 @@
+"""What is in the output, counted from the rows themselves."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console, Group
+from rich.table import Table
+
+from cluster.output.folder import Output
+from schemas.rows import Status
+
+READERS = 16
+MOST_FREQUENT = 10
+COUNTED_COLUMNS = ["status", "annotations.list.element.category_id"]
+
+
+@dataclass
+class Counts:
+    """Images by status, and in how many images each category is present."""
+
+    by_status: Counter[str] = field(default_factory=Counter)
+    by_category: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def images(self) -> int:
+        return self.by_status.total()
+
+    @property
+    def ok(self) -> int:
+        return self.by_status[Status.OK]
+
+
+def count_rows(output: Output) -> Counts:
+    """Read the status and category columns of all rows files; the masks are not read."""
+    counts = Counts()
+    with ThreadPoolExecutor(READERS) as readers:
+        for single in readers.map(lambda path: count_file(output, path), output.rows_files()):
+            counts.by_status += single.by_status
+            counts.by_category += single.by_category
+    return counts
+
+
+def count_file(output: Output, path: str) -> Counts:
+    with output.location.fs.open(path, "rb") as file:
+        table = pq.ParquetFile(file).read(columns=COUNTED_COLUMNS)
+    categories = pc.struct_field(pc.list_flatten(table["annotations"]), "category_id")
+    return Counts(Counter(table["status"].to_pylist()), Counter(categories.to_pylist()))
+
+
+def summary_document(
+    counts: Counts, class_names: list[str], new_images: int, seconds: float, bytes_read: int
+) -> dict[str, Any]:
+    """The content of ``summary.json``: the whole output's counts, then the last run's images, time and input."""
+    return {
+        "images": counts.images,
+        "ok": counts.ok,
+        "failed": counts.images - counts.ok,
+        "by_status": dict(counts.by_status.most_common()),
+        "images_by_class": {class_names[category - 1]: n for category, n in counts.by_category.most_common()},
+        "new_images": new_images,
+        "seconds": round(seconds, 3),
+        "bytes_read": bytes_read,
+    }
+
+
+def show_summary(summary: dict[str, Any], where: str, console: Console) -> None:
+    """Print the summary as tables."""
+    images = Table(title="Images", title_justify="left")
+    images.add_column("status")
+    images.add_column("images", justify="right")
+    for status, count in summary["by_status"].items():
+        images.add_row(status, f"{count:,}")
+    images.add_section()
+    images.add_row("all", f"{summary['images']:,}")
+
+    classes = Table(title="Most frequent classes", title_justify="left")
+    classes.add_column("class")
+    classes.add_column("images", justify="right")
+    for name, count in list(summary["images_by_class"].items())[:MOST_FREQUENT]:
+        classes.add_row(name, f"{count:,}")
+
+    new_images, seconds = summary["new_images"], summary["seconds"]
+    speed = f"{new_images / seconds:.2f} images per second" if seconds else ""
+    console.print(Group(images, classes) if classes.row_count else images)
+    console.print(f"Last run: {new_images:,} images in {seconds:,.1f} s, {speed}", highlight=False)
+    console.print(f"Output: {where}", highlight=False, soft_wrap=True)

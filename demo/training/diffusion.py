@@ -1,0 +1,134 @@
+"""The demo's latent diffusion model, trained from scratch on drawn pictures: autoencoder, then UNet, without text."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliper.diffusion import stable_diffusion_scheduler
+from demo.training.checkpoint import Schedule, train
+from demo.training.images import Pictures
+
+SIDE_PX = 128
+PICTURES = 8_000
+AUTOENCODER_SCHEDULE = Schedule(steps=500, learning_rate=2e-3, save_every=100)
+UNET_SCHEDULE = Schedule(steps=4400, learning_rate=1e-3)
+AUTOENCODER_BATCH, UNET_BATCH = 12, 8
+TEXT_TOKENS, TEXT_WIDTH = 77, 16
+SIMILARITY_GAIN = 4.0
+USED_LATENT_SIDE = 48
+"""The method looks at larger latents than the training had: finer outlines, at twice the cost."""
+
+
+def new_autoencoder() -> AutoencoderKL:
+    """Pictures of 128 x 128 to latents of 32 x 32 x 4."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 32),
+        norm_num_groups=8,
+        latent_channels=4,
+        sample_size=SIDE_PX,
+    )
+
+
+def new_unet() -> UNet2DConditionModel:
+    """Three resolutions; the last up block's two attentions see 32 x 32 positions with one head each.
+
+    Queries and keys start equal and large, so that self-attention starts as similarity. From the usual start, nearly
+    uniform attention, a short training does not get there (docs/demo-model.md).
+    """
+    unet = UNet2DConditionModel(
+        sample_size=SIDE_PX // 4,
+        block_out_channels=(48, 96, 96),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=1,  # diffusers' name for the number of heads
+        norm_num_groups=8,
+        use_linear_projection=True,
+    )
+    with torch.no_grad():
+        for name, module in unet.named_modules():
+            if name.endswith("attn1"):
+                module.to_q.weight.mul_(SIMILARITY_GAIN)
+                module.to_k.weight.copy_(module.to_q.weight)
+    return unet
+
+
+class AutoencoderLosses:
+    """Reconstruction and a small pull of the latents towards a normal distribution."""
+
+    def __init__(self, vae: AutoencoderKL, pictures: Pictures) -> None:
+        self.vae, self.pictures = vae, pictures
+
+    def __call__(self, step: int) -> Tensor:
+        pixels = self.pictures.batch(step, AUTOENCODER_BATCH)[0].to(self.vae.device)
+        generator = torch.Generator().manual_seed(step)
+        with torch.autocast(self.vae.device.type, torch.bfloat16):
+            posterior = self.vae.encode(pixels).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)
+            decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample
+        error = (decoded.float() - pixels).abs().mean() + 2 * F.mse_loss(decoded.float(), pixels)
+        return error + 1e-3 * posterior.kl().float().mean() / posterior.mean[0].numel()
+
+
+class UnetLosses:
+    """Prediction of the noise that was added to latents, with an empty prompt of zeros."""
+
+    def __init__(self, unet: UNet2DConditionModel, vae: AutoencoderKL, pictures: Pictures) -> None:
+        self.unet, self.vae, self.pictures = unet, vae, pictures
+        self.scheduler = stable_diffusion_scheduler()
+
+    def __call__(self, step: int) -> Tensor:
+        device = self.unet.device
+        pixels = self.pictures.batch(step, UNET_BATCH)[0].to(device)
+        generator = torch.Generator().manual_seed(step)
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            latents = self.vae.encode(pixels).latent_dist.mean.float() * self.vae.config.scaling_factor
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        # Half of the noise is as weak as where the method looks (timestep 101).
+        timesteps = torch.randint(1, 1000, (len(latents),), generator=generator)
+        timesteps[::2] = torch.randint(20, 250, (len(timesteps[::2]),), generator=generator)
+        prompt = torch.zeros(len(latents), TEXT_TOKENS, TEXT_WIDTH, device=device)
+        with torch.autocast(device.type, torch.bfloat16):
+            noisy = self.scheduler.add_noise(latents, noise, timesteps)
+            predicted = self.unet(noisy, timesteps.to(device), encoder_hidden_states=prompt).sample
+        return F.mse_loss(predicted.float(), noise)
+
+
+def train_diffusion(
+    folder: Path, target: Path, schedules: tuple[Schedule, Schedule], pictures: int, console: Console
+) -> None:
+    """Train both parts, and write the diffusers folder in half precision.
+
+    Args:
+        folder: for pictures and checkpoints.
+        target: model folder.
+        schedules: of the autoencoder and of the UNet.
+        pictures: how many to draw.
+        console: for progress.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    drawn = Pictures(pictures, SIDE_PX, folder)
+    vae, unet = new_autoencoder().to(device), new_unet().to(device)
+    train(vae, AutoencoderLosses(vae, drawn), schedules[0], folder / "autoencoder", console)
+    vae.requires_grad_(False)
+    vae.register_to_config(scaling_factor=latent_scale(vae, drawn))
+    train(unet, UnetLosses(unet, vae, drawn), schedules[1], folder / "unet", console)
+    unet.register_to_config(sample_size=USED_LATENT_SIDE)
+    vae.half().save_pretrained(target / "vae", safe_serialization=True)
+    unet.half().save_pretrained(target / "unet", safe_serialization=True)
+    stable_diffusion_scheduler().save_pretrained(target / "scheduler")
+
+
+@torch.no_grad()
+def latent_scale(vae: AutoencoderKL, pictures: Pictures) -> float:
+    """The factor that gives latents a standard deviation of one."""
+    pixels = pictures.batch(0, min(64, len(pictures.images)))[0].to(vae.device)
+    return round(1 / float(vae.encode(pixels).latent_dist.mean.std()), 5)

@@ -1,0 +1,214 @@
+"""Everything about a labelling request that can be checked before Ray starts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from cliper.loading import check_diffusion, embed_empty_prompt, load_text_encoder
+from cliper.models import ClipSpec, DiffusionSpec, ModelError, find_clip, find_diffusion
+from cliper.published import Benchmark
+from cliper.settings import EncoderDefaults, MethodSettings
+from cliper.templates import TEMPLATE_SETS, parse_templates
+from cliper.text import embed_phrases
+from cluster.storage import STORAGE_ERRORS, open_location, storage_problem
+from jobs.common.options import MethodOptions
+from schemas.embeddings import EmbeddingsError, VocabularyEmbeddings, embeddings_from_bytes
+from schemas.errors import RequestError
+from schemas.settings_file import Tuning, parse_tuning
+from schemas.vocabulary import VocabularyClass, VocabularyError, default_background, parse_background, parse_vocabulary
+
+Parsed = TypeVar("Parsed")
+
+
+@dataclass(frozen=True)
+class VocabularyRequest:
+    """The words to look for, and where their embeddings come from.
+
+    Attributes:
+        classes: names and queries, in category order.
+        background: background phrases.
+        templates: prompt templates; empty if the embeddings are ready.
+        ready: embeddings from a file; None embeds with CLIP's text tower.
+    """
+
+    classes: tuple[VocabularyClass, ...]
+    background: tuple[str, ...]
+    templates: tuple[str, ...]
+    ready: VocabularyEmbeddings | None
+
+    @property
+    def class_names(self) -> list[str]:
+        return [entry.name for entry in self.classes]
+
+    def manifest(self) -> dict[str, object]:
+        return {
+            "classes": [asdict(entry) for entry in self.classes],
+            "background": self.background,
+            "templates": self.templates,
+            "embeddings_sha256": self.ready.sha256 if self.ready else None,
+        }
+
+    def embed(self, clip: ClipSpec) -> VocabularyEmbeddings:
+        """Embed the vocabulary, on a GPU of this machine if there is one; ready embeddings are returned as they are.
+
+        Raises:
+            RequestError: the text tower cannot be loaded.
+        """
+        if self.ready is not None:
+            return self.ready
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            encode, tokenize = load_text_encoder(clip, device)
+        except ModelError as error:
+            raise RequestError(f"--clip: {error}") from error
+        queries = [query for entry in self.classes for query in entry.queries]
+        rows = embed_phrases(encode, tokenize, [*queries, *self.background], self.templates).numpy()
+        return VocabularyEmbeddings(
+            classes=rows[: len(queries)],
+            row_names=tuple(entry.name for entry in self.classes for _ in entry.queries),
+            background=rows[len(queries) :],
+            background_words=self.background,
+        )
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models that were found, the settings that fit them, and the settings file's part in these."""
+
+    clip: ClipSpec
+    diffusion: DiffusionSpec | None
+    settings: MethodSettings
+    tuning: Tuning
+
+    def manifest(self) -> dict[str, object]:
+        found = {"clip": self.clip, "diffusion": self.diffusion}
+        return {role: {"name": spec.name, "revision": spec.revision} for role, spec in found.items() if spec}
+
+    def empty_prompt(self) -> np.ndarray | None:
+        """The empty prompt's embedding for the diffusion model, if there is one.
+
+        Raises:
+            RequestError: its text encoder cannot be loaded.
+        """
+        if self.diffusion is None:
+            return None
+        try:
+            return embed_empty_prompt(self.diffusion).numpy()
+        except ModelError as error:
+            raise RequestError(f"--diffusion: {error}") from error
+
+
+def find_models(
+    options: MethodOptions,
+    class_names: Sequence[str] = (),
+    benchmark: Benchmark | None = None,
+    tuning: Tuning | None = None,
+) -> Models:
+    """Find the models and check the settings against them; no weights are loaded.
+
+    Args:
+        options: models and settings.
+        class_names: the vocabulary, for which a settings file may have thresholds.
+        benchmark: a data set whose published settings come before the encoder's defaults.
+        tuning: thresholds in place of the settings file's.
+
+    Raises:
+        RequestError: a model cannot be found or a setting does not fit.
+    """
+    tuning = tuning or read_tuning(options.settings, class_names)
+    try:
+        clip = find_clip(options.clip)
+        defaults = benchmark_defaults(benchmark, clip) if benchmark else clip.defaults
+        settings = options.resolve(defaults, tuning, class_names)
+        settings.check_encoder(clip.blocks, clip.patch_size_px)
+        if settings.compensation == "none":
+            return Models(clip, None, settings, tuning)
+        diffusion = find_diffusion(options.diffusion)
+        check_diffusion(diffusion, settings)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    return Models(clip, diffusion, settings, tuning)
+
+
+def benchmark_defaults(benchmark: Benchmark, clip: ClipSpec) -> EncoderDefaults:
+    """The settings that were published for a data set and this kind of encoder."""
+    published = benchmark.encoder(clip.patch_size_px)
+    return EncoderDefaults(**{field.name: getattr(published, field.name) for field in fields(EncoderDefaults)})
+
+
+def read_tuning(address: str | None, class_names: Sequence[str]) -> Tuning:
+    """The settings file, if there is one.
+
+    Raises:
+        RequestError: it cannot be read, or its classes are other ones than the vocabulary's.
+    """
+    if address is None:
+        return Tuning()
+    tuning = parse_file("--settings", address, parse_tuning)
+    if tuning.classes and class_names and tuning.classes.keys().isdisjoint(class_names):
+        raise RequestError(f"--settings {address} has thresholds for classes, and none of them is in the vocabulary")
+    return tuning
+
+
+def read_vocabulary(
+    vocab: str | None, background: str | None, templates: str, text_embeddings: str | None
+) -> VocabularyRequest:
+    """Read the vocabulary from its files.
+
+    With ready embeddings a vocabulary file is not needed; if given, it selects and orders classes of the embeddings.
+
+    Raises:
+        RequestError: a file is missing or wrong.
+    """
+    if vocab is None and text_embeddings is None:
+        raise RequestError("--vocab is missing: name a file with one class per line (or give --text-embeddings)")
+    classes = parse_file("--vocab", vocab, parse_vocabulary) if vocab is not None else None
+    if text_embeddings is not None:
+        ready = read_embeddings(text_embeddings, [entry.name for entry in classes] if classes else None)
+        classes = classes or tuple(VocabularyClass(name, (name,)) for name in ready.class_names)
+        return VocabularyRequest(classes, ready.background_words, (), ready)
+    assert classes is not None
+    match background:
+        case None:
+            words = default_background()
+        case "none":
+            words = ()
+        case address:
+            words = parse_file("--background", address, parse_background)
+    return VocabularyRequest(classes, words, read_templates(templates), ready=None)
+
+
+def read_templates(templates: str) -> tuple[str, ...]:
+    """The prompt templates of a set, or those in a file."""
+    return TEMPLATE_SETS.get(templates) or parse_file("--templates", templates, parse_templates)
+
+
+def read_embeddings(address: str, class_names: list[str] | None) -> VocabularyEmbeddings:
+    try:
+        embeddings = embeddings_from_bytes(read_file("--text-embeddings", address))
+        return embeddings if class_names is None else embeddings.select(class_names)
+    except EmbeddingsError as error:
+        raise RequestError(f"--text-embeddings {address}: {error}") from error
+
+
+def parse_file(flag: str, address: str, parse: Callable[[str], Parsed]) -> Parsed:
+    """Read a text file and parse it; its errors become one sentence with the flag and the file."""
+    try:
+        return parse(read_file(flag, address).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{flag} {address}: it is not UTF-8 text (byte {error.start})") from error
+    except (VocabularyError, ValueError) as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError(f"{flag} {address}: {error}") from error
+
+
+def read_file(flag: str, address: str) -> bytes:
+    location = open_location(address, flag)
+    try:
+        return bytes(location.fs.cat_file(location.path))
+    except STORAGE_ERRORS as error:
+        raise RequestError(f"{flag} {address} cannot be read: {storage_problem(error)}") from error

@@ -1,0 +1,90 @@
+"""Thresholds for every class, chosen on labelled pictures."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from torchmetrics.functional.classification import binary_precision_recall_curve
+
+from cluster.output.folder import Output
+from jobs.evaluation.figures import Tally, read_rows
+from schemas.evaluation import VALUE_STEPS
+from schemas.rows import Status
+from schemas.settings_file import Tuning
+
+Goal = Literal["miou", "f1"]
+
+
+def choose_score_thresholds(tuning: Tuning, class_names: Sequence[str], sums: Tally, common: float) -> Tuning:
+    """For each class the score threshold with the best image-level F1; the common one if the sample never shows it.
+
+    Args:
+        tuning: what is set already.
+        class_names: the vocabulary.
+        sums: of the labelled sample.
+        common: the threshold that all classes have so far.
+    """
+    classes = dict(tuning.classes)
+    for index, name in enumerate(class_names):
+        scores, present = sums.scores[:, index], sums.present[:, index]
+        chosen = best_score_threshold(scores, present) if present.any() else common
+        classes[name] = classes.get(name, {}) | {"score_threshold": round(chosen, 4)}
+    return Tuning(tuning.settings, classes)
+
+
+def best_score_threshold(scores: np.ndarray, present: np.ndarray) -> float:
+    """The threshold with the best F1, halfway between the scores that it separates.
+
+    Args:
+        scores: at least 0 [pictures].
+        present: 0 or 1, not all 0 [pictures].
+    """
+    scale = max(float(scores.max()), 1.0)
+    precision, recall, steps = binary_precision_recall_curve(
+        torch.from_numpy(scores / scale), torch.from_numpy(present)
+    )
+    f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-9)
+    lowest_found = float(steps[int(f1[:-1].argmax())]) * scale  # found where the score is at least this
+    below = scores[scores < lowest_found - 1e-6]
+    return (lowest_found + float(below.max())) / 2 if below.size else lowest_found / 2
+
+
+def choose_background_thresholds(tuning: Tuning, class_names: Sequence[str], output: Output, sums: Tally) -> Tuning:
+    """For each class the threshold on its map's value with the best intersection over union.
+
+    Which class wins a pixel is taken as given; whether it does so or the pixel becomes background is what its threshold
+    decides, so that every class can be looked at alone.
+
+    Args:
+        tuning: what is set already.
+        class_names: the vocabulary.
+        output: rows of an evaluation with ``winners``.
+        sums: of these rows.
+    """
+    pixels, hits = np.zeros((2, len(class_names), VALUE_STEPS), np.int64)
+    for rows in read_rows(output):
+        won = pc.list_flatten(rows.filter(pc.equal(rows["status"], Status.OK))["winners"]).combine_chunks()
+        where = tuple(pc.struct_field(won, name).to_numpy() for name in ("class", "step"))
+        np.add.at(pixels, where, pc.struct_field(won, "pixels").to_numpy())
+        np.add.at(hits, where, pc.struct_field(won, "hits").to_numpy())
+    truth = sums.confusion.sum(axis=1)[1:]
+    classes = dict(tuning.classes)
+    for index, name in enumerate(class_names):
+        if truth[index]:
+            step = best_step(pixels[index], hits[index], int(truth[index]))
+            classes[name] = classes.get(name, {}) | {"background_threshold": step / VALUE_STEPS}
+    return Tuning(tuning.settings, classes)
+
+
+def best_step(pixels: np.ndarray, hits: np.ndarray, truth: int) -> int:
+    """The first step to keep, so that intersection over union is largest.
+
+    Args:
+        pixels: pixels that the class wins, by step of its value.
+        hits: those of them that are the class's.
+        truth: all of the class's pixels.
+    """
+    kept, right = pixels[::-1].cumsum()[::-1], hits[::-1].cumsum()[::-1]
+    return int(np.argmax(right / (truth + kept - right)))

@@ -1,0 +1,113 @@
+"""What an evaluation is over: the data set, its vocabulary and what is published about it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cliper.models import ClipSpec
+from cliper.published import Benchmark, find_benchmark
+from cliper.settings import MethodSettings
+from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled
+from cluster.corpus.limits import Limits
+from cluster.storage import open_location
+from jobs.common.request import VocabularyRequest, parse_file, read_embeddings, read_templates
+from schemas.errors import RequestError
+from schemas.vocabulary import VocabularyClass, default_background, parse_vocabulary
+
+FOLDER = "folder"
+ENCODERS = {(16, 12): "ViT-B/16", (14, 24): "ViT-L/14"}
+"""Patch size in pixels and number of blocks of the encoders with published figures."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A labelled data set and the words for its classes.
+
+    Attributes:
+        name: a benchmark's, or ``folder``.
+        labelled: pictures and masks.
+        classes: in the order of labels.
+        background: label 0 is a class of its own that counts.
+        benchmark: what is published; None for a folder.
+    """
+
+    name: str
+    labelled: LabelledCorpus
+    classes: tuple[VocabularyClass, ...]
+    background: bool
+    benchmark: Benchmark | None
+
+    @property
+    def class_names(self) -> list[str]:
+        return [entry.name for entry in self.classes]
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the labels that count."""
+        return ["background", *self.class_names] if self.background else self.class_names
+
+    def part(self, start: int, step: int) -> "Dataset":
+        """Every ``step``-th picture from ``start`` on."""
+        corpus = replace(self.labelled.corpus, shards=self.labelled.corpus.shards[start::step])
+        return replace(self, labelled=replace(self.labelled, corpus=corpus))
+
+    def vocabulary(self, clip: ClipSpec, templates: str | None, text_embeddings: str | None) -> VocabularyRequest:
+        """The vocabulary, in the published templates if none are given.
+
+        Raises:
+            RequestError: a file is missing or wrong, or the embeddings lack a class.
+        """
+        if text_embeddings is not None:
+            ready = read_embeddings(text_embeddings, self.class_names)
+            return VocabularyRequest(self.classes, ready.background_words, (), ready)
+        if self.benchmark is None:
+            background = default_background() if self.background else ()
+            return VocabularyRequest(self.classes, background, read_templates(templates or "car"), ready=None)
+        chosen = templates or self.benchmark.encoder(clip.patch_size_px).templates
+        return VocabularyRequest(self.classes, self.benchmark.background_queries, read_templates(chosen), ready=None)
+
+    def published(self, clip: ClipSpec, settings: MethodSettings) -> float | None:
+        """The published mean IoU in percent for this encoder and these settings; None if there is none."""
+        encoder = ENCODERS.get((clip.patch_size_px, clip.blocks))
+        if self.benchmark is None or encoder is None:
+            return None
+        sliding = "sliding_" if settings.sliding_crop_px and settings.preset == "release" else ""
+        full = "without_refinement" if settings.compensation == "none" else "full"
+        return self.benchmark.encoders[encoder].published_miou[f"{settings.preset}_{sliding}{full}"]
+
+
+def find_dataset(name: str, root: str | None, limit: int | None, limits: Limits) -> Dataset:
+    """One of the benchmarks as its makers lay it out.
+
+    Raises:
+        RequestError: it is not there.
+    """
+    if root is None:
+        raise RequestError(f"--root is missing: name the folder of data set {name}")
+    benchmark = find_benchmark(name)
+    labelled = list_labelled(name, open_location(root, "--root"), limit, limits)
+    classes = tuple(VocabularyClass(query, (query,)) for query in benchmark.classes)
+    return Dataset(name, labelled, classes, benchmark.has_background, benchmark)
+
+
+def find_folder(
+    images: str | None,
+    masks: str | None,
+    classes: str | None,
+    background: bool,
+    ignore: Sequence[int],
+    limit: int | None,
+    limits: Limits,
+) -> Dataset:
+    """Any folder of pictures and index masks with a class list.
+
+    Raises:
+        RequestError: something is missing or wrong.
+    """
+    if images is None or masks is None or classes is None:
+        raise RequestError(f"--dataset {FOLDER} needs --images, --masks and --classes")
+    entries = parse_file("--classes", classes, parse_vocabulary)
+    labelled = list_index_masks(
+        open_location(images, "--images"), open_location(masks, "--masks"), len(entries), background,
+        frozenset(ignore), limit, limits,
+    )  # fmt: skip
+    return Dataset(FOLDER, labelled, entries, background, benchmark=None)

@@ -1,0 +1,133 @@
+"""The pictures that fulfil conditions, as a table, and as ids for who copies them."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.output.files import written_whole
+from cluster.output.rows import Labels, select_rows
+from cluster.output.sorting import in_order
+from cluster.storage import Location
+from jobs.common.exit_codes import JobFailedError
+from jobs.filtering.conditions import Conditions
+from schemas.errors import RequestError
+from schemas.manifest import METADATA_KEY
+from schemas.rows import ANNOTATION, ROW_SCHEMA
+
+FILTER_KEY = b"cliper_filter"
+COLUMNS = ("image_id", "uri", "shard", "width", "height", "status", "class_scores")
+ANNOTATION_FIELDS = ("category_id", "score", "area", "bbox")
+"""Of the annotations all but the masks, which are most of the bytes."""
+LIGHT_BATCH_ROWS = 64 * 1024
+KEPT_COLUMNS = ("image_id", "uri", "width", "height")
+
+
+@dataclass
+class Selection:
+    """What was kept.
+
+    Attributes:
+        conditions: by which.
+        considered: rows with status ok.
+        images: table of ``image_id`` and ``shard``, in the order of the ids.
+    """
+
+    conditions: Conditions
+    considered: int
+    images: pa.Table
+
+    @property
+    def kept(self) -> int:
+        return int(self.images.num_rows)
+
+
+def select_pictures(labels: Labels, conditions: Conditions, target: Location | None) -> Selection:
+    """Select pictures, and write them as a Parquet table if there is a target.
+
+    Raises:
+        RequestError: the SQL is wrong.
+        JobFailedError: there is no room for sorting.
+        OSError: the storage failed.
+    """
+    considered = 0
+
+    rows_schema, columns = columns_for(labels, conditions)
+
+    def counted() -> Iterator[pa.RecordBatch]:
+        nonlocal considered
+        for batch in labels.batches(columns, LIGHT_BATCH_ROWS):
+            considered += len(batch)
+            yield batch
+
+    schema = kept_schema(labels, conditions)
+    names = labels.class_names
+    scores = [f"class_scores[{names.index(name) + 1}] AS {quoted(column_of(name))}" for name in conditions.class_names]
+    select = ", ".join([*KEPT_COLUMNS, *scores, "shard"])
+    images = []
+    with sql_problems(), contextlib.ExitStack() as stack:
+        writer = None
+        if target is not None:
+            file = stack.enter_context(written_whole(target))
+            writer = stack.enter_context(pq.ParquetWriter(file, schema, compression="zstd"))
+        for kept in in_order(select_rows(counted(), rows_schema, select, conditions.sql(names), LIGHT_BATCH_ROWS)):
+            images.append(kept.select(["image_id", "shard"]))
+            if writer is not None:
+                writer.write_table(kept.select(schema.names).cast(schema))
+    id_schema = pa.schema([pa.field("image_id", pa.string()), pa.field("shard", pa.string())])
+    return Selection(conditions, considered, pa.concat_tables([id_schema.empty_table(), *images]))
+
+
+def columns_for(labels: Labels, conditions: Conditions) -> tuple[pa.Schema, list[str]]:
+    """The columns that conditions may look at, and what to read for them; annotations only if they do."""
+    fields, columns = [ROW_SCHEMA.field(name) for name in COLUMNS], list(COLUMNS)
+    if re.search(r"\bannotations\b", conditions.sql(labels.class_names), re.IGNORECASE):
+        light = pa.struct([ANNOTATION.field(name) for name in ANNOTATION_FIELDS])
+        fields.append(pa.field("annotations", pa.list_(light)))
+        columns += [f"annotations.list.element.{name}" for name in ANNOTATION_FIELDS]
+    return pa.schema(fields), columns
+
+
+def kept_schema(labels: Labels, conditions: Conditions) -> pa.Schema:
+    """The table's schema; its metadata holds the labels' manifest and the conditions."""
+    fields = [ROW_SCHEMA.field(name) for name in KEPT_COLUMNS]
+    fields += [pa.field(column_of(name), pa.float32()) for name in conditions.class_names]
+    request = {"labels": labels.location.url, **asdict(conditions)}
+    return pa.schema(fields, {
+        METADATA_KEY: json.dumps(labels.manifest, ensure_ascii=False).encode("utf-8"),
+        FILTER_KEY: json.dumps(request, ensure_ascii=False).encode("utf-8"),
+    })  # fmt: skip
+
+
+def column_of(class_name: str) -> str:
+    return f"score: {class_name}"
+
+
+def quoted(identifier: str) -> str:
+    escaped = identifier.replace('"', '""')
+    return f'"{escaped}"'
+
+
+@contextlib.contextmanager
+def sql_problems() -> Iterator[None]:
+    """DuckDB's errors as one sentence.
+
+    Raises:
+        RequestError: the SQL is wrong.
+        JobFailedError: memory or disk ran out.
+    """
+    try:
+        yield
+    except duckdb.OperationalError as error:
+        raise JobFailedError(f"the conditions cannot be looked at: {first_line(error)}") from error
+    except duckdb.Error as error:
+        raise RequestError(f"--where: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,152 @@
+"""Every kind of image file becomes RGB or a status."""
+
+import io
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cluster.corpus.decode import DecodeError, decode_batch, decode_image, image_seed
+from cluster.corpus.limits import Limits
+from cluster.corpus.readers import Record
+from cluster.datasource import block
+from schemas.rows import Status
+
+HEIGHT, WIDTH = 6, 9
+RAMP = np.linspace(0, 255, HEIGHT * WIDTH * 3).reshape(HEIGHT, WIDTH, 3).astype(np.uint8)
+
+
+def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+def rgb() -> Image.Image:
+    return Image.fromarray(RAMP)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "BMP", "TIFF"])
+def test_lossless_formats_give_the_pixels(image_format: str) -> None:
+    assert np.array_equal(decode_image(encode(rgb(), image_format)), RAMP)
+
+
+@pytest.mark.parametrize(
+    ("image_format", "options"),
+    [("JPEG", {"quality": 95}), ("JPEG", {"progressive": True, "quality": 95}), ("WEBP", {"quality": 95}), ("GIF", {})],
+)
+def test_lossy_formats_come_close(image_format: str, options: dict[str, Any]) -> None:
+    decoded = decode_image(encode(rgb(), image_format, **options))
+    assert decoded.shape == RAMP.shape
+    assert np.abs(decoded.astype(int) - RAMP).mean() < 30
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: encode(rgb().convert("L"), "PNG"), np.asarray(rgb().convert("L").convert("RGB"))),
+        (lambda: encode(rgb().convert("LA"), "PNG"), np.asarray(rgb().convert("L").convert("RGB"))),
+        (lambda: encode(rgb().convert("1"), "PNG"), np.asarray(rgb().convert("1").convert("RGB"))),
+        (lambda: encode(rgb().convert("P"), "PNG"), np.asarray(rgb().convert("P").convert("RGB"))),
+        (lambda: encode(rgb().convert("P"), "PNG", transparency=0), np.asarray(rgb().convert("P").convert("RGB"))),
+        (lambda: encode(rgb().convert("RGBA"), "PNG"), RAMP),
+        (lambda: encode(rgb().convert("CMYK"), "TIFF"), np.asarray(rgb().convert("CMYK").convert("RGB"))),
+    ],
+    ids=["grey", "grey-alpha", "bilevel", "palette", "palette-transparency", "alpha", "cmyk"],
+)
+def test_modes_become_rgb(make: Callable[[], bytes], expected: np.ndarray) -> None:
+    assert np.array_equal(decode_image(make()), expected)
+
+
+def test_16_bit_grey_is_scaled_not_clipped() -> None:
+    wide = Image.fromarray(np.array([[0, 257 * 100, 65535]], np.uint16))
+    assert decode_image(encode(wide, "PNG"))[0, :, 0].tolist() == [0, 100, 255]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    upright = RAMP
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif)
+    assert np.array_equal(decode_image(data), upright)
+
+
+def test_first_frame_of_an_animation_counts() -> None:
+    frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "blue")]
+    data = encode(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert decode_image(data)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"<html><body>404</body></html>", Status.NOT_AN_IMAGE),
+        (b"\x89PNG\r\n\x1a\n", Status.NOT_AN_IMAGE),
+        (encode(rgb().resize((300, 300)), "JPEG")[:-800], Status.TRUNCATED),
+        (encode(rgb().resize((300, 300)), "PNG")[:-800], Status.TRUNCATED),
+        (encode(rgb().resize((300, 300)), "WEBP", lossless=True)[:-200], Status.TRUNCATED),
+        (encode(Image.new("1", (30_000, 30_000)), "PNG"), Status.TOO_LARGE),
+    ],
+    ids=["html", "png-signature", "cut-jpeg", "cut-png", "cut-webp", "bomb"],
+)
+def test_bad_bytes_have_a_status(data: bytes, status: Status) -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode_image(data)
+    assert caught.value.status == status
+
+
+def test_limits_are_what_was_asked_for() -> None:
+    data = encode(rgb().resize((30, 20)), "PNG")
+    assert decode_image(data, max_pixels=600).shape == (20, 30, 3)
+    with pytest.raises(DecodeError, match=r"30 x 20 are more than 599 pixels \(--max-pixels\)"):
+        decode_image(data, max_pixels=599)
+
+
+def test_slow_pictures_are_given_up_and_others_are_not() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    slow = encode(Image.effect_noise((3000, 3000), 100).convert("RGB"), "PNG")
+    records = [Record("slow", "slow.png", "shard", slow), Record("quick", "quick.png", "shard", encode(rgb(), "PNG"))]
+    rows = decode_batch(block(records), Limits(picture_timeout_s=0.02)).to_pylist()
+    assert [row["status"] for row in rows] == [Status.TIMED_OUT, Status.OK]
+    assert rows[0]["error"] == "slow.png: decoding took longer than 0.02 s (--picture-timeout-s)"
+    assert signal.getsignal(signal.SIGALRM) == before
+
+
+def test_panorama_is_decoded() -> None:
+    assert decode_image(encode(Image.new("RGB", (30_000, 20)), "PNG")).shape == (20, 30_000, 3)
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"]), st.integers(0, 2000), st.binary(max_size=20))
+def test_damaged_files_decode_or_have_a_status(image_format: str, position: int, garbage: bytes) -> None:
+    data = encode(rgb(), image_format)
+    position %= len(data)
+    damaged = data[:position] + garbage + data[position + len(garbage) :]
+    try:
+        pixels = decode_image(damaged)
+    except DecodeError:
+        return
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[2] == 3
+
+
+def test_seed_is_the_same_everywhere() -> None:
+    assert image_seed(b"some bytes") == image_seed(b"some bytes")
+    assert image_seed(b"some bytes") != image_seed(b"other bytes")
+    assert image_seed(b"abc") == 7808549525826226860

@@ -1,0 +1,261 @@
+"""Listing a corpus and reading its shards, good ones and damaged ones."""
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Literal
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.corpus.readers import Record, Shard
+from cluster.corpus.sources import Corpus, CorpusFormat, list_corpus, read_shard
+from cluster.datasource import BLOCK_ROWS, CorpusDatasource, read_blocks
+from cluster.storage import Location, open_location
+from schemas.errors import RequestError
+from schemas.rows import Status
+from tests.support.corpora import jpeg, pictures, tar_bytes, write_folder, write_tables, write_tars
+
+
+def corpus_at(folder: Path | str, wanted: Literal["auto"] | CorpusFormat = "auto", limit: int | None = None) -> Corpus:
+    return list_corpus(open_location(str(folder), "--input"), wanted, open_location("/nowhere/out", "--output"), limit)
+
+
+def records_of(corpus: Corpus) -> list[Record]:
+    return [record for shard in corpus.shards for record in read_shard(corpus, shard)]
+
+
+def test_tar_shards(tmp_path: Path) -> None:
+    images = pictures(5)
+    corpus = corpus_at(write_tars(tmp_path / "in", images, per_shard=2))
+    records = records_of(corpus)
+    assert corpus.format == "tar"
+    assert [record.image_id for record in records] == [
+        f"{i // 2:05}.tar/{name}" for i, name in enumerate(sorted(images))
+    ]
+    assert [record.data for record in records] == [images[name] for name in sorted(images)]
+    assert {record.status for record in records} == {Status.OK}
+
+
+def test_uri_of_a_tar_member_opens_with_fsspec(tmp_path: Path) -> None:
+    corpus = corpus_at(write_tars(tmp_path / "in", {"a/b.jpg": b"content"}, per_shard=1))
+    (record,) = records_of(corpus)
+    with fsspec.open(record.uri) as file:
+        assert file.read() == b"content"
+
+
+def test_other_members_are_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with tarfile.open(folder / "x.tar.gz", "w:gz") as archive:
+        for name, kind in [
+            ("a.json", tarfile.REGTYPE),
+            ("dir.jpg", tarfile.DIRTYPE),
+            ("link.jpg", tarfile.SYMTYPE),
+            ("device.jpg", tarfile.CHRTYPE),
+            ("._a.jpg", tarfile.REGTYPE),
+            ("a.JPG", tarfile.REGTYPE),
+        ]:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            info.size = 3 if kind == tarfile.REGTYPE else 0
+            archive.addfile(info, io.BytesIO(b"abc"))
+    (record,) = records_of(corpus_at(folder))
+    assert (record.image_id, record.data) == ("x.tar.gz/a.JPG", b"abc")
+
+
+def test_repeated_and_odd_names_stay_unique(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with tarfile.open(folder / "x.tar", "w", encoding="utf-8", errors="surrogateescape") as archive:
+        for name in ["a.jpg", "a.jpg", "../../a.jpg", "/a.jpg", "\udcff.jpg", "a.jpg"]:
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            archive.addfile(info, io.BytesIO(b"x"))
+    ids = [record.image_id for record in records_of(corpus_at(folder))]
+    assert len(set(ids)) == 6
+    assert ids[0] == "x.tar/a.jpg"
+    assert "x.tar/\\xff.jpg" in ids
+    pa.array(ids, pa.string()).validate(full=True)
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 10_239))
+def test_a_cut_tar_yields_its_whole_members_and_says_where_it_broke(cut: int) -> None:
+    images = {f"{i}.jpg": bytes([i]) * 1000 for i in range(5)}
+    whole = tar_bytes(images)
+    assert len(whole) == 10_240
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/cut.tar", whole[:cut])
+    root = Location(fs, "/")
+    records = list(read_shard(Corpus(root, "tar", ()), Shard("cut.tar", "/cut.tar")))
+    whole_members = sum(cut >= 1536 * number + 512 + 1000 for number in range(5))
+    complete = [record.data for record in records if record.status == Status.OK]
+    assert complete == list(images.values())[:whole_members]
+    broken = [record for record in records if record.status != Status.OK]
+    ends_with_its_mark = cut >= 5 * 1536 + 512
+    assert [record.status for record in broken] == [] if ends_with_its_mark else [Status.BROKEN_SHARD]
+    if broken:
+        assert f"cut.tar: the tar shard is damaged after {whole_members} images" in str(broken[0].error)
+        assert broken[0].image_id == "cut.tar"
+
+
+@pytest.mark.parametrize("member", [0, 2, 4])
+def test_a_damaged_header_in_the_middle_is_not_taken_for_the_end(member: int) -> None:
+    content = bytearray(tar_bytes({f"{i}.jpg": bytes([i]) * 1000 for i in range(5)}))
+    content[member * 1536 : member * 1536 + 200] = b"\xaa" * 200
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/damaged.tar", bytes(content))
+    records = list(read_shard(Corpus(Location(fs, "/"), "tar", ()), Shard("damaged.tar", "/damaged.tar")))
+    assert [record.status for record in records] == [Status.OK] * member + [Status.BROKEN_SHARD]
+
+
+@pytest.mark.parametrize("hugging_face", [False, True])
+def test_tables(hugging_face: bool, tmp_path: Path) -> None:
+    images = pictures(7)
+    corpus = corpus_at(write_tables(tmp_path / "in", images, per_shard=4, hugging_face=hugging_face))
+    records = records_of(corpus)
+    assert corpus.format == "parquet"
+    assert [record.data for record in records] == [images[name] for name in sorted(images)]
+    assert [record.image_id for record in records][3:5] == ["00000.parquet/3", "00001.parquet/0"]
+    assert records[4].uri.endswith("00001.parquet#row=0")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([b"a", None, b""], pa.binary()),
+        pa.array([{"bytes": b"a"}, None, {"bytes": None}], pa.struct([("bytes", pa.large_binary())])),
+    ],
+    ids=["binary", "struct"],
+)
+def test_null_and_empty_bytes_are_failures(column: pa.Array, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"jpg": column}), tmp_path / "t.parquet")
+    records = records_of(corpus_at(tmp_path))
+    assert [record.status for record in records] == [Status.OK, Status.EMPTY, Status.EMPTY]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": ["a"]}, "no binary column"),
+        ({"one": [b"a"], "two": [b"b"]}, "several binary columns"),
+    ],
+)
+def test_tables_without_a_clear_image_column_are_refused(
+    columns: dict[str, list[object]], message: str, tmp_path: Path
+) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(RequestError, match=message):
+        corpus_at(tmp_path)
+
+
+def test_a_later_table_of_another_kind_is_a_failure_row(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [b"a"]}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "2.parquet")
+    (tmp_path / "3.parquet").write_bytes(b"no table at all")
+    records = records_of(corpus_at(tmp_path))
+    assert [record.status for record in records] == [Status.OK, Status.BROKEN_SHARD, Status.BROKEN_SHARD]
+    assert "2.parquet" in str(records[1].error)
+
+
+def test_a_corrupt_row_group_costs_its_own_rows_only(tmp_path: Path) -> None:
+    images = pictures(9)
+    path = write_tables(tmp_path, images, per_shard=9) / "00000.parquet"
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    start = column.dictionary_page_offset or column.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    records = records_of(corpus_at(tmp_path))
+    assert [record.status for record in records] == [Status.OK] * 3 + [Status.BROKEN_SHARD] * 3 + [Status.OK] * 3
+    assert len({record.image_id for record in records}) == 9
+
+
+def test_folder_of_images(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a/1.jpg": b"x", "2.PNG": b"y", "notes.txt": b"z", ".hidden/3.jpg": b"h", "4.webp": b""})
+    corpus = corpus_at(tmp_path)
+    assert corpus.format == "folder"
+    assert [(record.image_id, record.status) for record in records_of(corpus)] == [
+        ("2.PNG", Status.OK),
+        ("4.webp", Status.EMPTY),
+        ("a/1.jpg", Status.OK),
+    ]
+
+
+def test_a_file_that_vanished_is_a_failure_row(tmp_path: Path) -> None:
+    corpus = corpus_at(write_folder(tmp_path, {"1.jpg": b"x"}))
+    (tmp_path / "1.jpg").unlink()
+    assert records_of(corpus)[0].status == Status.MISSING
+
+
+def test_a_single_file_and_a_pattern(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"day1/a.jpg": b"x", "day2/b.jpg": b"y", "night/c.jpg": b"z"})
+    (single,) = records_of(corpus_at(tmp_path / "day1/a.jpg"))
+    assert single.image_id == "a.jpg"
+    assert [record.image_id for record in records_of(corpus_at(f"{tmp_path}/day*/*.jpg"))] == [
+        "day1/a.jpg",
+        "day2/b.jpg",
+    ]
+
+
+def test_the_output_below_the_input_is_never_read(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"1.jpg": b"x", "labels/rows.parquet": b"y", "labels/2.jpg": b"z"})
+    output = open_location(f"{tmp_path}/labels", "--output")
+    corpus = list_corpus(open_location(str(tmp_path), "--input"), "auto", output)
+    assert [shard.name for shard in corpus.shards] == ["1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted", "message"),
+    [
+        ({}, "auto", "it does not exist"),
+        ({"a.txt": b""}, "auto", "is empty"),
+        ({"a.jpg": b"", "b.tar": b""}, "auto", "several formats: choose one with --format tar or folder"),
+        ({"a.jpg": b""}, "tar", "no files for --format tar"),
+    ],
+)
+def test_wrong_inputs_are_refused(
+    files: dict[str, bytes], wanted: Literal["auto"] | CorpusFormat, message: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    write_folder(folder, files)
+    with pytest.raises(RequestError, match=message):
+        corpus_at(folder, wanted)
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet", "folder"])
+@pytest.mark.parametrize("limit", [1, 4, 5, 100])
+def test_limit_takes_the_first_images(kind: str, limit: int, tmp_path: Path) -> None:
+    images = pictures(10)
+    if kind == "tar":
+        write_tars(tmp_path, images, per_shard=4)
+    elif kind == "parquet":
+        write_tables(tmp_path, images, per_shard=4)
+    else:
+        write_folder(tmp_path, images)
+    everything = [record.image_id for record in records_of(corpus_at(tmp_path))]
+    assert [record.image_id for record in records_of(corpus_at(tmp_path, limit=limit))] == everything[:limit]
+
+
+def test_blocks_hold_every_record_once(tmp_path: Path) -> None:
+    images = {f"{i:04}.jpg": bytes(100) for i in range(2 * BLOCK_ROWS + 5)}
+    corpus = corpus_at(write_tars(tmp_path, images, per_shard=150))
+    reported: list[int] = []
+    blocks = list(read_blocks(corpus, reported.append))
+    assert sum(reported) == 100 * len(images)
+    assert all(block.num_rows <= BLOCK_ROWS for block in blocks)
+    assert pa.concat_tables(blocks)["image_id"].to_pylist() == [record.image_id for record in records_of(corpus)]
+
+
+def test_every_shard_is_in_one_read_task(tmp_path: Path) -> None:
+    corpus = corpus_at(write_folder(tmp_path, {f"{i:03}.jpg": jpeg(i % 3) for i in range(150)}))
+    source = CorpusDatasource(corpus, [].append)
+    assert [len(group) for group in source.groups()] == [64, 64, 22]
+    assert tuple(shard for group in source.groups() for shard in group) == corpus.shards
+    rows = [row for task in source.get_read_tasks(3) for block in task() for row in block["image_id"].to_pylist()]
+    assert rows == [shard.name for shard in corpus.shards]

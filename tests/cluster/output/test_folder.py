@@ -1,0 +1,137 @@
+"""Who owns an output folder, and what counts in it after a crash at any point."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from cluster.output.folder import Output
+from cluster.storage import Location, open_location
+from schemas.errors import RequestError
+from schemas.manifest import Manifest
+from tests.schemas.test_manifest import MANIFEST
+
+
+def output_at(folder: Path) -> Output:
+    return Output(open_location(str(folder), "--output"))
+
+
+def claim(output: Output, manifest: Manifest, overwrite: bool = False) -> None:
+    output.check(manifest, overwrite)
+    output.begin(manifest, overwrite)
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def names_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_claim_writes_the_manifest_and_may_be_repeated(tmp_path: Path) -> None:
+    output = output_at(tmp_path / "a/b")
+    claim(output, MANIFEST)
+    claim(output, MANIFEST)
+    assert json.loads((tmp_path / "a/b/manifest.json").read_text())["fingerprint"] == MANIFEST.fingerprint
+    assert not output.is_finished()
+
+
+def test_another_request_is_refused_and_the_change_named(tmp_path: Path) -> None:
+    output = output_at(tmp_path)
+    claim(output, MANIFEST)
+    other = dataclasses.replace(MANIFEST, settings={"logit_scale": 1.0})
+    with pytest.raises(RequestError, match=r"changed: settings\.logit_scale"):
+        claim(output, other)
+
+
+def test_a_folder_of_somebody_else_is_refused_and_never_cleared(tmp_path: Path) -> None:
+    write(tmp_path, "thesis.parquet", "notes.txt")
+    for overwrite in (False, True):
+        with pytest.raises(RequestError, match="no output of this job"):
+            claim(output_at(tmp_path), MANIFEST, overwrite)
+    assert names_in(tmp_path) == {"thesis.parquet", "notes.txt"}
+
+
+def test_overwrite_deletes_own_files_only(tmp_path: Path) -> None:
+    output = output_at(tmp_path)
+    claim(output, MANIFEST)
+    write(tmp_path, "u_000000-0.parquet", "_checkpoint/u_000000.parquet", "_SUCCESS", "summary.json", "mine.txt")
+    other = dataclasses.replace(MANIFEST, settings={})
+    claim(output, other, overwrite=True)
+    assert names_in(tmp_path) == {"manifest.json", "mine.txt"}
+    assert not output.is_finished()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "file")
+    with pytest.raises(RequestError, match="cannot be used"):
+        claim(output_at(tmp_path / "file"), MANIFEST)
+
+
+def test_recover_keeps_what_was_committed_and_nothing_else(tmp_path: Path) -> None:
+    output = output_at(tmp_path)
+    claim(output, MANIFEST)
+    write(
+        tmp_path,
+        "run_000000-0.parquet",
+        "run_000000-1.parquet",
+        "_checkpoint/run_000000.parquet",  # committed
+        "run_000001-0.parquet",
+        "_checkpoint/run_000001.pending.parquet",  # died before the commit
+        "_checkpoint/run_000002.pending.parquet",  # died before the rows
+        "run_000003-0.parquet",  # a straggler whose checkpoint is gone
+        "run_0000001-0.parquet",  # a name that begins like another
+    )
+    output.recover()
+    assert names_in(tmp_path) == {
+        "manifest.json",
+        "run_000000-0.parquet",
+        "run_000000-1.parquet",
+        "_checkpoint/run_000000.parquet",
+    }
+
+
+def test_finish_leaves_rows_and_marks_success(tmp_path: Path) -> None:
+    output = output_at(tmp_path)
+    claim(output, MANIFEST)
+    write(tmp_path, "run_000000-0.parquet", "_checkpoint/run_000000.parquet")
+    output.write_summary({"images": 1})
+    output.finish()
+    assert output.is_finished()
+    assert names_in(tmp_path) == {"manifest.json", "run_000000-0.parquet", "_SUCCESS", "summary.json"}
+
+
+def test_a_finished_checkpoint_is_never_removed_before_success_is_written(tmp_path: Path) -> None:
+    """A crash between the two steps must not make a rerun do everything again."""
+    output = output_at(tmp_path)
+    claim(output, MANIFEST)
+    write(tmp_path, "run_000000-0.parquet", "_checkpoint/run_000000.parquet")
+    (tmp_path / "_SUCCESS.part").mkdir()  # writing _SUCCESS fails
+    with pytest.raises(OSError, match="_SUCCESS"):
+        output.finish()
+    assert (tmp_path / "_checkpoint/run_000000.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("s3://key:secret@bucket/x", "carries credentials"),
+        ("https://host/x.tar?X-Amz-Signature=secret", "carries credentials"),
+        ("wrong://bucket/x", "Protocol not known"),
+    ],
+)
+def test_wrong_addresses_are_refused_without_repeating_secrets(address: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message) as caught:
+        open_location(address, "--input")
+    assert "secret" not in str(caught.value)
+
+
+def test_locations_join_and_print() -> None:
+    assert (open_location("/a/b/", "") / "c").url == "/a/b/c"
+    memory = Location(fsspec.filesystem("memory"), "/a")
+    assert (memory / "b").url == "memory:///a/b"

@@ -1,0 +1,111 @@
+"""One run at a time per output."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cluster.output import lease
+from cluster.output.folder import LEASE, Output
+from cluster.output.lease import Lease, LeaseLostError
+from cluster.storage import open_location
+from schemas.errors import RequestError
+
+CONSOLE = Console(quiet=True)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Output:
+    return Output(open_location(str(tmp_path / "out"), "--output"))
+
+
+def left_behind(output: Output, **changes: Any) -> None:
+    content = {"run": "another", "host": "elsewhere", "pid": 1, "renewals": 7} | changes
+    output.write(LEASE, json.dumps(content).encode())
+
+
+def test_a_lease_is_held_renewed_and_given_back(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_S", 0.02)
+    with Lease(output, CONSOLE):
+        first = output.read_json(LEASE)
+        assert first is not None
+        assert (first["host"], first["pid"]) == (socket.gethostname(), os.getpid())
+        deadline = time.monotonic() + 30
+        while (output.read_json(LEASE) or {}).get("renewals", 0) < first["renewals"] + 3:
+            assert time.monotonic() < deadline, "the lease is not renewed"
+    assert output.read_json(LEASE) is None
+
+
+def test_a_second_run_is_refused_while_the_first_lives(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_S", 0.05)
+    with Lease(output, CONSOLE):
+        with pytest.raises(RequestError, match=r"is being written to by another run, on .* \(process \d+\)"):
+            Lease(output, CONSOLE, expires_s=20).__enter__()
+        assert output.read_json(LEASE) is not None, "the refused run must not take the lease along"
+
+
+def test_a_lease_that_no_longer_changes_is_taken_over(output: Output) -> None:
+    left_behind(output)
+    started = time.monotonic()
+    with Lease(output, CONSOLE, expires_s=1.0) as ours:
+        assert time.monotonic() - started >= 1.0
+        assert ours.is_ours()
+
+
+def test_the_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(output: Output) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left_behind(output, host=socket.gethostname(), pid=dead.pid)
+    with Lease(output, CONSOLE, expires_s=3600) as ours:
+        assert ours.is_ours()
+
+
+def test_half_a_lease_is_none(output: Output) -> None:
+    output.write(LEASE, b'{"run": "ano')
+    with Lease(output, CONSOLE, expires_s=0.5) as ours:
+        assert ours.is_ours()
+
+
+def test_of_two_that_start_together_one_goes_on(output: Output) -> None:
+    taken: list[Lease] = []
+    refused: list[RequestError] = []
+
+    def run() -> None:
+        try:
+            taken.append(Lease(output, CONSOLE).__enter__())
+        except RequestError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(taken), len(refused)) == (1, 1)
+    taken[0].__exit__(None, None, None)
+
+
+def test_a_run_whose_lease_is_taken_stops(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_S", 0.05)
+
+    def run() -> None:
+        with Lease(output, CONSOLE):
+            left_behind(output)
+            time.sleep(30)
+
+    with pytest.raises(LeaseLostError, match="another run has taken over"):
+        run()
+    assert (output.read_json(LEASE) or {})["run"] == "another", "it stays theirs"
+
+
+def test_a_forbidden_output_is_a_wrong_request() -> None:
+    with pytest.raises(RequestError, match="/proc/nowhere cannot be used"):
+        Lease(Output(open_location("/proc/nowhere", "--output")), CONSOLE).__enter__()

@@ -1,0 +1,402 @@
+"""The report on a small output made by hand: what is counted, chosen, read and refused."""
+
+import base64
+import io
+import json
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from cluster.output.rows import Labels, open_labels
+from demo.world.names import NAMES
+from demo.world.scene import Picture, draw
+from jobs.page.counts import BINS, Portion, Tally
+from jobs.page.images import read_pictures
+from jobs.page.page import class_colours, make_thumbnail, percent
+from jobs.page.samples import Candidates, read_rows
+from jobs.report import main
+from schemas.manifest import Manifest
+from schemas.rows import ROW_SCHEMA, Status
+from schemas.runs import annotations_from_labels
+
+HEIGHT, WIDTH = 60, 80
+PICTURES = 12
+HOSTILE_ID = '"><script>alert(1)</script>.jpg'
+HOSTILE_CLASS = "</script><b>bold</b>"
+CLASS_NAMES = [HOSTILE_CLASS if name == "mountain" else name for name in NAMES]
+FAILURES = {
+    "torn.jpg": (Status.TRUNCATED, "torn.jpg: the image is damaged: <img src=x onerror=alert(1)>"),
+    "torn-too.jpg": (Status.TRUNCATED, "torn-too.jpg: the image is damaged"),
+    "nothing.jpg": (Status.EMPTY, "nothing.jpg: there are no bytes"),
+}
+
+
+def scores_of(picture: Picture, seed: int) -> list[float]:
+    """High for what is there, low for the rest, no two alike."""
+    noise = np.random.default_rng(seed).random(len(NAMES)) * 0.4
+    there = np.isin(np.arange(1, len(NAMES) + 1), picture.categories)
+    return np.where(there, 0.75 + noise, noise).astype(np.float32).tolist()
+
+
+def image_ids() -> list[str]:
+    return [HOSTILE_ID, *(f"{seed:03}.jpg" for seed in range(1, PICTURES))]
+
+
+def jpeg(picture: Picture) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture.image).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def labelled_rows(ids: Sequence[str], uris: Sequence[str], shards: Sequence[str]) -> list[dict[str, Any]]:
+    """One row for every drawn picture, with its true labels."""
+    rows = []
+    for seed, (image_id, uri, shard) in enumerate(zip(ids, uris, shards, strict=True)):
+        picture = draw(seed, HEIGHT, WIDTH)
+        scores = scores_of(picture, seed)
+        rows.append({
+            "image_id": image_id, "uri": uri, "shard": shard, "shard_images": 1, "width": WIDTH, "height": HEIGHT,
+            "status": Status.OK, "error": None, "class_scores": scores,
+            "annotations": annotations_from_labels(picture.labels, np.array(scores)),
+        })  # fmt: skip
+    return rows
+
+
+def failed_rows() -> list[dict[str, Any]]:
+    return [
+        {"image_id": name, "uri": f"/gone/{name}", "shard": name, "shard_images": 1, "status": status, "error": error}
+        for name, (status, error) in FAILURES.items()
+    ]
+
+
+def write_output(folder: Path, rows: Sequence[dict[str, Any]], finished: bool = True) -> Path:
+    """A labelling job's output: rows in two files of several row groups, manifest, summary."""
+    folder.mkdir(parents=True)
+    manifest = Manifest(
+        input={"address": "/somewhere/pictures", "format": "folder", "limit": None},
+        vocabulary={
+            "classes": [{"name": name, "queries": [name]} for name in CLASS_NAMES],
+            "background": ["wall"], "templates": ["a {}"], "embeddings_sha256": None,
+        },
+        models={"clip": {"name": "demo-clip", "revision": "abc123"}},
+        settings={"score_threshold": 0.7, "class_score_thresholds": [], "precision": "fp32"},
+    )  # fmt: skip
+    (folder / "manifest.json").write_text(manifest.to_json())
+    middle = len(rows) // 2
+    for number, part in enumerate((rows[:middle], rows[middle:])):
+        table = pa.Table.from_pylist(list(part), ROW_SCHEMA.with_metadata(manifest.parquet_metadata()))
+        pq.write_table(table, folder / f"{number:03}-0.parquet", row_group_size=3)
+    if finished:
+        summary = {"new_images": len(rows), "seconds": 2.0, "bytes_read": 1e6}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "_SUCCESS").touch()
+    else:
+        (folder / "_checkpoint" / "run").mkdir(parents=True)
+        (folder / "_checkpoint" / "run" / "000.parquet").touch()
+    return folder
+
+
+def write_pictures(folder: Path) -> Path:
+    """The drawn pictures as files. A slash in the hostile id makes a folder of its first half."""
+    for seed, name in enumerate(image_ids()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(jpeg(draw(seed, HEIGHT, WIDTH)))
+    return folder
+
+
+def write_example(folder: Path, finished: bool = True) -> tuple[Path, Path]:
+    """An output with failures and hostile names, and the folder with its pictures."""
+    pictures = write_pictures(folder / "pictures")
+    ids = image_ids()
+    rows = labelled_rows(ids, [str(pictures / name) for name in ids], ids)
+    return write_output(folder / "labels", [*rows[:4], *failed_rows(), *rows[4:]], finished), pictures
+
+
+def page_data(page: Path) -> dict[str, Any]:
+    """What the page's script gets."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert found is not None
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+def make_report(labels: Path, *flags: str) -> Path:
+    page = labels.parent / "report.html"
+    assert main(["--labels", str(labels), "--output", str(page), *flags]) == 0
+    return page
+
+
+def tallied(labels: Labels) -> Tally:
+    tally = Tally(len(labels.class_names))
+    for _ in tally.count(labels):
+        pass
+    return tally
+
+
+def test_rows_are_counted_by_status_class_and_score(tmp_path: Path) -> None:
+    labels, _ = write_example(tmp_path)
+    tally = tallied(open_labels(str(labels), "--labels"))
+    assert tally.by_status == {"ok": PICTURES, "truncated": 2, "empty": 1}
+    assert tally.example_errors["truncated"] == FAILURES["torn.jpg"][1]
+    assert tally.file_starts == [0, 7, 15]
+    assert tally.without_class == 0
+    drawn = [draw(seed, HEIGHT, WIDTH) for seed in range(PICTURES)]
+    present = np.array([np.isin(np.arange(1, len(NAMES) + 1), picture.categories) for picture in drawn])
+    scores = np.array([scores_of(picture, seed) for seed, picture in enumerate(drawn)])
+    assert tally.images_by_class.tolist() == present.sum(axis=0).tolist()
+    for index in range(len(NAMES)):
+        for found in (0, 1):
+            of_kind = scores[present[:, index] == found, index]
+            expected, _ = np.histogram(of_kind, bins=np.append(np.arange(BINS) / 20, np.inf))
+            assert tally.histograms[found, index].tolist() == expected.tolist()
+
+
+def test_scores_beyond_the_last_bin_and_pictures_without_a_class_are_counted() -> None:
+    tally = Tally(2)
+    scores = np.array([[0.0, 9.0], [np.nan, 2.0], [0.11, 1.99]], np.float32)
+    tally.count_scores(Portion(np.arange(3), scores, np.array([0, 1]), np.array([1, 1])))
+    assert tally.without_class == 1
+    assert tally.histograms[1, 1, -1] == 2
+    assert tally.histograms[0, 1, -2] == 1
+    assert tally.histograms[0, 0, :3].tolist() == [2, 0, 1]
+
+
+def portion(scores: np.ndarray, threshold: float, first_row: int = 0) -> Portion:
+    pictures, classes = np.nonzero(scores > threshold)
+    return Portion(first_row + np.arange(len(scores)), scores, pictures, classes)
+
+
+@pytest.mark.parametrize("portions", [1, 7])
+def test_the_gallery_has_best_and_middling_pictures_of_every_class(portions: int) -> None:
+    scores = np.random.default_rng(3).random((700, 5)).astype(np.float32)
+    scores[:, 4] = 0
+    scores[[5, 600], 4] = 0.99, 0.96
+    candidates = Candidates(12, seed=0)
+    for part in np.split(np.arange(700), portions):
+        candidates.add(portion(scores[part], 0.5, part[0]))
+    images = (scores > 0.5).sum(axis=0)
+    chosen = candidates.choose(images)
+    assert len(chosen) == len(set(chosen)) == 12
+    assert {5, 600} < set(chosen)
+    for index in range(4):
+        assert scores[:, index].argmax() in chosen
+        assert any(0.65 < scores[row, index] < 0.85 for row in chosen)
+    assert candidates.choose(images) == chosen
+
+
+def test_room_that_is_left_goes_to_any_picture() -> None:
+    candidates = Candidates(40, seed=0)
+    candidates.add(portion(np.zeros((30, 3), np.float32), 0.5))
+    assert sorted(candidates.choose(np.zeros(3, np.int64))) == list(range(30))
+
+
+def test_chosen_rows_are_read_with_their_masks_in_order_and_once(tmp_path: Path) -> None:
+    ids = [*image_ids()[:11], "001.jpg"]
+    labels = open_labels(str(write_output(tmp_path / "labels", labelled_rows(ids, ids, ids))), "--labels")
+    rows = read_rows(labels, tallied(labels).file_starts, [10, 1, 6, 11])
+    assert [row["image_id"] for row in rows] == ["010.jpg", "001.jpg", "006.jpg"]
+    assert all(row["annotations"][0]["segmentation"]["size"] == [HEIGHT, WIDTH] for row in rows)
+
+
+def folder_corpus(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    write_pictures(folder)
+    ids = image_ids()
+    return ids, [str(folder / name) for name in ids], ids
+
+
+def tar_corpus(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    """Two shards in a sub-folder; a member that comes twice."""
+    (folder / "sub").mkdir(parents=True)
+    names = [f"{seed}.jpg" for seed in range(PICTURES - 1)] + [f"{PICTURES - 2}.jpg"]
+    shards = ["sub/a.tar" if seed < 6 else "sub/b.tar" for seed in range(PICTURES)]
+    for shard in dict.fromkeys(shards):
+        with tarfile.open(folder / shard, "w") as archive:
+            for seed, name in enumerate(names):
+                if shards[seed] == shard:
+                    data = jpeg(draw(seed, HEIGHT, WIDTH))
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    ids = [f"{shard}/{name}" for shard, name in zip(shards, names, strict=True)]
+    ids[-1] += "#2"
+    uris = [f"tar://{name}::{folder / shard}" for shard, name in zip(shards, names, strict=True)]
+    return ids, uris, shards
+
+
+def table_corpus(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    folder.mkdir()
+    images = [{"bytes": jpeg(draw(seed, HEIGHT, WIDTH)), "path": None} for seed in range(PICTURES)]
+    pq.write_table(pa.table({"image": images}), folder / "all.parquet", row_group_size=5)
+    ids = [f"all.parquet/{row}" for row in range(PICTURES)]
+    return ids, [f"{folder / 'all.parquet'}#row={row}" for row in range(PICTURES)], ["all.parquet"] * PICTURES
+
+
+@pytest.mark.parametrize("from_input", [False, True])
+@pytest.mark.parametrize("corpus", [folder_corpus, tar_corpus, table_corpus])
+def test_pictures_are_found_in_every_kind_of_corpus(
+    tmp_path: Path, corpus: Callable[[Path], tuple[list[str], list[str], list[str]]], from_input: bool
+) -> None:
+    ids, uris, shards = corpus(tmp_path / "pictures")
+    if from_input:
+        uris = ["/not/there"] * PICTURES
+    labels = write_output(tmp_path / "labels", labelled_rows(ids, uris, shards))
+    flags = ["--images", str(tmp_path / "pictures")] if from_input else []
+    data = page_data(make_report(labels, *flags, "--thumbnail-px", "40"))
+    assert sorted(picture["id"] for picture in data["pictures"]) == sorted(ids)
+    for picture in data["pictures"]:
+        truth = draw(ids.index(picture["id"]), HEIGHT, WIDTH).labels
+        assert (picture["width"], picture["height"]) == (40, 30)
+        positions = np.frombuffer(zlib.decompress(base64.b64decode(picture["overlay"])), np.uint8).reshape(30, 40)
+        categories = np.array([0, *(index + 1 for index in picture["overlayClasses"])])[positions]
+        assert (categories == truth[1::2, 1::2]).all()
+        for index, _, share in picture["found"]:
+            assert share == pytest.approx((truth == index + 1).mean())
+
+
+def test_pictures_that_cannot_be_read_or_decoded_are_left_out_with_a_note(tmp_path: Path) -> None:
+    labels, pictures = write_example(tmp_path)
+    (pictures / "001.jpg").unlink()
+    (pictures / "002.jpg").write_bytes(b"no picture")
+    (pictures / "003.jpg").write_bytes((pictures / "004.jpg").read_bytes()[:700])
+    Image.new("RGB", (WIDTH, HEIGHT + 1)).save(pictures / "005.jpg")
+    (pictures / "006.jpg").write_bytes(b"")
+    page = make_report(labels, "--images", str(pictures))
+    assert len(page_data(page)["pictures"]) == PICTURES - 5
+    text = page.read_text()
+    assert "5 chosen pictures can no longer be read" in text
+    for reason in ("no longer there", "no image in a known format", "damaged", "another size", "no bytes"):
+        assert reason in text
+
+
+@pytest.mark.parametrize("damage", ["cut", "no table", "other"])
+def test_a_damaged_table_or_shard_costs_its_pictures_only(tmp_path: Path, damage: str) -> None:
+    ids, uris, shards = table_corpus(tmp_path / "pictures") if damage != "cut" else tar_corpus(tmp_path / "pictures")
+    file = tmp_path / "pictures" / shards[0]
+    if damage == "other":
+        pq.write_table(pa.table({"text": ["a"]}), file)
+    else:
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"PAR1 nothing PAR1")
+    data = page_data(make_report(write_output(tmp_path / "labels", labelled_rows(ids, uris, shards))))
+    assert len(data["pictures"]) in (range(7, PICTURES) if damage == "cut" else [0])
+
+
+def test_an_address_that_cannot_be_opened_costs_its_picture_only() -> None:
+    rows = labelled_rows(["a.jpg", "b.jpg"], ["nowhere://a.jpg", "s3://user:secret@host/b.jpg"], ["a.jpg", "b.jpg"])
+    made, unreadable = read_pictures(rows, None, lambda row, pixels: row)
+    assert (made, [entry.image_id for entry in unreadable]) == ([], ["a.jpg", "b.jpg"])
+    assert "secret" not in unreadable[1].reason
+
+
+def test_a_single_file_stands_for_its_folder(tmp_path: Path) -> None:
+    ids, _, shards = table_corpus(tmp_path / "pictures")
+    labels = write_output(tmp_path / "labels", labelled_rows(ids, ["/not/there"] * PICTURES, shards))
+    data = page_data(make_report(labels, "--images", str(tmp_path / "pictures" / "all.parquet"), "--pictures", "5"))
+    assert len(data["pictures"]) == 5
+
+
+def test_the_overlay_of_a_large_vocabulary_has_its_classes() -> None:
+    row = labelled_rows(["a"], ["a"], ["a"])[0]
+    for entry in row["annotations"]:
+        entry["category_id"] += 900
+    row["class_scores"] = [0.1] * 1000
+    thumbnail = make_thumbnail(row, draw(0, HEIGHT, WIDTH).image, 320)
+    assert (thumbnail.width, thumbnail.height) == (WIDTH, HEIGHT)
+    positions = np.frombuffer(zlib.decompress(base64.b64decode(thumbnail.overlay)), np.uint8)
+    categories = np.array([-1, *thumbnail.overlay_classes])[positions].reshape(HEIGHT, WIDTH)
+    assert (categories == draw(0, HEIGHT, WIDTH).labels.astype(int) + 899).all()
+
+
+def test_classes_have_colours_of_their_own_that_stay() -> None:
+    colours = class_colours(200)
+    assert len(set(colours)) == 200
+    assert colours[:7] == class_colours(7)
+    assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours)
+
+
+@pytest.mark.parametrize(("share", "text"), [(0.0, "0.0 %"), (0.0004, "< 0.1 %"), (0.5, "50.0 %"), (1.0, "100.0 %")])
+def test_what_is_not_nothing_never_looks_like_nothing(share: float, text: str) -> None:
+    assert percent(share) == text
+
+
+def test_hostile_text_is_no_markup(tmp_path: Path) -> None:
+    labels, _ = write_example(tmp_path)
+    text = make_report(labels).read_text()
+    assert "<script>alert" not in text
+    assert "<b>bold" not in text
+    assert "<img src=x" not in text
+    assert "alert(1)" in text
+
+
+def test_the_same_seed_makes_the_same_page_and_another_one_can_make_another(tmp_path: Path) -> None:
+    labels, _ = write_example(tmp_path)
+    pages = [make_report(labels, "--pictures", "8", "--seed", seed).read_bytes() for seed in "00123456"]
+    assert pages[0] == pages[1]
+    assert len(set(pages)) > 1
+
+
+def test_an_unfinished_output_has_a_note_and_only_rows_that_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels, _ = write_example(tmp_path, finished=False)
+    text = make_report(labels).read_text()
+    assert "This output is not finished." in text
+    assert "the 7 rows" in text
+    assert "finished: 7 rows so far" in " ".join(capsys.readouterr().out.split())
+
+
+def refusal(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The sentence that a wrong request ends with."""
+    assert main(flags) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--labels", "{tmp}/nowhere"], "--labels {tmp}/nowhere has no manifest.json"),
+        (["--labels", "{tmp}/pictures"], "--labels {tmp}/pictures has no manifest.json"),
+        (["--labels", "{tmp}/begun"], "--labels {tmp}/begun has no rows"),
+        (["--labels", "{tmp}/foreign"], "{tmp}/foreign holds rows that do not fit the manifest"),
+        (["--images", "{tmp}/nowhere"], "--images {tmp}/nowhere cannot be read: it does not exist"),
+        (["--images", "s3://user:secret@bucket/x"], "--images carries credentials"),
+        (["--output", "{tmp}/pictures"], "--output {tmp}/pictures is a folder"),
+        (["--output", "{tmp}/file/report.html"], "--output {tmp}/file/report.html cannot be written"),
+        (["--output", "/proc/nowhere/report.html"], "--output /proc/nowhere/report.html cannot be written"),
+        (["--pictures", "-1"], "--pictures must be between 0 and 2000, not -1"),
+        (["--thumbnail-px", "3"], "--thumbnail-px must be between 16 and 2048, not 3"),
+        (["--seed", "-1"], "--seed must be at least 0, not -1"),
+    ],
+)
+def test_wrong_requests_end_with_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str], message: str
+) -> None:
+    labels, _ = write_example(tmp_path)
+    manifest = (labels / "manifest.json").read_text()
+    for name in ("begun", "foreign"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(manifest)
+        (tmp_path / name / "_SUCCESS").touch()
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "foreign" / "0-0.parquet")
+    (tmp_path / "file").touch()
+    request = ["--labels", str(labels), "--output", str(tmp_path / "report.html")]
+    flags = [*request, *(part.format(tmp=tmp_path) for part in changes)]
+    assert message.format(tmp=tmp_path) in refusal(flags, capsys)
+    assert not (tmp_path / "report.html").exists()
+    assert not (tmp_path / "report.html.part").exists()
+
+
+def test_no_pictures_is_a_page_too(tmp_path: Path) -> None:
+    labels, _ = write_example(tmp_path)
+    assert "There is no picture to show." in make_report(labels, "--pictures", "0").read_text()

@@ -1,0 +1,143 @@
+"""COCO files as their consumers read them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import supervision
+from datasets import load_dataset
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from demo.world.names import NAMES
+from jobs.export import main
+from tests.support.drawn_labels import HEIGHT, WIDTH, failure, label_map, row, write_labels
+
+PICTURES = 12
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """True labels, and one failure."""
+    rows = [row(seed, label_map(seed)) for seed in range(PICTURES)]
+    return write_labels(tmp_path_factory.mktemp("export") / "labels", [*rows, failure("gone.jpg")])
+
+
+def export(labels: Path, target: Path, *flags: str) -> Any:
+    assert main(["--labels", str(labels), "--output", str(target), *flags]) == 0
+    return json.loads(target.read_text()) if target.exists() else None
+
+
+def masks(coco: COCO, image: dict[str, Any]) -> np.ndarray:
+    found = np.zeros((image["height"], image["width"]), np.int64)
+    for annotation in coco.loadAnns(coco.getAnnIds(imgIds=image["id"])):
+        found[coco.annToMask(annotation) == 1] = annotation["category_id"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--uncompressed"], ["--split-components"], ["--polygons", "--split-components"]]
+)
+def test_pycocotools_reads_the_masks_that_were_written(flags: list[str], labels: Path, tmp_path: Path) -> None:
+    document = export(labels, tmp_path / "coco.json", *flags)
+    coco = COCO(str(tmp_path / "coco.json"))
+    assert [image["file_name"] for image in document["images"]] == [f"a.tar/{seed:03}.jpg" for seed in range(PICTURES)]
+    assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == list(NAMES)
+    assert len({annotation["id"] for annotation in document["annotations"]}) == len(document["annotations"])
+    for seed, image in enumerate(coco.loadImgs(coco.getImgIds())):
+        agreement = (masks(coco, image) == label_map(seed)).mean()
+        assert agreement == 1 if "--polygons" not in flags else agreement > 0.9, "polygons fill holes"
+    if flags:
+        return
+    for annotation in document["annotations"]:
+        assert annotation.keys() >= {"area", "bbox", "iscrowd", "score"}
+        assert isinstance(annotation["segmentation"]["counts"], str)
+
+
+def test_results_have_the_same_ids_and_cocoeval_scores_them_as_expected(labels: Path, tmp_path: Path) -> None:
+    """Every class of every picture is found but in the pictures with an odd number: recall is known per class."""
+    rows = [row(seed, label_map(seed) if seed % 2 == 0 else np.zeros((HEIGHT, WIDTH), int)) for seed in range(PICTURES)]
+    half = write_labels(tmp_path / "half", rows)
+    export(labels, tmp_path / "truth.json")
+    results = export(half, tmp_path / "results.json", "--results")
+    assert {frozenset(result) for result in results} == {
+        frozenset(("image_id", "category_id", "segmentation", "score"))
+    }
+    truth = COCO(str(tmp_path / "truth.json"))
+    evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    recall = evaluation.eval["recall"][0, :, 0, -1]  # IoU 0.5, every class, all areas, most detections
+    for index, category in enumerate(evaluation.params.catIds):
+        shown = [seed for seed in range(PICTURES) if (label_map(seed) == category).any()]
+        if shown:
+            assert recall[index] == pytest.approx(sum(seed % 2 == 0 for seed in shown) / len(shown))
+
+
+def test_files_of_some_pictures_each_are_complete_in_themselves(labels: Path, tmp_path: Path) -> None:
+    export(labels, tmp_path / "coco.json", "--images-per-file", "5")
+    whole = export(labels, tmp_path / "whole.json")
+    parts = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("coco-*.json"))]
+    assert [len(part["images"]) for part in parts] == [5, 5, 2]
+    assert [image for part in parts for image in part["images"]] == whole["images"]
+    assert [entry for part in parts for entry in part["annotations"]] == whole["annotations"]
+    assert all(part["categories"] == whole["categories"] for part in parts)
+
+
+def test_label_maps_are_read_as_they_were_and_named_like_the_pictures(labels: Path, tmp_path: Path) -> None:
+    document = export(labels, tmp_path / "coco.json", "--png", str(tmp_path / "maps"))
+    names = json.loads((tmp_path / "maps/id2label.json").read_text())
+    assert names["1"] == NAMES[0]
+    for seed, image in enumerate(document["images"]):
+        with Image.open(tmp_path / "maps" / image["label_file"]) as file:
+            assert file.mode == "P"
+            assert np.array_equal(np.asarray(file), label_map(seed))
+
+
+def test_supervision_imports_the_file(labels: Path, tmp_path: Path) -> None:
+    export(labels, tmp_path / "coco.json")
+    for seed in range(PICTURES):
+        path = tmp_path / f"images/a.tar/{seed:03}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(path)
+    dataset = supervision.DetectionDataset.from_coco(
+        str(tmp_path / "images"), str(tmp_path / "coco.json"), force_masks=True
+    )
+    assert len(dataset) == PICTURES
+    assert dataset.classes == list(NAMES)
+    present = sum(len(np.unique(label_map(seed)[label_map(seed) > 0])) for seed in range(PICTURES))
+    assert sum(len(detections) for _, _, detections in dataset) == present
+
+
+def test_hugging_face_reads_the_rows(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    rows = load_dataset("parquet", data_files=str(labels / "*.parquet"), cache_dir=str(tmp_path))["train"]
+    assert sorted(rows["image_id"]) == sorted([f"a.tar/{seed:03}.jpg" for seed in range(PICTURES)] + ["a.tar/gone.jpg"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--results", "--polygons"], "choose one of --results, --polygons and --uncompressed"),
+        (["--images-per-file", "0"], "--images-per-file must be at least 1"),
+        (["--labels", "{tmp}"], "has no manifest.json"),
+    ],
+)
+def test_wrong_requests_are_one_sentence(
+    flags: list[str], message: str, labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = ["--labels", str(labels), "--output", str(tmp_path / "coco.json")]
+    assert main([*right, *(flag.replace("{tmp}", str(tmp_path)) for flag in flags)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unfinished_output_is_exported_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = write_labels(tmp_path / "labels", [row(0, label_map(0)), row(1, label_map(1))], finished=False)
+    (labels / "_checkpoint/run").mkdir(parents=True)
+    (labels / "_checkpoint/run/run_000000.parquet").touch()
+    document = export(labels, tmp_path / "coco.json")
+    assert [image["file_name"] for image in document["images"]] == ["a.tar/001.jpg"], "the other file does not count"
+    assert "is not finished: 1 rows so far" in capsys.readouterr().out

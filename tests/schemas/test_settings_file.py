@@ -1,0 +1,39 @@
+"""Settings files: written, read again, and refused with a sentence."""
+
+import pytest
+
+from schemas.settings_file import Tuning, TuningError, parse_tuning
+
+
+def test_what_is_written_is_read_again() -> None:
+    tuning = Tuning({"logit_scale": 50}, {"sky, blue": {"score_threshold": 0.5}, "ü": {"background_threshold": 1}})
+    assert parse_tuning(tuning.to_json()) == tuning
+
+
+def test_thresholds_are_in_the_order_of_the_vocabulary() -> None:
+    tuning = Tuning(classes={"cat": {"score_threshold": 0.9}, "dog": {"background_threshold": 0.1}})
+    assert tuning.thresholds("score_threshold", ["dog", "cat", "cow"], 0.5) == (0.5, 0.9, 0.5)
+    assert tuning.thresholds("score_threshold", ["dog", "cow"], 0.5) == ()
+    assert Tuning().thresholds("score_threshold", ["dog"], 0.5) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "it is not JSON"),
+        ("[]", "it must be an object with settings, classes or both"),
+        ('{"other": {}}', "it must be an object"),
+        ('{"settings": []}', "must be objects"),
+        ('{"settings": {"logit_scal": 5}}', "there is no setting 'logit_scal': choose from shorter_side_px"),
+        ('{"settings": {"logit_scale": "5"}}', "logit_scale must be of type float, not '5'"),
+        ('{"settings": {"logit_scale": true}}', "logit_scale must be of type float"),
+        ('{"settings": {"select_layer": 1.5}}', "select_layer must be of type int"),
+        ('{"settings": {"normalize_maps": 1}}', "normalize_maps must be of type bool"),
+        ('{"classes": {"cat": 0.5}}', "class 'cat' can have score_threshold and background_threshold"),
+        ('{"classes": {"cat": {"score": 0.5}}}', "class 'cat' can have"),
+        ('{"classes": {"cat": {"score_threshold": null}}}', "thresholds of class 'cat' must be numbers"),
+    ],
+)
+def test_wrong_files_are_refused(text: str, message: str) -> None:
+    with pytest.raises(TuningError, match=message):
+        parse_tuning(text)
