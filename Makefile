@@ -1,4 +1,4 @@
-# `make demo` labels drawn pictures, `make test` runs all tests; both set up .venv first.
+# `make demo` labels drawn images, `make test` runs all tests; both set up .venv first.
 PYTHON ?= python3.11
 UV_VERSION := 0.13.9
 BIN := .venv/bin
@@ -23,7 +23,7 @@ lock:
 test: setup
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 15 -m "not faults and not long"
 
-# What takes too long for every change: more evaluations of drawn pictures, clusters of several nodes.
+# What takes too long for every change: more evaluations of drawn images, clusters of several nodes.
 test-long: setup
 	$(BIN)/python -m pytest --durations 15 -m "long and not faults"
 

@@ -1,19 +1,35 @@
 """Shared fixtures. Shapes in the package's signatures are checked while tests run."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from playwright.sync_api import Browser
 
 import tests.support.shape_checker  # noqa: F401 (the hook looks it up)
 
 install_import_hook("cliper", "tests.support.shape_checker.check")
 
-from tests.support.tiny import write_tiny_clip, write_tiny_diffusion  # noqa: E402 (after the hook)
+# ruff: noqa: E402 (what imports cliper comes after the hook)
+from tests.support.browser import chromium
+from tests.support.jobs import SharedRay, shared_ray
+from tests.support.s3_server import seaweed
+from tests.support.tiny import write_tiny_clip, write_tiny_diffusion
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no-deadline")
+
+COSTLY_FIXTURES = {"s3": "ray", "ray_here": "ray", "browser": "browser"}
+"""Tests that use one of these run in one worker: group by fixture."""
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks for groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for group in {group for name, group in COSTLY_FIXTURES.items() if name in getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +40,23 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_diffusion(tmp_path_factory.mktemp("models") / "diffusion")
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """An S3 server; the variables with which a client reaches it."""
+    with seaweed(tmp_path_factory.mktemp("s3")) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def ray_here(s3: dict[str, str]) -> Iterator[SharedRay]:
+    """Ray in this process, with the S3 server in its environment."""
+    with shared_ray(s3) as shared:
+        yield shared
+
+
+@pytest.fixture(scope="module")  # a session's browser would keep its event loop running in every other test
+def browser() -> Iterator[Browser]:
+    with chromium() as opened:
+        yield opened

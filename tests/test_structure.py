@@ -1,6 +1,6 @@
-"""Imports point one way: demo -> jobs -> cluster -> cliper and schemas.
+"""Imports point one way: demo, benchmarks -> jobs -> cluster -> cliper, schemas.
 
-cliper knows no Ray and no files, schemas no torch.
+cliper knows neither Ray nor files, schemas neither torch nor Ray, and nothing but tests needs tests.
 """
 
 import ast
@@ -9,50 +9,73 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+BELOW_JOBS = {"cluster", "cliper", "schemas"}
 MAY_IMPORT = {
     "schemas": {"schemas"},
     "cliper": {"cliper"},
-    "cluster": {"cluster", "cliper", "schemas"},
-    "jobs": {"jobs", "cluster", "cliper", "schemas"},
-    "demo": {"demo", "jobs", "cluster", "cliper", "schemas"},
+    "cluster": BELOW_JOBS,
+    "jobs": {"jobs", *BELOW_JOBS},
+    "demo": {"demo", "jobs", *BELOW_JOBS},
+    "benchmarks": {"benchmarks", "jobs", *BELOW_JOBS, "tests.reference"},  # they measure against the transcription
+    "tests": {"tests", "demo", "benchmarks", "jobs", *BELOW_JOBS},
 }
 MUST_NOT_IMPORT = {
     "schemas": {"torch", "ray", "fsspec", "open_clip", "diffusers"},
     "cliper": {"ray", "fsspec", "s3fs", "pyarrow", "pycocotools"},
-    "cluster": set(),
-    "jobs": set(),
-    "demo": set(),
 }
-ONLY_PLACE_FOR_TORCH_IN_CLUSTER = "actors.py"
+ONLY_PLACE_FOR_TORCH_IN_CLUSTER = "cluster/actors.py"
+PRODUCT = [folder for folder in MAY_IMPORT if folder != "tests"]
+
+
+def modules_in(folder: str) -> list[Path]:
+    modules = sorted((ROOT / folder).rglob("*.py"))
+    assert modules
+    return modules
 
 
 def imports_of(path: Path) -> set[str]:
+    """Dotted names of what a module imports, wherever in it; "a.b" for ``from a import b`` too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add(node.module.split(".")[0])
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_imports_point_one_way(package: str) -> None:
-    modules = list((ROOT / package).rglob("*.py"))
-    assert modules
-    for path in modules:
+def is_below(name: str, packages: set[str]) -> bool:
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_point_one_way(folder: str) -> None:
+    for path in modules_in(folder):
         imported = imports_of(path)
-        assert imported & MAY_IMPORT.keys() <= MAY_IMPORT[package], path
-        assert not imported & MUST_NOT_IMPORT[package], path
+        ours = {name for name in imported if is_below(name, set(MAY_IMPORT))}
+        assert {name for name in ours if not is_below(name, MAY_IMPORT[folder])} == set(), path
+        assert {name for name in imported if is_below(name, MUST_NOT_IMPORT.get(folder, set()))} == set(), path
+
+
+def test_every_folder_with_modules_is_checked() -> None:
+    folders = {path.parent.name for path in ROOT.glob("*/*.py")}
+    assert folders - {".venv"} == set(MAY_IMPORT)
 
 
 def test_ray_meets_torch_in_one_file() -> None:
-    users = [path.name for path in (ROOT / "cluster").rglob("*.py") if "torch" in imports_of(path)]
-    assert users == [ONLY_PLACE_FOR_TORCH_IN_CLUSTER]
+    users = [path for path in modules_in("cluster") if any(is_below(name, {"torch"}) for name in imports_of(path))]
+    assert [str(path.relative_to(ROOT)) for path in users] == [ONLY_PLACE_FOR_TORCH_IN_CLUSTER]
 
 
-@pytest.mark.parametrize("forbidden", ["pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"])
-def test_nothing_is_unpickled(forbidden: str) -> None:
-    for package in MAY_IMPORT:
-        assert all(forbidden not in imports_of(path) for path in (ROOT / package).rglob("*.py"))
+@pytest.mark.parametrize("folder", PRODUCT)
+def test_nothing_is_unpickled(folder: str) -> None:
+    unsafe = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    for path in modules_in(folder):
+        assert not [name for name in imports_of(path) if is_below(name, unsafe)], path
+
+
+@pytest.mark.parametrize("folder", PRODUCT)
+def test_nobody_changes_where_modules_are_looked_for(folder: str) -> None:
+    for path in modules_in(folder):
+        assert "sys.path" not in path.read_text(), path

@@ -11,13 +11,13 @@ import pytest
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 from tenacity import Retrying
 
-from tests.end_to_end.runs import ROOT, OutputReader, command, tiny_flags
-from tests.support.corpora import pictures, write_tars
+from tests.support.corpora import sample_images, write_tars
+from tests.support.jobs import ROOT, OutputReader, command, tiny_flags
 from tests.support.ray_processes import PATIENCE, Head, ray_head, ray_nodes, ray_worker
 from tests.support.s3_server import free_ports
 
 pytestmark = pytest.mark.long
-PICTURES, PER_SHARD = 24, 8
+IMAGES, PER_SHARD = 24, 8
 NODE_CPUS = 4
 HEAD = ("--num-cpus=0", "--num-gpus=0")
 JOB_S = 180
@@ -61,7 +61,7 @@ def growing_cluster(folder: Path) -> Iterator[Head]:
 @pytest.fixture
 def job_command(tmp_path: Path, tiny_clip: Path, tiny_diffusion: Path) -> list[str]:
     """The job, but for the cluster."""
-    corpus = write_tars(tmp_path / "in", pictures(PICTURES), PER_SHARD)
+    corpus = write_tars(tmp_path / "in", sample_images(IMAGES), PER_SHARD)
     return command(str(corpus), str(tmp_path / "out"), *tiny_flags(tmp_path, tiny_clip, tiny_diffusion))
 
 
@@ -94,7 +94,7 @@ def test_a_cluster_grows_for_a_job_and_shrinks_after_it(job_command: list[str], 
                 with attempt:
                     assert cpus(head) == [0, NODE_CPUS], log.read_text()
             assert job.wait(JOB_S) == 0, log.read_text()
-        assert statuses(tmp_path / "out") == ["ok"] * PICTURES
+        assert statuses(tmp_path / "out") == ["ok"] * IMAGES
         for attempt in Retrying(**PATIENCE):
             with attempt:
                 assert cpus(head) == [0]
@@ -113,7 +113,7 @@ def test_a_job_waits_for_its_first_node_and_says_so(job_command: list[str], tmp_
         assert job.poll() is None, log.read_text()
         with ray_worker(head, f"--num-cpus={NODE_CPUS}", "--num-gpus=0"):
             assert job.wait(JOB_S) == 0, log.read_text()
-    assert statuses(tmp_path / "out") == ["ok"] * PICTURES
+    assert statuses(tmp_path / "out") == ["ok"] * IMAGES
 
 
 def statuses(output: Path) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from schemas.rows import Status
 from tests.corpus.images import odd_images
 from tests.corpus.shards import Expected, odd_tables, odd_tars
-from tests.end_to_end.runs import OutputReader, annotate, tiny_flags
+from tests.support.jobs import OutputReader, SharedRay, tiny_flags
 
 
 def corpus_of(kind: str, made_in: Path) -> tuple[dict[str, bytes], Expected]:
@@ -24,14 +24,16 @@ def corpus_of(kind: str, made_in: Path) -> tuple[dict[str, bytes], Expected]:
 
 
 @pytest.mark.parametrize("kind", ["images", "tars", "tables"])
-def test_every_bad_input_is_a_row_and_the_others_are_labelled(kind: str, tmp_path: Path, tiny_clip: Path) -> None:
+def test_every_bad_input_is_a_row_and_the_others_are_labelled(
+    kind: str, tmp_path: Path, tiny_clip: Path, ray_here: SharedRay
+) -> None:
     files, expected = corpus_of(kind, tmp_path)
     corpus = tmp_path / "in"
     corpus.mkdir()
     for name, data in files.items():
         (corpus / name).write_bytes(data)
     flags = [*tiny_flags(tmp_path, tiny_clip, "none"), "--max-failed-fraction", "1"]
-    run = annotate(str(corpus), str(tmp_path / "out"), *flags, env={})
+    run = ray_here.annotate(str(corpus), str(tmp_path / "out"), *flags)
     assert run.returncode == 0, run.stderr
     assert "Traceback" not in run.stdout + run.stderr
     rows = OutputReader(str(tmp_path / "out"), {}).rows()

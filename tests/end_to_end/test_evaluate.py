@@ -1,11 +1,11 @@
-"""The evaluation as a user runs it, on drawn pictures with the demo's models."""
+"""The evaluation as a user runs it, on drawn images with the demo's models."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from cluster.output.folder import Output
 from cluster.storage import open_location
 from demo.world.names import NAMES
 from demo.world.scene import draw
+from jobs.evaluate import main
 from jobs.evaluation.figures import Tally, tally
-from tests.end_to_end.runs import ROOT
+from tests.support.jobs import ROOT, SharedRay
 from tests.support.labelled_world import UNLABELLED, export
 
-PICTURES = 16
+IMAGES = 16
 DEMO = ["--clip", "demo", "--diffusion", "demo"]
 KEYS = {
     "miou", "pixel_accuracy", "mean_accuracy", "iou", "map", "f1", "precision", "recall", "images", "seconds_per_image",
@@ -31,33 +32,33 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A folder of drawn pictures and masks, as flags."""
+    """A folder of drawn images and masks, as flags."""
     folder = tmp_path_factory.mktemp("drawn")
     for name in ("images", "masks"):
         (folder / name).mkdir()
-    for seed in range(PICTURES):
-        picture = draw(seed, 96, 128)
-        Image.fromarray(picture.image).save(folder / f"images/{seed:03}.png")
-        Image.fromarray(picture.labels.astype(np.uint8)).save(folder / f"masks/{seed:03}.png")
+    for seed in range(IMAGES):
+        drawn = draw(seed, 96, 128)
+        Image.fromarray(drawn.image).save(folder / f"images/{seed:03}.png")
+        Image.fromarray(drawn.labels.astype(np.uint8)).save(folder / f"masks/{seed:03}.png")
     (folder / "classes.txt").write_text("\n".join(NAMES))
     paths = ["--images", folder / "images", "--masks", folder / "masks", "--classes", folder / "classes.txt"]
     return ["--dataset", "folder", *map(str, paths)]
 
 
-def command(*flags: str) -> list[str]:
-    return [sys.executable, "jobs/evaluate.py", *flags]
+Evaluate = Callable[..., tuple[dict[str, Any], str]]
 
 
-def evaluate(output: Path, *flags: str) -> tuple[dict[str, Any], str]:
-    """Run the job; returns the figures and what was printed."""
-    target = output.with_suffix(".json")
-    run = subprocess.run(
-        command(*flags, "--output", str(output), "--json", str(target)),
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    figures: dict[str, Any] = json.loads(target.read_text())
-    return figures, run.stdout
+@pytest.fixture(scope="module")
+def evaluate(ray_here: SharedRay) -> Evaluate:
+    """Runs the job; returns the figures and what was printed."""
+
+    def run(output: Path, *flags: str) -> tuple[dict[str, Any], str]:
+        target = output.with_suffix(".json")
+        ended = ray_here.run(main, *flags, "--output", str(output), "--json", str(target))
+        assert ended.returncode == 0, ended.stderr
+        return json.loads(target.read_text()), ended.stdout
+
+    return run
 
 
 def sums(output: Path, classes: int) -> Tally:
@@ -66,7 +67,9 @@ def sums(output: Path, classes: int) -> Tally:
 
 
 @pytest.fixture(scope="module")
-def evaluated(drawn: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def evaluated(
+    evaluate: Evaluate, drawn: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
     """The rows of one evaluation and its figures."""
     output = tmp_path_factory.mktemp("evaluated") / "rows"
     return output, evaluate(output, *drawn, *DEMO)[0]
@@ -75,7 +78,7 @@ def evaluated(drawn: list[str], tmp_path_factory: pytest.TempPathFactory) -> tup
 def test_figures_are_complete_and_good(evaluated: tuple[Path, dict[str, Any]]) -> None:
     figures = evaluated[1]
     assert figures.keys() >= KEYS
-    assert figures["images"] == PICTURES
+    assert figures["images"] == IMAGES
     assert figures["published"] is None
     assert figures["iou"].keys() == {"background", *NAMES}
     assert figures["miou"] > 35
@@ -85,20 +88,22 @@ def test_figures_are_complete_and_good(evaluated: tuple[Path, dict[str, Any]]) -
 
 @pytest.mark.long
 def test_two_workers_give_the_same_confusion_matrix(
-    evaluated: tuple[Path, dict[str, Any]], drawn: list[str], tmp_path: Path
+    evaluate: Evaluate, evaluated: tuple[Path, dict[str, Any]], drawn: list[str], tmp_path: Path
 ) -> None:
     evaluate(tmp_path / "two", *drawn, *DEMO, "--actors", "2", "--batch-size", "3")
     one, two = sums(evaluated[0], len(NAMES)), sums(tmp_path / "two", len(NAMES))
-    assert one.confusion.sum() == PICTURES * 96 * 128
+    assert one.confusion.sum() == IMAGES * 96 * 128
     assert np.array_equal(one.confusion, two.confusion)
 
 
 @pytest.mark.long
-def test_a_killed_evaluation_goes_on(evaluated: tuple[Path, dict[str, Any]], drawn: list[str], tmp_path: Path) -> None:
+def test_a_killed_evaluation_goes_on(
+    evaluate: Evaluate, evaluated: tuple[Path, dict[str, Any]], drawn: list[str], tmp_path: Path
+) -> None:
     flags = [*drawn, *DEMO, "--rows-per-file", "2", "--batch-size", "1"]
     job = subprocess.Popen(
-        command(*flags, "--output", str(tmp_path / "killed")), cwd=ROOT, env=os.environ, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [sys.executable, "jobs/evaluate.py", *flags, "--output", str(tmp_path / "killed")],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("killed/*/*.parquet")):
@@ -119,7 +124,7 @@ def test_a_killed_evaluation_goes_on(evaluated: tuple[Path, dict[str, Any]], dra
 
 @pytest.mark.long
 def test_given_labels_and_baselines_run_in_the_same_harness(
-    evaluated: tuple[Path, dict[str, Any]], drawn: list[str], tmp_path: Path
+    evaluate: Evaluate, evaluated: tuple[Path, dict[str, Any]], drawn: list[str], tmp_path: Path
 ) -> None:
     given, _ = evaluate(tmp_path / "given", *drawn, *DEMO, "--given-labels")
     assert given["miou"] > evaluated[1]["miou"], "who knows which classes are there labels better"
@@ -129,7 +134,7 @@ def test_given_labels_and_baselines_run_in_the_same_harness(
 
 
 @pytest.mark.long
-def test_a_grid_is_one_command(drawn: list[str], tmp_path: Path) -> None:
+def test_a_grid_is_one_command(evaluate: Evaluate, drawn: list[str], tmp_path: Path) -> None:
     target = tmp_path / "table.md"
     document, printed = evaluate(
         tmp_path / "grid", *drawn, *DEMO, "--limit", "3", "--grid", "table7", "--markdown", str(target)
@@ -142,7 +147,9 @@ def test_a_grid_is_one_command(drawn: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_calibrated_thresholds_raise_what_they_should_and_annotate_takes_them(drawn: list[str], tmp_path: Path) -> None:
+def test_calibrated_thresholds_raise_what_they_should_and_annotate_takes_them(
+    ray_here: SharedRay, evaluate: Evaluate, drawn: list[str], tmp_path: Path
+) -> None:
     settings = tmp_path / "settings.json"
     wrong = ["--score-threshold", "0.05", "--background-threshold", "0.05"]
     runs, printed = evaluate(tmp_path / "calibrated", *drawn, *DEMO, *wrong, "--calibrate", str(settings))
@@ -153,8 +160,7 @@ def test_calibrated_thresholds_raise_what_they_should_and_annotate_takes_them(dr
     (tmp_path / "vocab.txt").write_text("\n".join(NAMES))
     images = drawn[drawn.index("--images") + 1]
     flags = ["--vocab", str(tmp_path / "vocab.txt"), "--background", "none", "--settings", str(settings), *DEMO]
-    annotate = [sys.executable, "jobs/annotate.py", "--input", images, "--output", str(tmp_path / "labels"), *flags]
-    run = subprocess.run([*annotate, "--limit", "2"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    run = ray_here.annotate(images, str(tmp_path / "labels"), *flags, "--limit", "2")
     assert run.returncode == 0, run.stderr
     manifest = json.loads((tmp_path / "labels/manifest.json").read_text())
     thresholds = json.loads(settings.read_text())["classes"]
@@ -162,11 +168,11 @@ def test_calibrated_thresholds_raise_what_they_should_and_annotate_takes_them(dr
 
 
 @pytest.mark.long
-def test_a_benchmark_in_its_makers_layout(tmp_path: Path) -> None:
-    pictures = [draw(seed, 96, 128) for seed in range(3)]
-    truths = [np.where(picture.labels > 0, picture.labels.astype(np.int64) - 1, UNLABELLED) for picture in pictures]
+def test_a_benchmark_in_its_makers_layout(evaluate: Evaluate, tmp_path: Path) -> None:
+    drawn = [draw(seed, 96, 128) for seed in range(3)]
+    truths = [np.where(each.labels > 0, each.labels.astype(np.int64) - 1, UNLABELLED) for each in drawn]
     truths = [np.where(truth < 19, truth, UNLABELLED) for truth in truths]
-    export("cityscapes", tmp_path / "data", [(p.image, truth) for p, truth in zip(pictures, truths, strict=True)])
+    export("cityscapes", tmp_path / "data", [(each.image, truth) for each, truth in zip(drawn, truths, strict=True)])
     flags = ["--dataset", "cityscapes", "--root", str(tmp_path / "data"), *DEMO, "--shorter-side-px", "96"]
     figures, _ = evaluate(tmp_path / "rows", *flags, "--diffusion", "none")
     assert figures["images"] == 3

@@ -6,8 +6,8 @@ import subprocess
 import time
 
 from tests.end_to_end.conftest import FinishedRun
-from tests.end_to_end.runs import ROOT, OutputReader, annotate, command
-from tests.support.s3_server import BUCKET
+from tests.support.jobs import ROOT, OutputReader, annotate, command
+from tests.support.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY
 
 
 def wait_for_rows(output: OutputReader, driver: subprocess.Popen[str], seconds: float = 120) -> set[str]:
@@ -28,20 +28,23 @@ def test_killed_midway_and_run_again(finished_run: FinishedRun) -> None:
     driver = subprocess.Popen(
         command(finished_run.corpus, output, *flags),
         cwd=ROOT,
-        env=os.environ | finished_run.env,
+        env=os.environ | finished_run.ray.env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    reader = OutputReader(output, finished_run.env)
+    reader = OutputReader(output, finished_run.ray.env)
     committed = wait_for_rows(reader, driver)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     assert "_SUCCESS" not in reader.files(), "the job was done before it was killed: give it more to do"
 
-    again = annotate(finished_run.corpus, output, *flags, env=finished_run.env)
+    again = annotate(finished_run.corpus, output, *flags, env=finished_run.ray.env)
     assert again.returncode == 0, again.stderr
     assert "Continuing:" in again.stdout
+    for secret in (ACCESS_KEY, SECRET_KEY):
+        assert secret not in again.stdout + again.stderr
+        assert not any(secret.encode() in data for data in reader.files().values())
     assert reader.rows() == finished_run.reader().rows()
     kept = {name.removesuffix(".parquet").rpartition("/")[2] for name in committed}
     rows_files = [name for name in reader.files() if name.endswith(".parquet")]

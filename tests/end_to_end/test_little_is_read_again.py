@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.runs import ROOT, OutputReader, annotate, command, tiny_flags
-from tests.support.corpora import pictures, write_tars
+from tests.support.corpora import sample_images, write_tars
+from tests.support.jobs import ROOT, OutputReader, annotate, command, tiny_flags
 
 pytestmark = pytest.mark.faults
 
@@ -17,7 +17,7 @@ IMAGES = SHARDS * PER_SHARD
 
 
 def test_after_nine_tenths_of_the_shards(tmp_path: Path, tiny_clip: Path) -> None:
-    images = pictures(IMAGES)
+    images = sample_images(IMAGES)
     corpus, output = str(write_tars(tmp_path / "in", images, PER_SHARD)), tmp_path / "out"
     flags = [*tiny_flags(tmp_path, tiny_clip, "none"), "--rows-per-file", str(ROWS_PER_FILE), "--batch-size", "2"]
     driver = subprocess.Popen(

@@ -27,8 +27,8 @@ from tests.cluster.test_prometheus import (
     panels_by_row,
     series_of,
 )
-from tests.end_to_end.runs import OutputReader, annotate, tiny_flags
-from tests.support.corpora import pictures, write_tars
+from tests.support.corpora import sample_images, write_tars
+from tests.support.jobs import OutputReader, annotate, tiny_flags
 from tests.support.ray_processes import PATIENCE, ray_head, running
 from tests.support.s3_server import free_ports
 
@@ -114,7 +114,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path, tiny_diffusion: Path) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("monitoring")
-    corpus, output = write_tars(folder / "in", pictures(IMAGES) | BAD, PER_SHARD), str(folder / "out")
+    corpus, output = write_tars(folder / "in", sample_images(IMAGES) | BAD, PER_SHARD), str(folder / "out")
     with (
         ray_head("--num-cpus=4", "--num-gpus=0") as head,
         prometheus(folder, head.folder / "prom_metrics_service_discovery.json") as server,
@@ -141,7 +141,7 @@ def test_counts_are_those_of_the_rows(watched: Watched) -> None:
             stages = {"read": everything, "decode": everything, "label": ok, "encode": ok}
             assert watched.total("stage_images", "stage") == stages
             assert watched.total("read_bytes", "") == {"": watched.summary["bytes_read"]}
-            assert watched.total("model_batches", "") == {"": ok}, "on a CPU every picture goes alone"
+            assert watched.total("model_batches", "") == {"": ok}, "on a CPU every image goes alone"
 
 
 def test_stages_take_less_time_than_there_is(watched: Watched) -> None:

@@ -12,14 +12,14 @@ import pytest
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cliper.models import DIFFUSION_PARTS
-from tests.end_to_end.runs import ROOT, OutputReader, annotate, tiny_flags
-from tests.support.corpora import pictures, write_tars
+from tests.support.corpora import sample_images, write_tars
+from tests.support.jobs import ROOT, OutputReader, annotate, tiny_flags
 from tests.support.model_hub import Hub, model_hub
 from tests.support.ray_processes import Head, ray_head, ray_worker
 from tests.support.tiny import write_tiny_diffusion
 
 pytestmark = pytest.mark.long
-PICTURES, PER_SHARD = 48, 4
+IMAGES, PER_SHARD = 48, 4
 ACTORS = 4
 HEAD, WORKER = ("--num-cpus=0", "--num-gpus=0"), ("--num-cpus=8", "--num-gpus=0")
 MODEL = "someone/diffusion"
@@ -67,7 +67,7 @@ def setting(tmp_path: Path, tiny_clip: Path) -> Iterator[Setting]:
     model = write_model(tmp_path / "hub" / MODEL)
     files = [path.relative_to(model) for part in DIFFUSION_PARTS for path in (model / part).iterdir()]
     home = {"HF_HOME": str(tmp_path / "driver")}
-    write_tars(tmp_path / "in", pictures(PICTURES), PER_SHARD)
+    write_tars(tmp_path / "in", sample_images(IMAGES), PER_SHARD)
     flags = [*tiny_flags(tmp_path, tiny_clip, MODEL), "--actors", str(ACTORS), "--batch-size", "1"]
     with model_hub(tmp_path / "hub") as hub:
         run("-m", "cliper.fetch", "", MODEL, env=hub.environment | home)
@@ -84,13 +84,13 @@ def run(*arguments: str, env: dict[str, str]) -> str:
 
 
 def label(setting: Setting, head: Head) -> None:
-    """Run the job; every picture is labelled."""
+    """Run the job; every image is labelled."""
     output = str(setting.folder / "out")
     address = ["--address", head.address]
     job = annotate(str(setting.folder / "in"), output, *setting.flags, *address, env=setting.driver | head.env)
     assert job.returncode == 0, job.stderr
     assert f"Labelling actors: {ACTORS} on the CPU" in job.stdout
-    assert [row["status"] for row in OutputReader(output, {}).rows().values()] == ["ok"] * PICTURES
+    assert [row["status"] for row in OutputReader(output, {}).rows().values()] == ["ok"] * IMAGES
 
 
 def test_four_actors_of_a_node_download_once(setting: Setting) -> None:

@@ -16,8 +16,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from schemas.embeddings import VocabularyEmbeddings, embeddings_to_bytes
-from tests.end_to_end.runs import OutputReader, annotate
 from tests.support.corpora import shards_of, tar_bytes
+from tests.support.jobs import OutputReader, SharedRay
 from tests.support.s3_server import BUCKET, s3_client
 
 PHOTOS, REAL_CLIP = os.environ.get("CLIPER_PHOTOS"), os.environ.get("CLIPER_REAL_CLIP")
@@ -46,19 +46,19 @@ def write_embeddings(npz: Path, target: Path) -> list[str]:
 
 
 @pytest.mark.skipif(not (PHOTOS and REAL_CLIP), reason="CLIPER_PHOTOS and CLIPER_REAL_CLIP are not set")
-def test_photographs_from_s3(s3: dict[str, str], tmp_path: Path) -> None:
+def test_photographs_from_s3(ray_here: SharedRay, tmp_path: Path) -> None:
     photos, clip = Path(str(PHOTOS)), Path(str(REAL_CLIP))
     images = {path.name: path.read_bytes() for path in sorted((photos / "images").glob("*.jpg"))}
-    client = s3_client(s3)
+    client = s3_client(ray_here.env)
     for number, members in enumerate(shards_of(images, 10)):
         client.pipe_file(f"{BUCKET}/photos/{number:05}.tar", tar_bytes(members))
     names = write_embeddings(clip / "text_embeddings.npz", tmp_path / "embeddings.safetensors")
     models = ["--clip", f"local-dir:{clip / 'clip'}", "--text-embeddings", str(tmp_path / "embeddings.safetensors")]
     output = f"s3://{BUCKET}/photo-labels"
-    run = annotate(f"s3://{BUCKET}/photos", output, *models, *COCO_STUFF_SETTINGS, env=s3)
+    run = ray_here.annotate(f"s3://{BUCKET}/photos", output, *models, *COCO_STUFF_SETTINGS)
     assert run.returncode == 0, run.stderr
 
-    rows = OutputReader(output, s3).rows()
+    rows = OutputReader(output, ray_here.env).rows()
     assert len(rows) == len(images)
     assert {row["status"] for row in rows.values()} == {"ok"}
     mask_value = json.loads((photos / "coco_stuff171_to_mask_value.json").read_text())

@@ -57,7 +57,7 @@ def agreement(spec: AnnotatorSpec, images: list[ImageArray], precision: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", HALF)
-def test_drawn_pictures(precision: str) -> None:
+def test_drawn_images(precision: str) -> None:
     models = find_models(MethodOptions(clip=DEMO, diffusion=DEMO))
     vocabulary = VocabularyRequest(ALL_NAMES.classes, (), ("{}",), ready=None)
     spec = AnnotatorSpec(

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.end_to_end.conftest import FinishedRun
-from tests.end_to_end.runs import ROOT, OutputReader, broken_copy, command
+from tests.support.jobs import ROOT, OutputReader, broken_copy, command
 from tests.support.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY
 
 pytestmark = pytest.mark.faults
@@ -55,8 +55,8 @@ def test_no_secret_is_left_anywhere(
 ) -> None:
     output = f"s3://{BUCKET}/secrets-{fate.replace(' ', '-')}"
     flags = [*finished_run.flags, "--rows-per-file", "4", "--batch-size", "2"]
-    env = finished_run.env | {"RAY_TMPDIR": str(ray_logs)}
-    reader = OutputReader(output, finished_run.env)
+    env = finished_run.ray.env | {"RAY_TMPDIR": str(ray_logs)}
+    reader = OutputReader(output, finished_run.ray.env)
     corpus = finished_run.corpus
     match fate:
         case "wrong request":

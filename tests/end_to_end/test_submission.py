@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from tenacity import Retrying
 
-from tests.end_to_end.runs import ROOT, OutputReader, annotate, tiny_flags
-from tests.support.corpora import pictures, shards_of, tar_bytes
+from tests.support.corpora import sample_images, shards_of, tar_bytes
+from tests.support.jobs import ROOT, OutputReader, annotate, tiny_flags
 from tests.support.ray_processes import PATIENCE, RAY, Head, ray_head, ray_worker
 from tests.support.s3_server import BUCKET, s3_client
 
 pytestmark = pytest.mark.long
-PICTURES, PER_SHARD = 160, 8
+IMAGES, PER_SHARD = 160, 8
 LARGEST_UPLOAD = 25_000_000
 CORPUS = f"s3://{BUCKET}/submitted/shards"
 
@@ -24,7 +24,7 @@ CORPUS = f"s3://{BUCKET}/submitted/shards"
 @pytest.fixture(scope="module")
 def corpus(s3: dict[str, str]) -> str:
     client = s3_client(s3)
-    for number, members in enumerate(shards_of(pictures(PICTURES), PER_SHARD)):
+    for number, members in enumerate(shards_of(sample_images(IMAGES), PER_SHARD)):
         client.pipe_file(f"{CORPUS.removeprefix('s3://')}/{number:05}.tar", tar_bytes(members))
     return CORPUS
 
@@ -89,7 +89,7 @@ def test_stopped_and_submitted_again_it_ends_complete_and_exact(
     assert "Continuing:" in again.stdout, "the log is followed"
     assert "images are labelled already" in job(cluster, "logs", "second").stdout
     assert reader.rows() == OutputReader(f"s3://{BUCKET}/submitted/expected", s3).rows()
-    assert len(reader.rows()) == PICTURES
+    assert len(reader.rows()) == IMAGES
     assert "_SUCCESS" in reader.names()
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import FinishedRun
-from tests.end_to_end.runs import ROOT, OutputReader, annotate, command
 from tests.end_to_end.test_killed import wait_for_rows
-from tests.support.corpora import pictures, write_tars
+from tests.support.corpora import sample_images, write_tars
+from tests.support.jobs import ROOT, OutputReader, annotate, command
 
 pytestmark = pytest.mark.faults
 
@@ -17,7 +17,7 @@ IMAGES = 600
 
 
 def test_a_second_run_on_the_same_output_is_refused(finished_run: FinishedRun, tmp_path: Path) -> None:
-    corpus, output = str(write_tars(tmp_path / "in", pictures(IMAGES), per_shard=20)), str(tmp_path / "out")
+    corpus, output = str(write_tars(tmp_path / "in", sample_images(IMAGES), per_shard=20)), str(tmp_path / "out")
     flags = [*finished_run.flags, "--rows-per-file", "4", "--batch-size", "2"]
     first = subprocess.Popen(
         command(corpus, output, *flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -11,11 +11,11 @@ import tyro
 from rich.console import Console
 
 from demo.tables import current_commit
-from tests.faults.trials import KINDS, PICTURES, Trial, prepare
+from tests.faults.trials import IMAGES, KINDS, Trial, prepare
 
 HEAD = """# Reliability
 
-Every input image ends in exactly one row, whatever dies. Each trial is the real job over {pictures} pictures in tar
+Every input image ends in exactly one row, whatever dies. Each trial is the real job over {images} images in tar
 shards: something is broken at a random moment, the same command is given again until it ends well, and the rows are
 compared with those of a run that nothing disturbed. `make faults` runs all trials and writes this file ({date}, commit
 {commit}; two nodes are processes on one machine). An undisturbed run takes {seconds:.0f} s there, most of it start-up.
@@ -38,10 +38,10 @@ Recovery is the time from the fault to the end of the run that finishes the job.
 
 ## Memory
 
-![Memory of the job's processes over 200,000 pictures](memory.svg)
+![Memory of the job's processes over 200,000 images](memory.svg)
 
-`python -m tests.faults.memory` labels 200,000 tiny pictures and samples what each part of the job holds for itself: the
-driver 658 MB after 50,000 pictures and 659 MB in the end (+0.2 %), the actor 619 MB and 619 MB, tasks 1,023 MB and
+`python -m tests.faults.memory` labels 200,000 tiny images and samples what each part of the job holds for itself: the
+driver 658 MB after 50,000 images and 659 MB in the end (+0.2 %), the actor 619 MB and 619 MB, tasks 1,023 MB and
 1,043 MB (+2 %). Samples are in memory.csv.
 
 ## Fuzzing
@@ -75,7 +75,7 @@ def main(options: FaultsOptions) -> None:
                 outcomes.append(trial(bench, number, random.Random(f"{options.seed} {kind} {number}")))
                 console.print(f"{kind} {number}: {outcomes[-1]}", highlight=False)
             lines.append(line(kind, outcomes))
-            facts = {"pictures": PICTURES, "date": datetime.now(UTC).date(), "commit": current_commit()}
+            facts = {"images": IMAGES, "date": datetime.now(UTC).date(), "commit": current_commit()}
             head = HEAD.format(seconds=bench.seconds, **facts)
             options.output.write_text(head + "\n".join(lines) + "\n" + FOOT, encoding="utf-8")
 

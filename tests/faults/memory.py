@@ -1,4 +1,4 @@
-"""Does memory stay flat? Many tiny pictures through the job, resident memory sampled all the while.
+"""Does memory stay flat? Many tiny images through the job, resident memory sampled all the while.
 
 Writes docs/memory.csv and docs/memory.svg and prints the growth between a quarter and the end of the run.
 """
@@ -31,10 +31,10 @@ PARTS = {"driver": "annotate.py", "actor": "Annotator", "Ray's servers": "raylet
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """How many pictures, and where the result goes."""
+    """How many images, and where the result goes."""
 
     pictures: int = 200_000
-    """Tiny pictures."""
+    """Tiny images."""
     interval_s: float = 5.0
     """Time between samples."""
     output: Path = Path("docs")
@@ -113,7 +113,7 @@ def plot(samples: list[dict[str, float]], path: Path) -> None:
     axes = figure.subplots()
     for part in (*PARTS, "tasks"):
         axes.plot([sample["images"] for sample in samples], [sample[part] for sample in samples], label=part)
-    axes.set(xlabel="pictures", ylabel="memory, MB", ylim=(0, None))
+    axes.set(xlabel="images", ylabel="memory, MB", ylim=(0, None))
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, metadata={"Date": None})

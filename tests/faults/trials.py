@@ -15,12 +15,12 @@ import psutil
 from ray.cluster_utils import Cluster
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from tests.end_to_end.runs import ROOT, OutputReader, command, tiny_flags
-from tests.support.corpora import pictures, shards_of, tar_bytes, write_tars
+from tests.support.corpora import sample_images, shards_of, tar_bytes, write_tars
+from tests.support.jobs import ROOT, OutputReader, command, tiny_flags
 from tests.support.s3_server import BUCKET, Seaweed, free_ports, s3_client
 from tests.support.tiny import write_tiny_clip, write_tiny_diffusion
 
-PICTURES, PER_SHARD = 96, 8
+IMAGES, PER_SHARD = 96, 8
 SMALL_STEPS = ["--rows-per-file", "4", "--batch-size", "2"]
 S3_CORPUS, S3_OUTPUT = f"s3://{BUCKET}/in", f"s3://{BUCKET}/out"
 OUTAGE_S = 20.0
@@ -68,7 +68,7 @@ class Trial:
 
 def prepare(folder: Path) -> Bench:
     """Tiny models with diffusion over tar shards on the local disk, and one run that nothing disturbs."""
-    corpus = write_tars(folder / "corpus", pictures(PICTURES), PER_SHARD)
+    corpus = write_tars(folder / "corpus", sample_images(IMAGES), PER_SHARD)
     models = write_tiny_clip(folder / "models" / "clip"), write_tiny_diffusion(folder / "models" / "diffusion")
     flags = [*tiny_flags(folder, *models), *SMALL_STEPS]
     started = time.monotonic()
@@ -76,7 +76,7 @@ def prepare(folder: Path) -> Bench:
     assert run.wait() == 0
     seconds = time.monotonic() - started
     rows = OutputReader(str(folder / "undisturbed"), {}).rows()
-    assert len(rows) == PICTURES
+    assert len(rows) == IMAGES
     return Bench(folder, corpus, flags, rows, seconds)
 
 
@@ -234,12 +234,12 @@ def storage_gone(bench: Bench, number: int, rng: random.Random) -> Trial:
 
 @contextmanager
 def corpus_in_s3(folder: Path) -> Iterator[Seaweed]:
-    """A server of its own with the bench's pictures."""
+    """A server of its own with the bench's images."""
     server = Seaweed(folder)
     try:
         server.start()
         client = s3_client(server.environment)
-        for shard, members in enumerate(shards_of(pictures(PICTURES), PER_SHARD)):
+        for shard, members in enumerate(shards_of(sample_images(IMAGES), PER_SHARD)):
             client.pipe_file(f"{BUCKET}/in/{shard:05}.tar", tar_bytes(members))
         yield server
     finally:

@@ -19,12 +19,12 @@ from tests.corpus.images import odd_images
 from tests.corpus.shards import odd_tables, odd_tars
 
 MAX_PIXELS = 2**22
-"""Keeps a try short; larger pictures are refused as they are in a job."""
+"""Keeps a try short; larger images are refused as they are in a job."""
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
 
 
 def decode(data: bytes) -> None:
-    """A picture, or a DecodeError with a status and one line of reason."""
+    """An image, or a DecodeError with a status and one line of reason."""
     try:
         pixels = decode_image(data, MAX_PIXELS)
     except DecodeError as error:

@@ -1,4 +1,4 @@
-"""Corpora for tests: the same pictures as tar shards, as Parquet tables and as a folder."""
+"""Corpora for tests: the same images as tar shards, as Parquet tables and as a folder."""
 
 import io
 import tarfile
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def jpeg(seed: int, size_hw: tuple[int, int] | None = None) -> bytes:
-    """A picture with smooth colours and a few squares; every third one is upright."""
+    """An image with smooth colours and a few squares; every third one is upright."""
     rng = np.random.default_rng(seed)
     height, width = size_hw or ((60, 90) if seed % 3 else (90, 60))
     y, x = np.mgrid[:height, :width] / 25
@@ -24,7 +24,7 @@ def jpeg(seed: int, size_hw: tuple[int, int] | None = None) -> bytes:
     return file.getvalue()
 
 
-def pictures(count: int) -> dict[str, bytes]:
+def sample_images(count: int) -> dict[str, bytes]:
     return {f"{index:05}.jpg": jpeg(index) for index in range(count)}
 
 
@@ -59,7 +59,7 @@ def write_tables(folder: Path, images: dict[str, bytes], per_shard: int, hugging
             column = pa.array([{"bytes": content, "path": name} for name, content in members.items()])
         else:
             column = pa.array(list(members.values()), pa.binary())
-        table = pa.table({"image": column, "caption": [f"picture {name}" for name in members]})
+        table = pa.table({"image": column, "caption": [f"image {name}" for name in members]})
         pq.write_table(table, folder / f"{number:05}.parquet", row_group_size=3)
     return folder
 

@@ -23,14 +23,14 @@ class Maker:
     """How a maker writes a data set down.
 
     Attributes:
-        picture, mask: paths; ``index`` counts pictures, ``city`` grows with it.
+        image, mask: paths; ``index`` counts images, ``city`` grows with it.
         values: the classes' values in masks.
         background, unlabelled: the values of such pixels.
         background_reads, unlabelled_reads: what they have to be read as; classes count from 1 if 0 is background.
-        split: path of the list of pictures.
+        split: path of the list of images.
     """
 
-    picture: str
+    image: str
     mask: str
     values: tuple[int, ...]
     background: int
@@ -56,52 +56,52 @@ CONTEXT = (
     255,
 )
 CONTEXT_SPLIT = "ImageSets/SegmentationContext/val.txt"
-COCO_PICTURE, COCO_MASK = "images/val2017/{index:012}.jpg", "stuffthingmaps_trainval2017/val2017/{index:012}.png"
+COCO_IMAGE, COCO_MASK = "images/val2017/{index:012}.jpg", "stuffthingmaps_trainval2017/val2017/{index:012}.png"
 COCO_TRAIN_IDS_MASK = "annotations/val2017/{index:012}_labelTrainIds.png"
-CITY_PICTURE = "leftImg8bit/val/{city}/{city}_000000_{index:06}_leftImg8bit.png"
+CITY_IMAGE = "leftImg8bit/val/{city}/{city}_000000_{index:06}_leftImg8bit.png"
 CITY_MASK = "gtFine/val/{city}/{city}_000000_{index:06}_gtFine_label"
 MAKERS = {
     "voc21": Maker(*VOC, background_reads=0, split=VOC_SPLIT),
     "voc20": Maker(*VOC, split=VOC_SPLIT),
     "context60": Maker(*CONTEXT, background_reads=0, split=CONTEXT_SPLIT),
     "context59": Maker(*CONTEXT, split=CONTEXT_SPLIT),
-    "coco_object": Maker(COCO_PICTURE, COCO_MASK, COCO_VALUES[:80], 91, 255, 0, 0),
-    "coco_object_train_ids": Maker(COCO_PICTURE, COCO_TRAIN_IDS_MASK, tuple(range(80)), 80, 255, 0, 0),
-    "coco_stuff": Maker(COCO_PICTURE, COCO_MASK, COCO_VALUES, 255, 255),
-    "coco_stuff_train_ids": Maker(COCO_PICTURE, COCO_TRAIN_IDS_MASK, tuple(range(171)), 255, 255),
+    "coco_object": Maker(COCO_IMAGE, COCO_MASK, COCO_VALUES[:80], 91, 255, 0, 0),
+    "coco_object_train_ids": Maker(COCO_IMAGE, COCO_TRAIN_IDS_MASK, tuple(range(80)), 80, 255, 0, 0),
+    "coco_stuff": Maker(COCO_IMAGE, COCO_MASK, COCO_VALUES, 255, 255),
+    "coco_stuff_train_ids": Maker(COCO_IMAGE, COCO_TRAIN_IDS_MASK, tuple(range(171)), 255, 255),
     "ade20k": Maker(
         "images/validation/ADE_val_{index:08}.jpg", "annotations/validation/ADE_val_{index:08}.png",
         tuple(range(1, 151)), 0, 0,
     ),
-    "cityscapes": Maker(CITY_PICTURE, f"{CITY_MASK}Ids.png", CITYSCAPES_IDS, 4, 0),
-    "cityscapes_train_ids": Maker(CITY_PICTURE, f"{CITY_MASK}TrainIds.png", tuple(range(19)), 255, 255),
+    "cityscapes": Maker(CITY_IMAGE, f"{CITY_MASK}Ids.png", CITYSCAPES_IDS, 4, 0),
+    "cityscapes_train_ids": Maker(CITY_IMAGE, f"{CITY_MASK}TrainIds.png", tuple(range(19)), 255, 255),
 }  # fmt: skip
 """By the benchmark's name; with ``_train_ids``, the benchmark's masks in their other usual form."""
 
 
-def export(name: str, root: Path, pictures: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[str]:
+def export(name: str, root: Path, images: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[str]:
     """Write a data set.
 
     Args:
         name: one of `MAKERS`.
         root: the data set's own folder.
-        pictures: uint8 [height, width, 3] with integers [height, width]: class indices from 0, `BACKGROUND` or
+        images: uint8 [height, width, 3] with integers [height, width]: class indices from 0, `BACKGROUND` or
             `UNLABELLED`.
 
     Returns:
-        The image ids, in the pictures' order, which is the order of names.
+        The image ids, in the images' order, which is the order of names.
     """
     maker = MAKERS[name]
     value_of = np.zeros(65536, np.uint8)
     value_of[: len(maker.values)] = maker.values
     value_of[[BACKGROUND, UNLABELLED]] = maker.background, maker.unlabelled
     image_ids = []
-    for index, (image, truth) in enumerate(pictures):
+    for index, (image, truth) in enumerate(images):
         names = {"index": index, "city": CITIES[min(index, len(CITIES) - 1)]}
         mask = Image.fromarray(value_of[truth])
         if name.startswith("voc"):
             mask.putpalette([(37 * entry) % 256 for entry in range(768)])
-        image_ids.append(maker.picture.format(**names))
+        image_ids.append(maker.image.format(**names))
         save(Image.fromarray(image), root / image_ids[-1])
         save(mask, root / maker.mask.format(**names))
     if maker.split:

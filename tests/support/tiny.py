@@ -42,7 +42,7 @@ def write_tiny_clip(
 
 
 def write_tiny_diffusion(folder: Path, seed: int = 0, linear: bool = True) -> Path:
-    """A diffusers folder for pictures of 128 x 128: latents of 16 x 16, two heads of 256 positions a layer."""
+    """A diffusers folder for images of 128 x 128: latents of 16 x 16, two heads of 256 positions a layer."""
     torch.manual_seed(seed)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,

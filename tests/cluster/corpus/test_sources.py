@@ -18,7 +18,7 @@ from cluster.datasource import BLOCK_ROWS, CorpusDatasource, read_blocks
 from cluster.storage import Location, open_location
 from schemas.errors import RequestError
 from schemas.rows import Status
-from tests.support.corpora import jpeg, pictures, tar_bytes, write_folder, write_tables, write_tars
+from tests.support.corpora import jpeg, sample_images, tar_bytes, write_folder, write_tables, write_tars
 
 
 def corpus_at(folder: Path | str, wanted: Literal["auto"] | CorpusFormat = "auto", limit: int | None = None) -> Corpus:
@@ -30,7 +30,7 @@ def records_of(corpus: Corpus) -> list[Record]:
 
 
 def test_tar_shards(tmp_path: Path) -> None:
-    images = pictures(5)
+    images = sample_images(5)
     corpus = corpus_at(write_tars(tmp_path / "in", images, per_shard=2))
     records = records_of(corpus)
     assert corpus.format == "tar"
@@ -116,7 +116,7 @@ def test_a_damaged_header_in_the_middle_is_not_taken_for_the_end(member: int) ->
 
 @pytest.mark.parametrize("hugging_face", [False, True])
 def test_tables(hugging_face: bool, tmp_path: Path) -> None:
-    images = pictures(7)
+    images = sample_images(7)
     corpus = corpus_at(write_tables(tmp_path / "in", images, per_shard=4, hugging_face=hugging_face))
     records = records_of(corpus)
     assert corpus.format == "parquet"
@@ -164,7 +164,7 @@ def test_a_later_table_of_another_kind_is_a_failure_row(tmp_path: Path) -> None:
 
 
 def test_a_corrupt_row_group_costs_its_own_rows_only(tmp_path: Path) -> None:
-    images = pictures(9)
+    images = sample_images(9)
     path = write_tables(tmp_path, images, per_shard=9) / "00000.parquet"
     column = pq.ParquetFile(path).metadata.row_group(1).column(0)
     start = column.dictionary_page_offset or column.data_page_offset
@@ -231,7 +231,7 @@ def test_wrong_inputs_are_refused(
 @pytest.mark.parametrize("kind", ["tar", "parquet", "folder"])
 @pytest.mark.parametrize("limit", [1, 4, 5, 100])
 def test_limit_takes_the_first_images(kind: str, limit: int, tmp_path: Path) -> None:
-    images = pictures(10)
+    images = sample_images(10)
     if kind == "tar":
         write_tars(tmp_path, images, per_shard=4)
     elif kind == "parquet":

@@ -14,12 +14,12 @@ from jobs.common import plan
 from jobs.common.options import MethodOptions
 from jobs.common.plan import PlanOptions, count_images, expected_speed, show_plan
 from schemas.errors import RequestError
-from tests.support.corpora import pictures, write_tars
+from tests.support.corpora import sample_images, write_tars
 
 
 @pytest.fixture
 def corpus_folder(tmp_path: Path) -> Path:
-    return Path(write_tars(tmp_path / "in", pictures(12), 4))
+    return Path(write_tars(tmp_path / "in", sample_images(12), 4))
 
 
 def rows() -> list[dict[str, str]]:

@@ -3,34 +3,20 @@
 from pathlib import Path
 
 import pytest
-import ray
 
 from jobs.annotate import main
 from jobs.common.request import read_vocabulary
 from schemas.vocabulary import default_background
-from tests.end_to_end.runs import tiny_flags
-from tests.support.corpora import pictures, write_folder
+from tests.support.corpora import sample_images, write_folder
+from tests.support.jobs import refusal, tiny_flags
 
 
 @pytest.fixture
 def request_flags(tmp_path: Path, tiny_clip: Path, tiny_diffusion: Path) -> list[str]:
     """A request that is right."""
-    corpus = write_folder(tmp_path / "in", pictures(2))
+    corpus = write_folder(tmp_path / "in", sample_images(2))
     flags = tiny_flags(tmp_path, tiny_clip, tiny_diffusion)
     return ["--input", str(corpus), "--output", str(tmp_path / "out"), *flags]
-
-
-def refusal(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The sentence that a wrong request ends with."""
-    code = main(flags)
-    printed = capsys.readouterr()
-    assert code == 2, printed
-    assert not ray.is_initialized()
-    assert "Traceback" not in printed.err + printed.out
-    lines = printed.err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -70,26 +56,22 @@ def refusal(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--input", "s3://key:secret@bucket/x"], "--input carries credentials"),
     ],
 )
-def test_wrong_requests(
-    changes: list[str], message: str, request_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_requests(changes: list[str], message: str, request_flags: list[str], tmp_path: Path) -> None:
     (tmp_path / "twice.txt").write_text("cat\ncat\n")
     (tmp_path / "empty.txt").write_text("# nothing\n")
     (tmp_path / "latin1.txt").write_bytes("gnädig".encode("latin-1")[1:])
     (tmp_path / "hollow").mkdir()
     write_folder(tmp_path, {"foreign/thesis.txt": b"years of work"})
     filled = [change.replace("{tmp}", str(tmp_path)) for change in changes]
-    sentence = refusal([*request_flags, *filled], capsys)
+    sentence = refusal(main, *request_flags, *filled)
     assert message.replace("{tmp}", str(tmp_path)) in sentence
     assert "secret" not in sentence
 
 
-def test_other_settings_on_the_same_output(
-    request_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sentence = refusal([*request_flags, "--address", "127.0.0.1:1"], capsys)  # claims the output, then finds no cluster
+def test_other_settings_on_the_same_output(request_flags: list[str], tmp_path: Path) -> None:
+    sentence = refusal(main, *request_flags, "--address", "127.0.0.1:1")  # claims the output, then finds no cluster
     assert "no Ray cluster answers there" in sentence
-    sentence = refusal([*request_flags, "--score-threshold", "0.9"], capsys)
+    sentence = refusal(main, *request_flags, "--score-threshold", "0.9")
     assert "was begun with another request (changed: settings.score_threshold)" in sentence
 
 
@@ -103,9 +85,9 @@ def test_background_words_are_common_ones_a_file_or_none(tmp_path: Path) -> None
     assert read == [default_background(), ("floor", "ceiling"), ()]
 
 
-def test_a_missing_vocabulary_flag(request_flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_vocabulary_flag(request_flags: list[str]) -> None:
     at = request_flags.index("--vocab")
-    assert "--vocab is missing" in refusal(request_flags[:at] + request_flags[at + 2 :], capsys)
+    assert "--vocab is missing" in refusal(main, *request_flags[:at], *request_flags[at + 2 :])
 
 
 def test_unknown_flags_exit_with_2(request_flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:

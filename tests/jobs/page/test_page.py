@@ -1,16 +1,14 @@
 """The report in a real browser: toggles, filter, order, dialog, keyboard, dark mode, narrow screens."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.jobs.page.test_report import HOSTILE_CLASS, HOSTILE_ID, make_report, write_example
+from tests.support.browser import faultless_page
 
-CHROMIUM = shutil.which("chromium")
-QUIET_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 PAINTED = """canvas => {
   const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
   let painted = 0;
@@ -27,29 +25,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_report(labels, "--images", str(pictures), "--pictures", "8")
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed (Debian package chromium)")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET_FLAGS)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
 def page(browser: Browser, report: Path) -> Iterator[Page]:
-    opened = browser.new_page()
-    problems: list[str] = []
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    opened.on("request", lambda asked: problems.append(asked.url) if asked.url.startswith("http") else None)
-    opened.on("dialog", lambda dialog: problems.append(dialog.message))
-    opened.goto(report.as_uri())
-    opened.wait_for_function(READY)
-    yield opened
-    opened.close()
-    assert not problems, problems
+    with faultless_page(browser, report) as opened:
+        opened.wait_for_function(READY)
+        yield opened
 
 
 def painted(page: Page) -> list[int]:

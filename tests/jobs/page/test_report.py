@@ -24,9 +24,9 @@ from jobs.page.images import read_pictures
 from jobs.page.page import class_colours, make_thumbnail, percent
 from jobs.page.samples import Candidates, read_rows
 from jobs.report import main
-from schemas.manifest import Manifest
-from schemas.rows import ROW_SCHEMA, Status
-from schemas.runs import annotations_from_labels
+from schemas.rows import Status
+from tests.support.drawn_labels import failure, row, write_labels
+from tests.support.jobs import refusal
 
 HEIGHT, WIDTH = 60, 80
 PICTURES = 12
@@ -34,17 +34,17 @@ HOSTILE_ID = '"><script>alert(1)</script>.jpg'
 HOSTILE_CLASS = "</script><b>bold</b>"
 CLASS_NAMES = [HOSTILE_CLASS if name == "mountain" else name for name in NAMES]
 FAILURES = {
-    "torn.jpg": (Status.TRUNCATED, "torn.jpg: the image is damaged: <img src=x onerror=alert(1)>"),
-    "torn-too.jpg": (Status.TRUNCATED, "torn-too.jpg: the image is damaged"),
-    "nothing.jpg": (Status.EMPTY, "nothing.jpg: there are no bytes"),
+    "torn.jpg": (Status.TRUNCATED, "the image is damaged: <img src=x onerror=alert(1)>"),
+    "torn-too.jpg": (Status.TRUNCATED, "the image is damaged"),
+    "nothing.jpg": (Status.EMPTY, "there are no bytes"),
 }
 
 
-def scores_of(picture: Picture, seed: int) -> list[float]:
+def scores_of(picture: Picture, seed: int) -> np.ndarray:
     """High for what is there, low for the rest, no two alike."""
     noise = np.random.default_rng(seed).random(len(NAMES)) * 0.4
     there = np.isin(np.arange(1, len(NAMES) + 1), picture.categories)
-    return np.where(there, 0.75 + noise, noise).astype(np.float32).tolist()
+    return np.where(there, 0.75 + noise, noise).astype(np.float32)
 
 
 def image_ids() -> list[str]:
@@ -62,47 +62,18 @@ def labelled_rows(ids: Sequence[str], uris: Sequence[str], shards: Sequence[str]
     rows = []
     for seed, (image_id, uri, shard) in enumerate(zip(ids, uris, shards, strict=True)):
         picture = draw(seed, HEIGHT, WIDTH)
-        scores = scores_of(picture, seed)
-        rows.append({
-            "image_id": image_id, "uri": uri, "shard": shard, "shard_images": 1, "width": WIDTH, "height": HEIGHT,
-            "status": Status.OK, "error": None, "class_scores": scores,
-            "annotations": annotations_from_labels(picture.labels, np.array(scores)),
-        })  # fmt: skip
+        names = {"image_id": image_id, "uri": uri, "shard": shard, "shard_images": 1}
+        rows.append(row(seed, picture.labels, scores_of(picture, seed), **names))
     return rows
 
 
 def failed_rows() -> list[dict[str, Any]]:
-    return [
-        {"image_id": name, "uri": f"/gone/{name}", "shard": name, "shard_images": 1, "status": status, "error": error}
-        for name, (status, error) in FAILURES.items()
-    ]
+    return [failure(name, *facts) | {"image_id": name, "shard_images": 1} for name, facts in FAILURES.items()]
 
 
 def write_output(folder: Path, rows: Sequence[dict[str, Any]], finished: bool = True) -> Path:
-    """A labelling job's output: rows in two files of several row groups, manifest, summary."""
-    folder.mkdir(parents=True)
-    manifest = Manifest(
-        input={"address": "/somewhere/pictures", "format": "folder", "limit": None},
-        vocabulary={
-            "classes": [{"name": name, "queries": [name]} for name in CLASS_NAMES],
-            "background": ["wall"], "templates": ["a {}"], "embeddings_sha256": None,
-        },
-        models={"clip": {"name": "demo-clip", "revision": "abc123"}},
-        settings={"score_threshold": 0.7, "class_score_thresholds": [], "precision": "fp32"},
-    )  # fmt: skip
-    (folder / "manifest.json").write_text(manifest.to_json())
     middle = len(rows) // 2
-    for number, part in enumerate((rows[:middle], rows[middle:])):
-        table = pa.Table.from_pylist(list(part), ROW_SCHEMA.with_metadata(manifest.parquet_metadata()))
-        pq.write_table(table, folder / f"{number:03}-0.parquet", row_group_size=3)
-    if finished:
-        summary = {"new_images": len(rows), "seconds": 2.0, "bytes_read": 1e6}
-        (folder / "summary.json").write_text(json.dumps(summary))
-        (folder / "_SUCCESS").touch()
-    else:
-        (folder / "_checkpoint" / "run").mkdir(parents=True)
-        (folder / "_checkpoint" / "run" / "000.parquet").touch()
-    return folder
+    return write_labels(folder, rows[:middle], rows[middle:], class_names=CLASS_NAMES, finished=finished)
 
 
 def write_pictures(folder: Path) -> Path:
@@ -146,7 +117,7 @@ def test_rows_are_counted_by_status_class_and_score(tmp_path: Path) -> None:
     labels, _ = write_example(tmp_path)
     tally = tallied(open_labels(str(labels), "--labels"))
     assert tally.by_status == {"ok": PICTURES, "truncated": 2, "empty": 1}
-    assert tally.example_errors["truncated"] == FAILURES["torn.jpg"][1]
+    assert tally.example_errors["truncated"] == f"torn.jpg: {FAILURES['torn.jpg'][1]}"
     assert tally.file_starts == [0, 7, 15]
     assert tally.without_class == 0
     drawn = [draw(seed, HEIGHT, WIDTH) for seed in range(PICTURES)]
@@ -354,14 +325,6 @@ def test_an_unfinished_output_has_a_note_and_only_rows_that_count(
     assert "finished: 7 rows so far" in " ".join(capsys.readouterr().out.split())
 
 
-def refusal(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The sentence that a wrong request ends with."""
-    assert main(flags) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    return lines[0]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -379,9 +342,7 @@ def refusal(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--seed", "-1"], "--seed must be at least 0, not -1"),
     ],
 )
-def test_wrong_requests_end_with_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str], message: str
-) -> None:
+def test_wrong_requests_end_with_one_sentence(tmp_path: Path, changes: list[str], message: str) -> None:
     labels, _ = write_example(tmp_path)
     manifest = (labels / "manifest.json").read_text()
     for name in ("begun", "foreign"):
@@ -392,7 +353,7 @@ def test_wrong_requests_end_with_one_sentence(
     (tmp_path / "file").touch()
     request = ["--labels", str(labels), "--output", str(tmp_path / "report.html")]
     flags = [*request, *(part.format(tmp=tmp_path) for part in changes)]
-    assert message.format(tmp=tmp_path) in refusal(flags, capsys)
+    assert message.format(tmp=tmp_path) in refusal(main, *flags)
     assert not (tmp_path / "report.html").exists()
     assert not (tmp_path / "report.html.part").exists()
 
