@@ -4,7 +4,6 @@ import csv
 import json
 import platform
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,13 +20,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measure import Case, Measurement, measure, peak_memory_gb
+from benchmarks.pipeline import measure_pipeline
+from cliper.models import DEMO
+
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the literal transcription is among the tests, which are not installed
-
-from benchmarks.measure import Case, Measurement, measure, peak_memory_gb  # noqa: E402
-from benchmarks.pipeline import measure_pipeline  # noqa: E402
-from cliper.models import DEMO  # noqa: E402 (after the path)
-
 VERSIONS = ("torch", "diffusers", "open_clip_torch")
 
 
