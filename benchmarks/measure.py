@@ -1,4 +1,4 @@
-"""One measurement of the benchmark: models, pictures, timed runs, stages, peak memory."""
+"""One measurement of the benchmark: models, images, timed runs, stages, peak memory."""
 
 import io
 import resource
@@ -16,13 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.full_size import build_models
 from cliper.coarse import Queries
 from cliper.fusion import fuse
-from cliper.pipeline import Cliper
-from cliper.preprocess import clip_input, patch_grid_hw
+from cliper.labels import Runs, find_runs
+from cliper.pipeline import Cliper, channels_first, stage
+from cliper.preprocess import InputSpec
 from cliper.settings import MethodSettings
 from cliper.vision import VisionTower, trace
 from cluster.actors import PRECISIONS
 from cluster.corpus.decode import decode_image
-from schemas.runs import annotations_from_labels
+from schemas.runs import annotations_from_runs, labels_from_runs
 
 STAGES = ("preprocess", "clip", "vae", "unet", "compensation", "labels")
 
@@ -52,7 +53,7 @@ class Measurement:
         floor_seconds: per image, if all products of the fast path ran at the device's rate for large ones; None for the
             literal transcription.
         peak_memory_gb: of the GPU, or of the process on a CPU; models included.
-        labels: of the first picture.
+        labels: of the first image.
     """
 
     seconds: dict[str, float]
@@ -87,11 +88,11 @@ class Measurement:
 
 
 def measure(case: Case) -> Measurement:
-    """Run a case on smooth random pictures, whose noise depends on their number."""
+    """Run a case on smooth random images, whose noise depends on their number."""
     device, dtype = torch.device(case.device), PRECISIONS[case.precision]
     models = build_models(case.clip, case.compensation != "none", device, dtype)
     settings = MethodSettings(**vars(models.defaults) | {"compensation": case.compensation})
-    images = [some_picture(case.height_px, case.width_px, number) for number in range(case.batch_size)]
+    images = [some_image(case.height_px, case.width_px, number) for number in range(case.batch_size)]
     queries = some_queries(models.tower, settings, images[0], case.classes)
     cliper = Cliper(models.tower, queries, settings, models.diffusion)
     run = literal_run(cliper, images) if case.variant == "literal" else fast_run(cliper, images)
@@ -102,16 +103,17 @@ def measure(case: Case) -> Measurement:
     if case.device == "cuda":
         run()  # warm
     with torch.inference_mode(), profile(activities=activities(case.device), acc_events=True) as recorded:
-        labels = run()
+        runs = run()
         finish(case.device)
     seconds = {"total": min(timed(run, case.device) for _ in range(case.repeats)) / case.batch_size}
     seconds |= stage_seconds(recorded, case)
     if case.variant == "fast":
-        seconds |= host_seconds(images, labels, case.classes)
-    return Measurement(seconds, floor, peak_memory_gb(device), labels[0])
+        seconds |= host_seconds(images[0], runs[0], case.classes)
+    labels = labels_from_runs(runs[0].starts, runs[0].labels, runs[0].image_hw)
+    return Measurement(seconds, floor, peak_memory_gb(device), labels)
 
 
-def some_picture(height: int, width: int, seed: int) -> np.ndarray:
+def some_image(height: int, width: int, seed: int) -> np.ndarray:
     """Soft blotches of colour."""
     noise = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
     return np.array(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).filter(ImageFilter.BLUR))
@@ -120,8 +122,8 @@ def some_picture(height: int, width: int, seed: int) -> np.ndarray:
 @torch.inference_mode()
 def some_queries(tower: VisionTower, settings: MethodSettings, image: np.ndarray, classes: int) -> Queries:
     """Classes and 25 background queries that a random tower tells apart: what sets patches off, and noise."""
-    grid_hw = patch_grid_hw(image.shape[:2], settings.shorter_side_px, tower.patch_size_px)
-    pixels = clip_input(image, grid_hw, tower.patch_size_px, tower.mean, tower.std)[None]
+    clip = InputSpec(settings.shorter_side_px, tower.patch_size_px).prepare(Image.fromarray(image), seed=0).clip
+    pixels = tower.normalize(channels_first([clip], tower.device))
     dense = fuse(tower, trace(tower, pixels, settings.preset, keep_attention=True), settings).dense[-1][0].cpu()
     patches = torch.arange(classes + 25) * 7919 % len(dense)
     rows = torch.nn.functional.normalize(dense - dense.mean(dim=0), dim=-1)[patches]
@@ -130,25 +132,31 @@ def some_queries(tower: VisionTower, settings: MethodSettings, image: np.ndarray
     return Queries.build(rows[:classes], rows[classes:], torch.arange(classes))
 
 
-def fast_run(cliper: Cliper, images: list[np.ndarray]) -> Callable[[], list[np.ndarray]]:
-    """The package."""
-    return lambda: [single.labels.cpu().numpy() for single in cliper.annotate(images, range(len(images)))]
+def fast_run(cliper: Cliper, images: list[np.ndarray]) -> Callable[[], list[Runs]]:
+    """The package, from decoded images to runs."""
+
+    def run() -> list[Runs]:
+        with stage("preprocess"):
+            prepared = [cliper.inputs.prepare(Image.fromarray(image), seed) for seed, image in enumerate(images)]
+        return [prediction.runs for prediction in cliper.predict(prepared)]
+
+    return run
 
 
-def literal_run(cliper: Cliper, images: list[np.ndarray]) -> Callable[[], list[np.ndarray]]:
-    """The literal transcription, on the same weights, one picture after the other."""
+def literal_run(cliper: Cliper, images: list[np.ndarray]) -> Callable[[], list[Runs]]:
+    """The literal transcription, on the same weights, one image after the other."""
     from tests.reference import literal
 
     clip = literal.ClipWeights.of(cliper.tower)
     rows, classes = cliper.queries.rows.to(cliper.tower.dtype), cliper.queries.classes
     queries = (rows[:classes], rows[classes:-1], cliper.queries.class_of_row.tolist())
 
-    def run() -> list[np.ndarray]:
-        found = []
+    def run() -> list[Runs]:
+        found: list[Runs] = []
         for seed, image in enumerate(images):
             noise = cliper.diffusion.noise(seed)[None] if cliper.diffusion else None
             stages = literal.annotate(clip, queries, cliper.settings, image, cliper.diffusion, noise)
-            found.append(stages.labels.cpu().numpy())
+            found += find_runs([stages.labels])
         return found
 
     return run
@@ -181,13 +189,15 @@ def stage_seconds(recorded: profile, case: Case) -> dict[str, float]:
     return {name: found[name] for name in STAGES if name in found}
 
 
-def host_seconds(images: list[np.ndarray], labels: list[np.ndarray], classes: int) -> dict[str, float]:
+def host_seconds(image: np.ndarray, runs: Runs, classes: int) -> dict[str, float]:
     """Seconds per image of what happens around the method on the CPU: JPEG decoding, run-length encoding."""
     buffer = io.BytesIO()
-    Image.fromarray(images[0]).save(buffer, "JPEG", quality=90)
+    Image.fromarray(image).save(buffer, "JPEG", quality=90)
     scores = np.ones(classes, np.float32)
     decode = min(timed(lambda: decode_image(buffer.getvalue()), "cpu") for _ in range(10))
-    encode = min(timed(lambda: annotations_from_labels(labels[0], scores), "cpu") for _ in range(10))
+    encode = min(
+        timed(lambda: annotations_from_runs(runs.starts, runs.labels, runs.image_hw, scores), "cpu") for _ in range(10)
+    )
     return {"decode": decode, "rle": encode}
 
 

@@ -1,160 +1,284 @@
-"""Speed of the whole Ray job: with the demo models, and of its data plane alone (read, decode, encode, write)."""
+"""Speed of the Ray job around the models: ``python -m benchmarks.pipeline --image-size 500x375 4000x3000``.
+
+For every size of images: how many images a second the data plane moves (read, prepare, encode, write, with a model that
+takes no time), beside what the same cores reach with Pillow's decoding and the two resizes alone; CPU time in the
+labelling process; and bytes that went through the object store. With ``--demo``: the whole job with the demo models,
+beside the same models without Ray.
+"""
 
 import io
 import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
+import ray
 import torch
+import tyro
 from PIL import Image
+from ray._private import internal_api
 from rich.console import Console
+from rich.table import Table
 
+from cliper.labels import find_runs
 from cliper.models import DEMO
-from cliper.pipeline import Annotation, Cliper
+from cliper.pipeline import Prediction
+from cliper.preprocess import InputSpec, Prepared, resize_bicubic, resize_nearest
 from cluster import session
-from cluster.actors import Annotator, AnnotatorSpec, FittingBatches
-from cluster.corpus.decode import decode_batch, decode_image
+from cluster.actors import CliperSpec
+from cluster.corpus.decode import decode_rgb
+from cluster.corpus.prepare import Preparer
 from cluster.corpus.sources import list_corpus
+from cluster.encoders import AnnotationEncoder
 from cluster.output.folder import Output
-from cluster.run import Plan, run_pipeline
+from cluster.run import Pipeline, run_pipeline
 from cluster.session import ClusterOptions
 from cluster.storage import open_location
 from jobs.common.options import MethodOptions
 from jobs.common.request import VocabularyRequest, find_models
 from schemas.manifest import Manifest
-from schemas.rows import ROW_SCHEMA
 from schemas.vocabulary import VocabularyClass
 
 REGIONS_HW = (6, 8)
-"""The idle actor's label map: so many rectangles, each of a random class."""
-PICTURES_PER_SHARD = 100
-WAIT_S = 0.025
+"""The idle model's label map: so many rectangles, each of a random class."""
+IMAGES_PER_SHARD = 100
 BATCH_SIZE = 8
+DEMO_FRACTION = 8
+"""The demo models label so many times fewer images than the idle model."""
 
 
 @dataclass(frozen=True)
-class IdleSpec(AnnotatorSpec):
-    """Builds an actor that labels without looking, so that what remains is everything around the model.
+class PipelineOptions:
+    """What to measure."""
+
+    image_size: tuple[str, ...] = ("500x375", "4000x3000")
+    """Sizes of images, WIDTHxHEIGHT; all are measured in the same run."""
+    images: int = 200
+    """Images of the smaller of two runs; the larger has twice as many, and the difference counts."""
+    classes: int = 21
+    """Size of the vocabulary."""
+    demo: bool = False
+    """Also measure the job with the demo models."""
+
+
+@dataclass(frozen=True)
+class DataPlane:
+    """Figures of one size of images.
 
     Attributes:
-        seconds_per_image: how long it waits for a device that is not there, without using the CPU.
+        images_per_second: of the whole data plane.
+        bare_images_per_second: Pillow's decoding and the two resizes alone, on all cores.
+        actor_cpu_ms: CPU time of the labelling process per image.
+        store_mb: bytes through the object store per image, in MB.
     """
 
-    seconds_per_image: float
+    images_per_second: float
+    bare_images_per_second: float
+    actor_cpu_ms: float
+    store_mb: float
 
-    def build(self, device: torch.device) -> Cliper:
-        return Idle(len(set(self.embeddings.row_names)), self.seconds_per_image)
 
+@dataclass(frozen=True)
+class IdleSpec:
+    """Builds a model that labels without looking, so that what remains is everything around the model.
 
-class Idle(Cliper):
-    """Rectangles of random classes, whatever the picture; one batch at a time, as on a GPU."""
+    Attributes:
+        real: prepares images as this method would.
+        classes: number of classes.
+        clock: file that the CPU time of the labelling process is written to, batch by batch.
+    """
 
-    def __init__(self, classes: int, seconds_per_image: float) -> None:
-        self.classes, self.seconds_per_image = classes, seconds_per_image
-        self.device = Lock()
+    real: CliperSpec
+    classes: int
+    clock: str
 
     @property
-    def largest_batch(self) -> int:
-        return BATCH_SIZE
+    def inputs(self) -> InputSpec:
+        """How images must be prepared."""
+        return self.real.inputs
 
-    def annotate(
-        self, images: Sequence[np.ndarray], seeds: Sequence[int], allowed: Any = None, noise: Any = None
-    ) -> list[Annotation]:
+    def build(self, device: torch.device) -> "Idle":
+        return Idle(self.classes, Path(self.clock))
+
+
+class Idle:
+    """Rectangles of random classes, whatever the image; one batch at a time, as on a GPU."""
+
+    largest_batch = BATCH_SIZE
+
+    def __init__(self, classes: int, clock: Path) -> None:
+        self.classes, self.clock = classes, clock
+        self.device = Lock()
+
+    def predict(
+        self, prepared: Sequence[Prepared], allowed: Any = None, keep_winners: bool = False
+    ) -> list[Prediction]:
+        """See `cliper.pipeline.Segmenter.predict`. Making up runs is not counted as CPU time: a model does that."""
         with self.device:
-            time.sleep(self.seconds_per_image * len(images))
-        attention, maps = torch.zeros(0, 0), torch.zeros(self.classes, 0, 0)
-        found = []
-        for image, seed in zip(images, seeds, strict=True):
-            generator = torch.Generator().manual_seed(seed)
-            regions = torch.randint(0, self.classes + 1, REGIONS_HW, generator=generator, dtype=torch.int32)
-            rows, columns = (
-                torch.arange(side) * number // side for side, number in zip(image.shape, REGIONS_HW, strict=False)
-            )
-            labels = regions[rows[:, None], columns]
-            found.append(Annotation(attention, maps, maps, torch.ones(self.classes), labels))
+            before = time.process_time()
+            scores = np.ones(self.classes, np.float32)
+            found = [Prediction(scores, runs) for runs in find_runs([self.rectangles(image) for image in prepared])]
+            own = time.process_time() - before
+            with self.clock.open("a") as file:
+                file.write(f"{before} {own} {len(prepared)}\n")
         return found
 
+    def rectangles(self, image: Prepared) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(image.seed)
+        regions = torch.randint(0, self.classes + 1, REGIONS_HW, generator=generator, dtype=torch.uint8)
+        rows, columns = (
+            torch.arange(side) * number // side for side, number in zip(image.image_hw, REGIONS_HW, strict=True)
+        )
+        return regions[rows[:, None], columns]
 
-def measure_pipeline(pictures: int, classes: int, height_px: int, width_px: int, console: Console) -> dict[str, float]:
-    """Images per second of the job over a local corpus, start-up excluded.
 
-    Each rate is the difference between a run over twice the pictures and one over the pictures. While the actor starts,
-    pictures are decoded ahead, so there must be many more of them than that (1,600); the demo models get an eighth.
-
-    Returns:
-        ``actor`` (demo models without Ray) and ``job`` (the same in the job); ``data plane`` (the job, the model's time
-        excluded); ``waiting actor`` (a model that waits 25 ms a picture as for a GPU, without Ray) and ``waiting job``.
-    """
+def main(options: PipelineOptions) -> None:
+    """Measure and print."""
+    console = Console()
+    sizes = [tuple(map(int, size.split("x"))) for size in options.image_size]
     models = find_models(MethodOptions(clip=DEMO, diffusion=DEMO))
-    names = tuple(VocabularyClass(f"class {number}", (f"class {number}",)) for number in range(classes))
-    vocabulary = VocabularyRequest(names, (), ("{}",), ready=None)
+    # Large inputs as the published models read them, although the demo models do the naming.
+    settings = replace(models.settings, shorter_side_px=336)
+    classes = tuple(VocabularyClass(f"class {number}", (f"class {number}",)) for number in range(options.classes))
+    vocabulary = VocabularyRequest(classes, (), ("{}",), ready=None)
     embeddings = vocabulary.embed(models.clip)
-    spec = AnnotatorSpec(models.clip, models.diffusion, models.empty_prompt(), embeddings, models.settings, "fp32")
-    idle, waiting = (
-        IdleSpec(**{name: getattr(spec, name) for name in AnnotatorSpec.__dataclass_fields__}, seconds_per_image=wait)
-        for wait in (0.0, WAIT_S)
+    job = models.spec(embeddings, "fp32")
+    published = replace(job, settings=settings, clip=replace(job.clip, model_cfg=PUBLISHED_CFG), diffusion_side_px=512)
+    manifest = Manifest({}, vocabulary.manifest(), models.manifest(), asdict(models.settings))
+    table = Table("image", "images/s", "bare images/s", "share", "actor CPU ms/image", "object store MB/image")
+    for width, height in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            write_jpegs(Path(folder) / "corpus", 2 * options.images, height, width)
+            bare = bare_rate(Path(folder) / "corpus", published.inputs)
+            session.start(ClusterOptions())
+            found = data_plane(published, options, manifest, Path(folder), bare, console)
+            if options.demo:
+                measure_demo(job, manifest, Path(folder), options.images // DEMO_FRACTION, console)
+            ray.shutdown()
+        share = found.images_per_second / found.bare_images_per_second
+        table.add_row(
+            f"{width} x {height}", f"{found.images_per_second:.2f}", f"{bare:.2f}", f"{share:.0%}",
+            f"{found.actor_cpu_ms:.2f}", f"{found.store_mb:.2f}",
+        )  # fmt: skip
+    console.print(table)
+
+
+PUBLISHED_CFG = {"vision_cfg": {"patch_size": 16, "layers": 12}}
+"""Of ViT-B/16: what sizes of inputs depend on."""
+
+
+def data_plane(
+    spec: CliperSpec, options: PipelineOptions, manifest: Manifest, folder: Path, bare: float, console: Console
+) -> DataPlane:
+    """Figures over a local corpus, start-up excluded: the difference between two runs."""
+    seconds, stored = [], []
+    for number in (options.images, 2 * options.images):
+        clock = folder / f"clock-{number}"
+        before = stored_bytes()
+        idle = IdleSpec(spec, options.classes, str(clock))
+        seconds.append(run_job(idle, manifest, folder / "corpus", folder / f"idle-{number}", number, console))
+        stored.append(stored_bytes() - before)
+    lines = [tuple(map(float, line.split())) for line in clock.read_text().splitlines()]
+    counted = sum(images for _, _, images in lines[:-1])
+    cpu = lines[-1][0] - lines[0][0] - sum(own for _, own, _ in lines[:-1])
+    return DataPlane(
+        images_per_second=options.images / (seconds[1] - seconds[0]),
+        bare_images_per_second=bare,
+        actor_cpu_ms=1e3 * cpu / counted,
+        store_mb=(stored[1] - stored[0]) / options.images / 1e6,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        corpus = Path(folder) / "corpus"
-        jpegs = write_jpegs(corpus, 2 * pictures, height_px, width_px)
-        cliper = spec.build(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        actor = FittingBatches(cliper, min(BATCH_SIZE, cliper.largest_batch))
-        images = [decode_image(jpeg) for jpeg in jpegs[:32]]
-        actor.annotate(images[:2], range(2))
+
+
+def stored_bytes() -> int:
+    """Bytes of all objects that were ever put into the object store of this Ray session."""
+    state = internal_api.get_state_from_address(None)
+    return int(internal_api.get_memory_info_reply(state).store_stats.cumulative_created_bytes)
+
+
+def bare_rate(corpus: Path, inputs: InputSpec) -> float:
+    """Images per second of Pillow's decoding and the two resizes on all cores, without anything around."""
+    shards = sorted(corpus.glob("*.tar"))
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
+        list(processes.map(partial(resize_shard, inputs=inputs, limit=1), shards * 4))  # start the processes
         started = time.monotonic()
-        actor.annotate(images, range(len(images)))
-        rates = {"actor": len(images) / (time.monotonic() - started), "waiting actor": 1 / WAIT_S}
-        del actor, cliper
-        session.start(ClusterOptions())
-        manifest = Manifest({}, vocabulary.manifest(), models.manifest(), asdict(models.settings))
-        for name, chosen, count in (
-            ("job", spec, pictures // 8), ("waiting job", waiting, pictures), ("data plane", idle, pictures)
-        ):  # fmt: skip
-            seconds = [
-                run_job(chosen, manifest, corpus, Path(folder) / f"{name} {number}", number, console)
-                for number in (count, 2 * count)
-            ]
-            rates[name] = count / (seconds[1] - seconds[0])
-    return rates
+        counts = list(processes.map(partial(resize_shard, inputs=inputs, limit=None), shards))
+        return sum(counts) / (time.monotonic() - started)
 
 
-def write_jpegs(folder: Path, count: int, height_px: int, width_px: int) -> list[bytes]:
-    """Soft noise as JPEG files in tar shards; about as many bytes as photographs have."""
+def resize_shard(path: Path, inputs: InputSpec, limit: int | None) -> int:
+    """Decode and resize a shard's images; returns how many."""
+    count = 0
+    with tarfile.open(path) as shard:
+        for member in shard.getmembers()[:limit]:
+            file = shard.extractfile(member)
+            assert file is not None, "members are files"
+            image = decode_rgb(file.read())
+            size_hw = (image.height, image.width)
+            resize_bicubic(image, inputs.clip_hw(size_hw))
+            resize_nearest(image, inputs.affinity_hw(size_hw) or size_hw)
+            count += 1
+    return count
+
+
+def measure_demo(spec: CliperSpec, manifest: Manifest, folder: Path, count: int, console: Console) -> None:
+    """Print images per second of the demo models in the job, and without Ray."""
+    corpus = folder / "corpus"
+    seconds = [
+        run_job(spec, manifest, corpus, folder / f"demo-{number}", number, console) for number in (count, 2 * count)
+    ]
+    cliper = spec.build(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    with tarfile.open(min(corpus.glob("*.tar"))) as shard:
+        files = [shard.extractfile(member) for member in shard.getmembers()[:32]]
+        images = [decode_rgb(file.read()) for file in files if file is not None]
+    prepared = [spec.inputs.prepare(image, seed) for seed, image in enumerate(images)]
+    cliper.predict(prepared[:2])
+    started = time.monotonic()
+    for image in prepared:
+        cliper.predict([image])
+    alone = len(prepared) / (time.monotonic() - started)
+    console.print(f"demo models: {count / (seconds[1] - seconds[0]):.2f} images/s in the job, {alone:.2f} without Ray")
+
+
+def write_jpegs(folder: Path, count: int, height_px: int, width_px: int) -> None:
+    """Soft noise as JPEG files in tar shards; about as many bytes as photographs have. A few images, repeated."""
     folder.mkdir()
     jpegs = []
-    for number in range(count):
-        if number % PICTURES_PER_SHARD == 0:
-            shard = tarfile.open(folder / f"{number:06d}.tar", "w")  # noqa: SIM115 (closed below)
+    for number in range(min(count, 16)):
         noise = np.random.default_rng(number).integers(0, 256, (height_px // 4, width_px // 4, 3), dtype=np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(noise).resize((width_px, height_px), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=85)
         jpegs.append(buffer.getvalue())
-        member = tarfile.TarInfo(f"{number:06d}.jpg")
-        member.size = len(jpegs[-1])
-        shard.addfile(member, io.BytesIO(jpegs[-1]))
-        if (number + 1) % PICTURES_PER_SHARD == 0 or number + 1 == count:
-            shard.close()
-    return jpegs
+    for first in range(0, count, IMAGES_PER_SHARD):
+        with tarfile.open(folder / f"{first:06d}.tar", "w") as shard:
+            for number in range(first, min(first + IMAGES_PER_SHARD, count)):
+                data = jpegs[number % len(jpegs)]
+                member = tarfile.TarInfo(f"{number:06d}.jpg")
+                member.size = len(data)
+                shard.addfile(member, io.BytesIO(data))
 
 
-def run_job(spec: AnnotatorSpec, manifest: Manifest, corpus: Path, target: Path, count: int, console: Console) -> float:
-    """Seconds of the job's pipeline over so many pictures."""
+def run_job(
+    spec: CliperSpec | IdleSpec, manifest: Manifest, corpus: Path, target: Path, count: int, console: Console
+) -> float:
+    """Seconds of the job's pipeline over so many images."""
     output = Output(open_location(str(target), "--output"))
     listed = list_corpus(open_location(str(corpus), "--input"), "auto", output.location, count)
     output.begin(manifest, overwrite=True)
     cluster = ClusterOptions(batch_size=BATCH_SIZE)
     resources = session.start(cluster)
-    if isinstance(spec, IdleSpec):
-        resources = replace(resources, calls_per_actor=2)
+    prepare = Preparer(spec.inputs, listed.limits)
     started = time.monotonic()
-    schema = ROW_SCHEMA.with_metadata(manifest.parquet_metadata())
-    decode = partial(decode_batch, limits=listed.limits)
-    run_pipeline(Plan(listed, decode, Annotator, spec, schema, output, cluster), resources, console)
+    run_pipeline(Pipeline(listed, prepare, spec, AnnotationEncoder(), manifest, output, cluster), resources, console)
     return time.monotonic() - started
+
+
+if __name__ == "__main__":
+    main(tyro.cli(PipelineOptions, description=__doc__))

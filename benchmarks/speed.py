@@ -14,15 +14,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Case, Measurement, measure, peak_memory_gb
-from benchmarks.pipeline import measure_pipeline
-from cliper.models import DEMO
+from benchmarks.measure import Case, Measurement, measure
 
 ROOT = Path(__file__).parents[1]
 VERSIONS = ("torch", "diffusers", "open_clip_torch")
@@ -52,9 +49,6 @@ class BenchmarkOptions:
     """Width of the pictures."""
     repeats: int = 3
     """Timed runs of each combination; the fastest counts."""
-    pipeline: int = 0
-    """Measure the Ray job instead, over so many pictures and again over twice as many: the whole job with the demo
-    models, its data plane with the model's time excluded, and the demo models without Ray."""
     json: Path | None = None
     """File for the rows."""
     results: Path | None = None
@@ -81,7 +75,7 @@ def main(options: BenchmarkOptions) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 100
-    rows = measure_job(options, console) if options.pipeline else measure_cases(options, console)
+    rows = measure_cases(options, console)
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=1))
     if options.results is not None:
@@ -105,27 +99,12 @@ def measure_cases(options: BenchmarkOptions, console: Console) -> list[dict[str,
     return rows
 
 
-def measure_job(options: BenchmarkOptions, console: Console) -> list[dict[str, Any]]:
-    """The Ray job, one row for each part."""
-    classes = int(options.classes)
-    rates = measure_pipeline(options.pipeline, classes, options.height_px, options.width_px, console)
-    case = next(options.cases())
-    case = replace(case, variant="fast", clip=DEMO, compensation="product", classes=classes, precision="fp32")
-    seconds = {part: 1 / rate for part, rate in rates.items()}
-    peak = peak_memory_gb(torch.device(options.device))
-    rows = Measurement(seconds, None, peak, np.zeros(0)).rows(case)
-    rows = [row | {"agreement": None} for row in rows]
-    show(rows, console)
-    return rows
-
-
 def show(rows: list[dict[str, Any]], console: Console) -> None:
     """Print one table a combination, with the ratio to the literal transcription."""
     table = Table(title=" · ".join(describe(rows[0])), title_justify="left", caption="fastest run", min_width=70)
     for column in ("variant", "stage", "ms/image", "images/s", "ratio", "of floor", "peak GB", "agreement"):
         table.add_column(column, justify="left" if column in {"variant", "stage"} else "right")
     slow = {row["stage"]: row["ms_per_image"] for row in rows if row["variant"] == "literal"}
-    slow |= {row["stage"].replace("actor", "job"): row["ms_per_image"] for row in rows if "actor" in row["stage"]}
     for row in rows:
         before = slow.get(row["stage"])
         table.add_row(

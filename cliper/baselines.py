@@ -1,28 +1,29 @@
 """Open-vocabulary segmentation by other training-free methods, to compare CLIPer with: same models, same vocabulary.
 
 They differ in CLIP's last block alone. All are read out as SCLIP and ProxyCLIP do: softmax over the queries at the
-picture's own size, and the class of the most probable query wins.
+image's own size, and the class of the most probable query wins.
 """
 
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Integer
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cliper.coarse import Queries, class_maps, query_logits
-from cliper.pipeline import ImageArray
-from cliper.preprocess import clip_input, patch_grid_hw
+from cliper.labels import ResizedMaps, empty_labels, find_runs
+from cliper.pipeline import Prediction, Winners, batch_limit, channels_first
+from cliper.preprocess import InputSpec, Prepared
 from cliper.proxy import ProxyModel, mix_by_proxy
 from cliper.vision import (
     VisionTower,
     attention_probabilities,
+    check_width,
     merge_heads,
+    normalize,
     project_qkv,
     trace,
 )
@@ -30,9 +31,6 @@ from cliper.vision import (
 BaselineMethod = Literal["clip", "maskclip", "sclip", "clearclip", "proxyclip"]
 OwnAttention = Literal["clip", "maskclip", "sclip", "clearclip"]
 """Methods whose attention comes from CLIP itself."""
-
-VALUES_AT_ONCE = 2**24
-"""Image rows are labelled together as long as their query logits are no more numbers than this (64 MiB)."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +56,6 @@ class BaselineSettings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} must be between {low} and {high}, not {value}")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a baseline finds in one picture, on the CPU.
-
-    Attributes:
-        scores: image-level class scores: each class's largest probability on the patch grid, 0 to 1.
-        labels: 0 is background, c + 1 is class c, at the picture's own size.
-    """
-
-    scores: Float[Tensor, " classes"]
-    labels: Int32[Tensor, "height width"]
 
 
 class Baseline:
@@ -104,53 +89,56 @@ class Baseline:
     ) -> None:
         if method == "proxyclip" and proxy is None:
             raise ValueError("proxyclip needs a proxy model")
-        width = tower.model.proj.shape[1]
-        if queries.rows.shape[1] != width:
-            raise ValueError(f"text embeddings have {queries.rows.shape[1]} dimensions, the image tower has {width}")
+        check_width(tower, queries.rows)
         self.tower, self.method, self.settings, self.proxy = tower, method, settings, proxy
         self.classes = queries.classes
         self.queries = competing_queries(queries.to(tower.device))
 
     @property
+    def inputs(self) -> InputSpec:
+        """How images must be prepared."""
+        proxy_patch_size_px = self.proxy.patch_size_px if self.proxy else None
+        return InputSpec(
+            self.settings.shorter_side_px, self.tower.patch_size_px, proxy_patch_size_px=proxy_patch_size_px
+        )
+
+    @property
     def largest_batch(self) -> int:
-        """Most pictures that should go together, as for `cliper.pipeline.Cliper`; each is worked on alone anyway."""
-        return sys.maxsize if self.tower.device.type == "cuda" else 1
+        """See `cliper.pipeline.batch_limit`; each image is worked on alone anyway."""
+        return batch_limit(self.tower.device)
 
     @torch.inference_mode()
-    def annotate(
+    def predict(
         self,
-        images: Sequence[ImageArray],
-        seeds: Sequence[int],
+        prepared: Sequence[Prepared],
         allowed: Sequence[Collection[int] | None] | None = None,
+        keep_winners: bool = False,
     ) -> list[Prediction]:
-        """Label pictures of any sizes; each result depends on its own picture alone.
+        """See `cliper.pipeline.Segmenter.predict`. A class's score is its largest probability on the patch grid."""
+        allowed = allowed or [None] * len(prepared)
+        return [self.predict_one(image, may, keep_winners) for image, may in zip(prepared, allowed, strict=True)]
 
-        Args:
-            images: RGB pictures.
-            seeds: not used, since nothing here is random; there so that `Cliper.annotate` is called in the same way.
-            allowed: per picture the classes (from 0) that may win, or None for all.
-        """
-        return [self.predict(image, allowed[i] if allowed else None) for i, image in enumerate(images)]
-
-    def predict(self, image: ImageArray, allowed: Collection[int] | None) -> Prediction:
+    def predict_one(self, image: Prepared, allowed: Collection[int] | None, keep_winners: bool) -> Prediction:
         logits = self.logits(image)
         maps = class_maps(logits.flatten(1)[None], self.queries)[0, : self.classes]
         barred = [] if allowed is None else [index for index in range(self.classes) if index not in allowed]
-        labels = label_pixels(
-            logits, self.queries, self.classes, image.shape[:2], self.settings.background_threshold, barred
-        )
-        return Prediction(maps.amax(dim=-1).cpu(), labels.cpu())
+        value, labels = most_probable(logits, self.queries, self.classes, image.image_hw, barred)
+        winners = Winners(value.cpu().numpy(), labels.cpu().numpy()) if keep_winners else None
+        (runs,) = find_runs([labels.masked_fill(value < self.settings.background_threshold, 0)])
+        return Prediction(maps.amax(dim=-1).cpu().numpy(), runs, winners)
 
-    def logits(self, image: ImageArray) -> Float[Tensor, "queries grid_h grid_w"]:
+    def logits(self, image: Prepared) -> Float[Tensor, "queries grid_h grid_w"]:
         """Scaled cosine similarity of patches and queries, on CLIP's patch grid, for ``proxyclip`` on the proxy's."""
         tower = self.tower
-        grid_hw = patch_grid_hw(image.shape[:2], self.settings.shorter_side_px, tower.patch_size_px)
-        pixels = clip_input(image, grid_hw, tower.patch_size_px, tower.mean, tower.std)
-        x = trace(tower, pixels[None], "release", keep_attention=False).features[-1]
+        pixels = tower.normalize(channels_first([image.clip], tower.device))
+        x = trace(tower, pixels, "release", keep_attention=False).features[-1]
         last = tower.blocks[-1]
+        grid_hw = self.inputs.grid_hw(image.image_hw)
         if self.method == "proxyclip":
             assert self.proxy is not None, "checked in the constructor"
-            features = self.proxy.features(image, (pixels.shape[1], pixels.shape[2]))
+            assert image.affinity is not None, "`inputs` asks for it"
+            affinity = normalize(channels_first([image.affinity], tower.device), self.proxy.mean, self.proxy.std)
+            features = self.proxy.features(affinity)
             patches = mix_by_proxy(last.attn, last.ln_1(x), grid_hw, features)
             grid_hw = (features.shape[0], features.shape[1])
         else:
@@ -194,39 +182,33 @@ def competing_queries(queries: Queries) -> Queries:
     return Queries(queries.rows[:-1], class_of_row, queries.classes + (background > 0))
 
 
-def label_pixels(
+def most_probable(
     logits: Float[Tensor, "queries grid_h grid_w"],
     queries: Queries,
     classes: int,
     image_hw: tuple[int, int],
-    background_threshold: float,
     barred: Sequence[int],
-) -> Int32[Tensor, "height width"]:
-    """The class of every pixel: 0 is background, c + 1 is class c.
+) -> tuple[Float[Tensor, "height width"], Integer[Tensor, "height width"]]:
+    """The largest probability of a class at every pixel, and its label: 0 is background, c + 1 is class c.
 
-    Logits are resized bilinearly before the softmax over all queries; rows of pixels are taken some at a time, so that
-    memory does not grow with queries times pixels. A class's probability is the largest of its queries'. Background is
-    where a background query is more probable than every class that may win, or where none of these reaches the
-    threshold.
+    Logits are resized bilinearly before the softmax over all queries, block of rows by block, so that memory does not
+    grow with queries times pixels. A class's probability is the largest of its queries'. Background is where a
+    background query is more probable than every class that may win.
 
     Args:
         logits: on the patch grid.
         queries: as from `competing_queries`.
         classes: number of classes; class ``classes`` of ``queries`` is background.
-        image_hw: height and width of the picture.
-        background_threshold: 0 to 1.
+        image_hw: height and width of the image.
         barred: classes (from 0) that may not win.
     """
-    height, width = image_hw
-    one_hot = torch.eye(logits.shape[1], device=logits.device)
-    weights = F.interpolate(one_hot[None], height, mode="linear", align_corners=False)[0].T  # height, grid_h
-    labels = []
-    for some in weights.split(max(1, VALUES_AT_ONCE // (len(logits) * width))):
-        rows = torch.einsum("yg,qgx->qyx", some, logits)
-        resized = F.interpolate(rows, width, mode="linear", align_corners=False)
-        maps = class_maps(resized.flatten(1)[None], queries)[0]
+    resized = ResizedMaps(logits, image_hw)
+    labels = empty_labels(image_hw, classes, logits.device)
+    value = logits.new_empty(image_hw)
+    for rows in resized.blocks():
+        maps = class_maps(resized.block(rows, list(range(len(logits)))).flatten(1)[None], queries)[0]
         maps.index_fill_(0, torch.tensor(barred, dtype=torch.int64, device=maps.device), -1)
         probability, winner = maps.max(dim=0)
-        background = (winner == classes) | (probability < background_threshold)
-        labels.append((winner + 1).int().masked_fill(background, 0))
-    return torch.cat(labels).view(image_hw)
+        value[rows] = probability.view(-1, image_hw[1])
+        labels[rows] = (winner + 1).masked_fill(winner == classes, 0).view(-1, image_hw[1])
+    return value, labels

@@ -1,5 +1,6 @@
 """Self-attention of a latent diffusion model, taken from one noise-prediction pass."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -110,13 +111,12 @@ class DiffusionModel:
 
     @property
     def latent_hw(self) -> tuple[int, int]:
-        size = self.unet.config["sample_size"]
-        return (size, size) if isinstance(size, int) else (size[0], size[1])
+        return latent_hw(self.unet.config)
 
     @property
     def side_px(self) -> int:
-        """Side of the square input picture: the UNet's latent size times the autoencoder's reduction."""
-        return int(self.latent_hw[0] * 2 ** (len(self.vae.config["block_out_channels"]) - 1))
+        """See `input_side_px`."""
+        return input_side_px(self.unet.config, self.vae.config)
 
     @property
     def timestep(self) -> int:
@@ -132,7 +132,7 @@ class DiffusionModel:
         """The autoencoder's posterior mean times the scaling factor, in float32.
 
         Args:
-            pixels: pictures in -1 to 1.
+            pixels: images in -1 to 1.
         """
         posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
         return posterior.mean.float() * self.vae.config["scaling_factor"]
@@ -149,7 +149,7 @@ class DiffusionModel:
 
         Args:
             latents: as from `latents`.
-            noise: standard normal, one per picture.
+            noise: standard normal, one per image.
         """
         device, dtype = self.unet.device, self.unet.dtype
         timestep = torch.tensor(self.timestep)
@@ -158,6 +158,17 @@ class DiffusionModel:
 
         maps = self.cut_unet(noisy.to(dtype), timestep.to(device), encoder_hidden_states=prompt, return_dict=False)[0]
         return [(maps[layer, 0], maps[layer, 1]) for layer in (1, 0)]
+
+
+def latent_hw(unet_config: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of the UNet's latents."""
+    size = unet_config["sample_size"]
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def input_side_px(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> int:
+    """Side of the square input image: the UNet's latent size times the autoencoder's reduction."""
+    return int(latent_hw(unet_config)[0] * 2 ** (len(vae_config["block_out_channels"]) - 1))
 
 
 def stable_diffusion_scheduler() -> PNDMScheduler:

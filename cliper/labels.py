@@ -1,16 +1,23 @@
-"""Class scores and the label map at the picture's own size."""
+"""Class scores and the label map at the image's own size."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
 from cliper.settings import MethodSettings
 
-CHUNK_PIXELS = 2**22
-"""Classes are resized together as long as their maps have no more pixels than this (16 MiB in float32)."""
+CPU_BLOCK_VALUES = 2**21
+"""Map values that are worked on together on a CPU: 8 MiB. Fewer values stay in a smaller cache, but threads that sleep
+between operations (`cluster.session.WORKER_ENVIRONMENT`) then take longer to wake than to work."""
+GPU_BLOCK_VALUES = 2**27
+"""The same on a GPU: 512 MiB, so that most images are one block."""
+SMALLEST_BLOCK_ROWS = 8
+"""Products of fewer rows round in another order."""
 
 
 def class_scores(
@@ -20,14 +27,53 @@ def class_scores(
     return (coarse.flatten(1).amax(dim=1) + refined.flatten(1).amax(dim=1)) / 2
 
 
+class ResizedMaps:
+    """Maps resized bilinearly (align_corners=False) to an image's size; of a large image one block of rows at a time.
+
+    Blocks come from two steps: the maps are resized to the image's width once, and row y of the result is then
+    ``(1 - a) upper + a lower``, a product of two weights with neighbouring rows. On a CPU it rounds as
+    ``F.interpolate`` does, except where the image is narrower than about 110 px: there, the last place can differ.
+
+    Args:
+        maps: on their own grid.
+        image_hw: height and width of the image.
+    """
+
+    def __init__(self, maps: Float[Tensor, "maps side_h side_w"], image_hw: tuple[int, int]) -> None:
+        self.height, self.width = image_hw
+        block_values = GPU_BLOCK_VALUES if maps.is_cuda else CPU_BLOCK_VALUES
+        self.block_rows = max(SMALLEST_BLOCK_ROWS, block_values // (len(maps) * self.width))
+        self.side = maps.shape[1]
+        if self.block_rows >= self.height:
+            self.whole = F.interpolate(maps[None], image_hw, mode="bilinear", align_corners=False)[0]
+            return
+        # Lower rows come first: the product then adds the upper row's term last, as F.interpolate does.
+        self.columns = F.interpolate(maps[None], (self.side, self.width), mode="bilinear")[0].flip(1)
+        one_hot = torch.eye(self.side, dtype=maps.dtype, device=maps.device)
+        self.weights = F.interpolate(one_hot[None], self.height, mode="linear")[0].T.flip(1)
+
+    def blocks(self) -> list[slice]:
+        """Rows that are worked on together, from top to bottom."""
+        starts = range(0, self.height, self.block_rows)
+        return [slice(start, min(start + self.block_rows, self.height)) for start in starts]
+
+    def block(self, rows: slice, chosen: list[int]) -> Float[Tensor, "chosen rows width"]:
+        """Some rows of the chosen maps, as a tensor of its own."""
+        if self.block_rows >= self.height:
+            return self.whole[chosen]
+        first = self.side - 2 - rows.stop * self.side // self.height
+        used = slice(max(first, 0), self.side + 1 - rows.start * self.side // self.height)
+        return self.weights[rows, used] @ self.columns[chosen, used]
+
+
 def label_map(
     refined: Float[Tensor, "classes side_h side_w"],
     scores: Float[Tensor, " classes"],
     image_hw: tuple[int, int],
     settings: MethodSettings,
     allowed: Collection[int] | None = None,
-) -> Int32[Tensor, "height width"]:
-    """The class of every pixel of the original picture: 0 is background, c + 1 is class c.
+) -> Integer[Tensor, "height width"]:
+    """The class of every pixel of the image: 0 is background, c + 1 is class c.
 
     Background is where no class reaches ``background_threshold`` (or its own threshold, where classes have some); if
     that is 0, where the square of (1 - the winning value) is at least the winning value.
@@ -35,15 +81,23 @@ def label_map(
     Args:
         refined: class maps.
         scores: as from `class_scores`; on the CPU, so that nothing waits for a GPU.
-        image_hw: height and width of the original picture.
+        image_hw: height and width of the image.
         settings: thresholds and ``normalize_maps``.
         allowed: classes (from 0) that may win, where image-level labels are given (paper table 3); None allows all.
+
+    Returns:
+        uint8, or int32 for more than 255 classes.
     """
     floors = thresholds(settings.class_background_thresholds, settings.background_threshold, len(scores))
-    value, labels = winning_classes(refined, scores, image_hw, settings, floors, allowed)
-    if not floors.any():
-        labels.masked_fill_((1 - value) ** 2 >= value, 0)
+    labels = empty_labels(image_hw, len(scores), refined.device)
+    for rows, value, winners in winning_classes(refined, scores, image_hw, settings, floors, allowed):
+        labels[rows] = winners if floors.any() else winners.masked_fill((1 - value) ** 2 >= value, 0)
     return labels
+
+
+def empty_labels(image_hw: tuple[int, int], classes: int, device: torch.device) -> Integer[Tensor, "height width"]:
+    """A label map without content, in the smallest format that holds the labels."""
+    return torch.empty(image_hw, dtype=torch.uint8 if classes < 256 else torch.int32, device=device)
 
 
 def winning_classes(
@@ -53,38 +107,130 @@ def winning_classes(
     settings: MethodSettings,
     floors: Float[Tensor, " classes"],
     allowed: Collection[int] | None = None,
-) -> tuple[Float[Tensor, "height width"], Int32[Tensor, "height width"]]:
-    """The largest value of a class at every pixel, and whose it is: c + 1 for class c, 0 where all are 0.
+) -> Iterator[tuple[slice, Float[Tensor, "rows width"], Integer[Tensor, "rows width"]]]:
+    """The largest value of a class at every pixel, and its label: c + 1 for class c, 0 where all values are 0.
 
-    A class competes with its map, resized bilinearly, relative to the map's maximum and times its score; classes whose
-    score is not above ``score_threshold`` do not compete, nor does a class where its map is below its floor.
+    A class competes with its map, resized bilinearly, relative to the map's maximum and times its score. Classes whose
+    score is not above ``score_threshold`` do not compete, nor does a class where its value is below its floor.
 
     Args:
         refined, scores, image_hw, settings, allowed: as for `label_map`.
         floors: on the scale of the values, at least 0; on the CPU.
+
+    Yields:
+        Blocks of rows from top to bottom: the rows, values and labels.
     """
-    best = torch.zeros(image_hw, device=refined.device)
-    labels = torch.zeros(image_hw, dtype=torch.int32, device=refined.device)
     limits = thresholds(settings.class_score_thresholds, settings.score_threshold, len(scores))
     present = [index for index in (scores > limits).nonzero().flatten().tolist() if allowed is None or index in allowed]
-    at_once = max(1, CHUNK_PIXELS // best.numel())
-    for start in range(0, len(present), at_once):
-        some = present[start : start + at_once]
-        maps = F.interpolate(refined[None, some], image_hw, mode="bilinear", align_corners=False)[0]
-        maps /= maps.amax(dim=(1, 2), keepdim=True) + 1e-5
-        maps *= scores[some].to(maps)[:, None, None]
-        if settings.normalize_maps:
-            maps -= maps.amin(dim=(1, 2), keepdim=True)
-            maps /= maps.amax(dim=(1, 2), keepdim=True) + 1e-6
-        maps.masked_fill_(maps < floors[some].to(maps)[:, None, None], 0)
-        value, place = maps.max(dim=0)
-        wins = value > best
-        best = torch.where(wins, value, best)
-        classes = torch.tensor(some, dtype=torch.int32, device=labels.device) + 1
-        labels = torch.where(wins, classes[place], labels)
-    return best, labels
+    if not present:
+        background = empty_labels(image_hw, len(scores), refined.device).zero_()
+        yield slice(0, image_hw[0]), refined.new_zeros(image_hw), background
+        return
+    maps = ResizedMaps(refined[present], image_hw)
+    blocks = maps.blocks()
+    values = MapValues(maps, blocks, scores[present].to(refined), settings.normalize_maps)
+    lowest = floors[present].to(refined)
+    competing = ((values.block_maxima >= lowest) & (values.block_maxima > 0)).tolist()
+    for rows, reaches in zip(blocks, competing, strict=True):
+        best = refined.new_zeros(rows.stop - rows.start, image_hw[1])
+        labels = empty_labels((len(best), image_hw[1]), len(scores), refined.device).zero_()
+        chosen = [index for index, reached in enumerate(reaches) if reached]
+        block = values.block(rows, chosen)
+        block.masked_fill_(block < lowest[chosen, None, None], 0)
+        for index, value in zip(chosen, block, strict=True):
+            labels.masked_fill_(value > best, present[index] + 1)
+            best = torch.maximum(best, value)
+        yield rows, best, labels
+
+
+class MapValues:
+    """What classes compete with: their resized maps relative to their maxima, times their scores, perhaps stretched.
+
+    All steps keep the order of values. So the extremes after a step follow from the extremes before it, and the whole
+    maps need to be seen only once before values can be computed block by block.
+
+    Args:
+        maps: of the classes that compete.
+        blocks: of rows, as from `ResizedMaps.blocks`.
+        scores: of these classes.
+        normalize: stretch values to start at 0 and end at 1.
+
+    Attributes:
+        block_maxima: the largest value of every class in every block [blocks, classes].
+    """
+
+    def __init__(
+        self, maps: ResizedMaps, blocks: list[slice], scores: Float[Tensor, " classes"], normalize: bool
+    ) -> None:
+        self.maps, self.scores = maps, scores
+        every = list(range(len(scores)))
+        whole = (maps.block(rows, every).flatten(1) for rows in blocks)
+        extremes = [(block.amax(dim=1), block.amin(dim=1) if normalize else None) for block in whole]
+        maxima = torch.stack([high for high, _ in extremes])
+        self.divisors = maxima.amax(dim=0) + 1e-5
+        self.offsets = self.spans = None
+        if normalize:
+            minima = torch.stack([low for _, low in extremes if low is not None])
+            self.offsets = minima.amin(dim=0) / self.divisors * scores
+            self.spans = maxima.amax(dim=0) / self.divisors * scores - self.offsets + 1e-6
+        self.block_maxima = self.values(maxima.T, every).T
+
+    def block(self, rows: slice, chosen: list[int]) -> Float[Tensor, "chosen rows width"]:
+        """The values of the chosen classes in a block of rows."""
+        maps = self.maps.block(rows, chosen)
+        return self.values(maps.flatten(1), chosen).view_as(maps)
+
+    def values(self, maps: Float[Tensor, "chosen entries"], chosen: list[int]) -> Float[Tensor, "chosen entries"]:
+        """Map entries to values."""
+        values = (maps / self.divisors[chosen, None]).mul_(self.scores[chosen, None])
+        if self.offsets is not None and self.spans is not None:
+            values.sub_(self.offsets[chosen, None]).div_(self.spans[chosen, None])
+        return values
 
 
 def thresholds(of_classes: Sequence[float], common: float, classes: int) -> Float[Tensor, " classes"]:
     """One threshold per class: its own where classes have some, else the common one."""
     return torch.tensor(of_classes or [common] * classes, dtype=torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """A label map as runs of equal labels, in column-major order as COCO counts pixels.
+
+    Attributes:
+        starts: first pixel of each run, ascending, from 0. Neighbouring runs differ in their label.
+        labels: 0 is background, c + 1 is class c.
+        image_hw: height and width of the label map.
+    """
+
+    starts: Int64[np.ndarray, " runs"]
+    labels: Integer[np.ndarray, " runs"]
+    image_hw: tuple[int, int]
+
+
+def find_runs(label_maps: Sequence[Integer[Tensor, "_height _width"]]) -> list[Runs]:
+    """The runs of label maps of any sizes, found where the maps are; only the runs leave a GPU, in two transfers."""
+    where = torch.cat([first_pixels(labels).flatten() for labels in label_maps]).nonzero()[:, 0]
+    values = torch.cat([labels.flatten() for labels in label_maps])[where].cpu().numpy()
+    firsts = where.cpu().numpy()
+    ends = np.cumsum([labels.numel() for labels in label_maps])
+    bounds = np.searchsorted(firsts, ends[:-1])
+    found = []
+    for labels, end, pixels, of_run in zip(
+        label_maps, ends, np.split(firsts, bounds), np.split(values, bounds), strict=True
+    ):
+        height, width = labels.shape
+        row, column = np.divmod(pixels - (end - labels.numel()), width)
+        starts = column * height + row
+        order = np.argsort(starts)
+        found.append(Runs(starts[order], of_run[order], (height, width)))
+    return found
+
+
+def first_pixels(labels: Integer[Tensor, "height width"]) -> Bool[Tensor, "height width"]:
+    """True where a run begins: where the pixel before, in column-major order, has another label."""
+    first = torch.empty(labels.shape, dtype=torch.bool, device=labels.device)
+    first[1:] = labels[1:] != labels[:-1]
+    first[0, 1:] = labels[0, 1:] != labels[-1, :-1]
+    first[0, 0] = True
+    return first

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from cliper.diffusion import DiffusionModel, check_head
+from cliper.diffusion import DiffusionModel, check_head, input_side_px
 from cliper.models import HUB_ERRORS, ClipSpec, DiffusionSpec, ModelError, one_line
 from cliper.settings import MethodSettings
 from cliper.vision import VisionTower, check_supported
@@ -21,17 +21,22 @@ from cliper.vision import VisionTower, check_supported
 EMPTY_PROMPT_FILE = "empty_prompt.safetensors"
 
 
-def check_diffusion(spec: DiffusionSpec, settings: MethodSettings) -> None:
+def check_diffusion(spec: DiffusionSpec, settings: MethodSettings) -> int:
     """Check from its configuration alone that a diffusion model can serve the settings.
+
+    Returns:
+        The side of its square input in pixels.
 
     Raises:
         ModelError: its UNet is of another kind or lacks the head asked for.
     """
     try:
-        config = UNet2DConditionModel.load_config(**spec.source(), subfolder="unet")
+        unet = UNet2DConditionModel.load_config(**spec.source(), subfolder="unet")
+        vae = AutoencoderKL.load_config(**spec.source(), subfolder="vae")
         with torch.device("meta"):
-            check_head(UNet2DConditionModel.from_config(config), settings)
-    except (*HUB_ERRORS, RuntimeError, TypeError, ValueError) as error:
+            check_head(UNet2DConditionModel.from_config(unet), settings)
+        return input_side_px(unet, vae)
+    except (*HUB_ERRORS, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(f"diffusion model {spec.name!r} cannot be used: {one_line(error)}") from error
 
 

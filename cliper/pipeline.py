@@ -1,13 +1,14 @@
-"""CLIPer from pictures to label maps: the whole method in the order in which it happens."""
+"""CLIPer from prepared images to label maps: the whole method in the order in which it happens."""
 
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32, UInt8
+from jaxtyping import Float, Float32, Integer
 from torch import Tensor
 from torch.profiler import record_function
 
@@ -15,32 +16,80 @@ from cliper.coarse import Queries, class_maps, coarse_maps, query_logits
 from cliper.compensation import refine
 from cliper.diffusion import DiffusionModel, LayerQueriesAndKeys, check_head
 from cliper.fusion import fuse
-from cliper.labels import class_scores, label_map
-from cliper.preprocess import clip_input, diffusion_input, patch_grid_hw
+from cliper.labels import Runs, class_scores, find_runs, label_map, winning_classes
+from cliper.preprocess import ImageArray, InputSpec, Prepared
 from cliper.settings import MethodSettings
 from cliper.sliding import windowed_logits
-from cliper.vision import VisionTower, trace
+from cliper.vision import VisionTower, check_width, trace
 
-ImageArray = UInt8[np.ndarray, "_height _width 3"]
+
+class Winners(NamedTuple):
+    """Who wins each pixel before a threshold on the value makes it background.
+
+    Attributes:
+        value: the winner's value.
+        labels: c + 1 for class c; 0 where no class has a value above 0.
+    """
+
+    value: Float32[np.ndarray, "height width"]
+    labels: Integer[np.ndarray, "height width"]
 
 
 @dataclass(frozen=True)
-class Annotation:
-    """What the method finds in one picture, stage by stage.
+class Prediction:
+    """What a method finds in one image, on the CPU.
+
+    Attributes:
+        scores: max-pooled image-level class scores, at least 0.
+        runs: the label map at the image's own size.
+        winners: None unless asked for.
+    """
+
+    scores: Float32[np.ndarray, " classes"]
+    runs: Runs
+    winners: Winners | None = None
+
+
+class Segmenter(Protocol):
+    """A method that labels images."""
+
+    @property
+    def largest_batch(self) -> int:
+        """Most images that should go together."""
+
+    def predict(
+        self,
+        prepared: Sequence[Prepared],
+        allowed: Sequence[Collection[int] | None] | None = None,
+        keep_winners: bool = False,
+    ) -> list[Prediction]:
+        """Label images of any sizes; each result depends on its own image and seed alone.
+
+        Args:
+            prepared: the images.
+            allowed: per image the classes (from 0) that may win, or None for all.
+            keep_winners: also return who wins each pixel.
+        """
+
+
+def batch_limit(device: torch.device) -> int:
+    """Most images that should go together. On a CPU each goes alone: batches bring no speed there, and sums in another
+    order would make an image's labels depend on its neighbours."""
+    return sys.maxsize if device.type == "cuda" else 1
+
+
+class Maps(NamedTuple):
+    """What the method computes of images before the readout, stage by stage; one entry per image.
 
     Attributes:
         attention: the replaced attention of the last feature, mean over heads.
         coarse: coarse class maps on the patch grid.
         refined: class maps after fine-grained compensation; the coarse maps where it is switched off.
-        scores: max-pooled image-level class scores, at least 0.
-        labels: 0 is background, c + 1 is class c, at the picture's own size.
     """
 
-    attention: Float[Tensor, "patches patches"]
-    coarse: Float[Tensor, "classes grid_h grid_w"]
-    refined: Float[Tensor, "classes side_h side_w"]
-    scores: Float[Tensor, " classes"]
-    labels: Int32[Tensor, "height width"]
+    attention: list[Float[Tensor, "_patches _patches"]]
+    coarse: list[Float[Tensor, "classes _grid_h _grid_w"]]
+    refined: list[Float[Tensor, "classes _side_h _side_w"]]
 
 
 class Cliper:
@@ -64,73 +113,91 @@ class Cliper:
             if diffusion is None:
                 raise ValueError(f"compensation={settings.compensation!r} needs a diffusion model")
             check_head(diffusion.unet, settings)
-        width = tower.model.proj.shape[1]
-        if queries.rows.shape[1] != width:
-            raise ValueError(f"text embeddings have {queries.rows.shape[1]} dimensions, the image tower has {width}")
-        self.tower, self.queries, self.settings, self.diffusion = tower, queries.to(tower.device), settings, diffusion
+        check_width(tower, queries.rows)
+        self.tower, self.queries, self.settings = tower, queries.to(tower.device), settings
+        self.diffusion = diffusion if settings.compensation != "none" else None
+
+    @property
+    def inputs(self) -> InputSpec:
+        """How images must be prepared."""
+        side_px = self.diffusion.side_px if self.diffusion else None
+        return InputSpec(self.settings.shorter_side_px, self.tower.patch_size_px, diffusion_side_px=side_px)
 
     @property
     def largest_batch(self) -> int:
-        """Most pictures that should go together. On a CPU each goes alone: batches bring no speed there, and sums in
-        another order would make a picture's labels depend on its neighbours."""
-        return sys.maxsize if self.tower.device.type == "cuda" else 1
-
-    def grid_hw(self, image: ImageArray) -> tuple[int, int]:
-        """Rows and columns of the picture's patch grid; pictures of one grid share a batch."""
-        return patch_grid_hw(image.shape[:2], self.settings.shorter_side_px, self.tower.patch_size_px)
+        """See `batch_limit`."""
+        return batch_limit(self.tower.device)
 
     @torch.inference_mode()
-    def annotate(
+    def predict(
         self,
-        images: Sequence[ImageArray],
-        seeds: Sequence[int],
+        prepared: Sequence[Prepared],
         allowed: Sequence[Collection[int] | None] | None = None,
-        noise: Sequence[Tensor] | None = None,
-    ) -> list[Annotation]:
-        """Label pictures of any sizes; each result depends on its own picture and seed alone.
+        keep_winners: bool = False,
+    ) -> list[Prediction]:
+        """See `Segmenter.predict`."""
+        return self.read_out(self.maps(prepared), prepared, allowed, keep_winners)
+
+    @torch.inference_mode()
+    def read_out(
+        self,
+        maps: Maps,
+        prepared: Sequence[Prepared],
+        allowed: Sequence[Collection[int] | None] | None = None,
+        keep_winners: bool = False,
+    ) -> list[Prediction]:
+        """From class maps to scores and label maps; other arguments as for `Segmenter.predict`."""
+        allowed = allowed or [None] * len(prepared)
+        with stage("labels"):
+            scores = torch.stack([class_scores(*of) for of in zip(maps.coarse, maps.refined, strict=True)]).cpu()
+            found = list(zip(maps.refined, scores, (image.image_hw for image in prepared), strict=True))
+            runs = find_runs([label_map(*of, self.settings, may) for of, may in zip(found, allowed, strict=True)])
+            winners = [self.winners(*of) if keep_winners else None for of in found]
+        return [Prediction(*parts) for parts in zip(scores.numpy(), runs, winners, strict=True)]
+
+    def winners(
+        self,
+        refined: Float[Tensor, "classes side_h side_w"],
+        scores: Float[Tensor, " classes"],
+        image_hw: tuple[int, int],
+    ) -> Winners:
+        """Who wins each pixel of an image, from its class maps and scores."""
+        blocks = winning_classes(refined, scores, image_hw, self.settings, floors=torch.zeros(len(scores)))
+        _, values, labels = zip(*blocks, strict=True)
+        return Winners(torch.cat(values).cpu().numpy(), torch.cat(labels).cpu().numpy())
+
+    @torch.inference_mode()
+    def maps(self, prepared: Sequence[Prepared], noise: Sequence[Tensor] | None = None) -> Maps:
+        """All stages up to the class maps.
 
         Args:
-            images: RGB pictures.
-            seeds: one per picture, for the diffusion noise.
-            allowed: per picture the classes (from 0) that may win, or None for all.
-            noise: per picture the diffusion noise [channels, latent_h, latent_w], in place of the seed's.
+            prepared: images of any sizes.
+            noise: per image the diffusion noise [channels, latent_h, latent_w], in place of the seed's.
         """
-        layers = self.diffusion_attention(images, seeds if noise is None else noise)
-        attention, coarse = self.coarse(images)
-        refined = coarse if layers is None else self.refine(coarse, layers)
-        with stage("labels"):
-            scores = torch.stack([class_scores(*maps) for maps in zip(coarse, refined, strict=True)]).cpu()
-            labels = [
-                label_map(single, scores[i], images[i].shape[:2], self.settings, allowed[i] if allowed else None)
-                for i, single in enumerate(refined)
-            ]
-            labels = to_cpu(labels)
-        return [Annotation(*parts) for parts in zip(attention, coarse, refined, scores, labels, strict=True)]
+        layers = self.diffusion_attention(prepared, noise)
+        attention, coarse = self.coarse(prepared)
+        return Maps(attention, coarse, coarse if layers is None else self.refine(coarse, layers))
 
     def diffusion_attention(
-        self, images: Sequence[ImageArray], randomness: Sequence[int | Tensor]
+        self, prepared: Sequence[Prepared], noise: Sequence[Tensor] | None = None
     ) -> list[LayerQueriesAndKeys] | None:
-        """The diffusion model's queries and keys for all pictures; None where compensation is switched off.
-
-        Args:
-            images: RGB pictures.
-            randomness: per picture the seed of its noise, or the noise itself.
-        """
-        if self.settings.compensation == "none" or self.diffusion is None:
-            return None
+        """The diffusion model's queries and keys for all images; None where compensation is switched off."""
         model = self.diffusion
+        if model is None:
+            return None
         with stage("preprocess"):
-            pixels = torch.stack([diffusion_input(image, model.side_px) for image in images])
-            noise = torch.stack([model.noise(given) if isinstance(given, int) else given for given in randomness])
+            images = [image.affinity for image in prepared if image.affinity is not None]
+            pixels = channels_first(images, self.tower.device).float() / 127.5 - 1
+            noise = noise or [model.noise(image.seed) for image in prepared]
         with stage("vae"):
-            latents = model.latents(upload(pixels, self.tower.device))
+            latents = model.latents(pixels)
         with stage("unet"):
-            return model.queries_and_keys(latents, upload(noise, self.tower.device))
+            return model.queries_and_keys(latents, upload(torch.stack(list(noise)), self.tower.device))
 
     def refine(
         self, coarse: Sequence[Float[Tensor, "classes _grid_h _grid_w"]], layers: Sequence[LayerQueriesAndKeys]
     ) -> list[Float[Tensor, "classes side side"]]:
-        """Fine-grained compensation, picture after picture, so that only one's attention is in memory."""
+        """Fine-grained compensation, image after image, so that only one's attention is in memory."""
         with stage("compensation"):
             return [
                 refine(single, [(query[i], key[i]) for query, key in layers], self.settings)
@@ -138,26 +205,25 @@ class Cliper:
             ]
 
     def coarse(
-        self, images: Sequence[ImageArray]
+        self, prepared: Sequence[Prepared]
     ) -> tuple[list[Float[Tensor, "_patches _patches"]], list[Float[Tensor, "classes _grid_h _grid_w"]]]:
-        """Early-layer fusion: attention and coarse maps of every picture. Pictures of one patch grid share a batch."""
+        """Early-layer fusion: attention and coarse maps of every image. Images of one patch grid share a batch."""
         found: dict[int, tuple[Tensor, Tensor]] = {}
-        order = sorted(range(len(images)), key=lambda i: self.grid_hw(images[i]))
-        for grid_hw, members in groupby(order, key=lambda i: self.grid_hw(images[i])):
+        order = sorted(range(len(prepared)), key=lambda i: prepared[i].clip.shape)
+        for _, members in groupby(order, key=lambda i: prepared[i].clip.shape):
             group = list(members)
-            maps = self.coarse_batch([images[i] for i in group], grid_hw)
+            maps = self.coarse_batch([prepared[i].clip for i in group])
             found |= dict(zip(group, zip(*maps, strict=True), strict=True))
-        attention, coarse = zip(*(found[i] for i in range(len(images))), strict=True)
+        attention, coarse = zip(*(found[i] for i in range(len(prepared))), strict=True)
         return list(attention), list(coarse)
 
     def coarse_batch(
-        self, images: Sequence[ImageArray], grid_hw: tuple[int, int]
+        self, images: Sequence[ImageArray]
     ) -> tuple[Float[Tensor, "batch patches patches"], Float[Tensor, "batch classes grid_h grid_w"]]:
-        """Early-layer fusion of pictures of one patch grid: attention and coarse maps."""
+        """Early-layer fusion of images of one patch grid: attention and coarse maps."""
         settings, tower = self.settings, self.tower
         with stage("preprocess"):
-            inputs = [clip_input(image, grid_hw, tower.patch_size_px, tower.mean, tower.std) for image in images]
-            pixels = upload(torch.stack(inputs), tower.device)
+            pixels = tower.normalize(channels_first(images, tower.device))
         with stage("clip"):
             traced = trace(tower, pixels, settings.preset, keep_attention=settings.attention == "early-layer")
             fused = fuse(tower, traced, settings)
@@ -169,6 +235,7 @@ class Cliper:
             coarse = coarse_maps(
                 maps, fused.attention, fused.selected, settings.attention_threshold, settings.early_embeddings
             )
+        grid_hw = (pixels.shape[2] // tower.patch_size_px, pixels.shape[3] // tower.patch_size_px)
         return fused.attention, coarse.unflatten(-1, grid_hw)
 
 
@@ -177,15 +244,11 @@ def stage(name: str) -> record_function:
     return record_function(f"cliper/{name}")
 
 
+def channels_first(images: Sequence[ImageArray], device: torch.device) -> Tensor:
+    """Images of one size as a uint8 batch [batch, 3, height, width] on the device."""
+    return upload(torch.from_numpy(np.stack(images)), device).permute(0, 3, 1, 2).contiguous()
+
+
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
     """To the GPU without waiting for it, or unchanged on a CPU."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def to_cpu(label_maps: list[Int32[Tensor, "_height _width"]]) -> list[Int32[Tensor, "_height _width"]]:
-    """Label maps of any sizes in one transfer."""
-    together = torch.cat([labels.flatten() for labels in label_maps]).cpu()
-    return [
-        flat.view(labels.shape)
-        for flat, labels in zip(together.split([labels.numel() for labels in label_maps]), label_maps, strict=True)
-    ]

@@ -1,11 +1,10 @@
-"""From a decoded picture to the two model inputs."""
+"""From an image to the pixels that the models read: uint8, so that they are small to move; without torch."""
+
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
 
 MAX_PATCHES = 4096
 """Attention memory grows with the square of the patches, so a panorama gets a coarser grid instead of more of them.
@@ -13,12 +12,80 @@ MAX_PATCHES = 4096
 The published settings stay below 2,500 patches on every data set; they are never affected.
 """
 
+ImageArray = UInt8[np.ndarray, "_height _width 3"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What the models read of an image.
+
+    Attributes:
+        clip: RGB pixels on CLIP's patch grid.
+        affinity: RGB pixels for the second model, whose attention or features say which pixels belong together; None
+            without such a model.
+        image_hw: height and width of the image itself, in pixels.
+        seed: of the diffusion noise.
+    """
+
+    clip: ImageArray
+    affinity: ImageArray | None
+    image_hw: tuple[int, int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The sizes at which a method's models read images.
+
+    Attributes:
+        shorter_side_px, patch_size_px: of CLIP's input, see `patch_grid_hw`.
+        diffusion_side_px: side of the diffusion model's square input; None without.
+        proxy_patch_size_px: patch size of ProxyCLIP's second model; None without.
+    """
+
+    shorter_side_px: int
+    patch_size_px: int
+    diffusion_side_px: int | None = None
+    proxy_patch_size_px: int | None = None
+
+    def grid_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of CLIP's patch grid."""
+        return patch_grid_hw(image_hw, self.shorter_side_px, self.patch_size_px)
+
+    def clip_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of CLIP's input in pixels."""
+        rows, columns = self.grid_hw(image_hw)
+        return rows * self.patch_size_px, columns * self.patch_size_px
+
+    def affinity_hw(self, image_hw: tuple[int, int]) -> tuple[int, int] | None:
+        """Height and width of the second model's input in pixels; None without.
+
+        ProxyCLIP's model gets the size nearest to CLIP's that is made of whole patches, or a coarser one where that
+        would exceed `MAX_PATCHES`.
+        """
+        if self.diffusion_side_px is not None:
+            return self.diffusion_side_px, self.diffusion_side_px
+        if self.proxy_patch_size_px is None:
+            return None
+        clip_hw = self.clip_hw(image_hw)
+        rows, columns = patch_grid_hw(clip_hw, min(clip_hw), self.proxy_patch_size_px)
+        return rows * self.proxy_patch_size_px, columns * self.proxy_patch_size_px
+
+    def prepare(self, image: Image.Image, seed: int) -> Prepared:
+        """Resize an RGB image for the models; its own pixels are not needed after that."""
+        image_hw = (image.height, image.width)
+        affinity_hw, affinity = self.affinity_hw(image_hw), None
+        if affinity_hw is not None:
+            resize = resize_nearest if self.diffusion_side_px is not None else resize_bicubic
+            affinity = resize(image, affinity_hw)
+        return Prepared(resize_bicubic(image, self.clip_hw(image_hw)), affinity, image_hw, seed)
+
 
 def patch_grid_hw(image_hw: tuple[int, int], shorter_side_px: int, patch_size_px: int) -> tuple[int, int]:
     """Rows and columns of patches: the shorter side is scaled to ``shorter_side_px``, each side rounded to patches.
 
     Args:
-        image_hw: height and width of the picture in pixels, both at least 1.
+        image_hw: height and width of the image in pixels, both at least 1.
         shorter_side_px: wanted shorter side in pixels.
         patch_size_px: side of a patch in pixels.
 
@@ -32,23 +99,16 @@ def patch_grid_hw(image_hw: tuple[int, int], shorter_side_px: int, patch_size_px
     return min(height, MAX_PATCHES // width or 1), min(width, MAX_PATCHES // height or 1)
 
 
-def clip_input(
-    image_hwc_u8: UInt8[np.ndarray, "height width 3"],
-    grid_hw: tuple[int, int],
-    patch_size_px: int,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-) -> Float[Tensor, "3 input_height input_width"]:
-    """The whole picture, resized bicubically to the patch grid and normalised with the encoder's mean and deviation."""
-    height, width = (side * patch_size_px for side in grid_hw)
-    resized = Image.fromarray(image_hwc_u8).resize((width, height), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
-    return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+def resize_bicubic(image: Image.Image, size_hw: tuple[int, int]) -> ImageArray:
+    """Pillow's bicubic filter, antialiased, as the official release uses it."""
+    return np.asarray(image.resize(size_hw[::-1], Image.Resampling.BICUBIC))
 
 
-def diffusion_input(
-    image_hwc_u8: UInt8[np.ndarray, "height width 3"], side_px: int
-) -> Float[Tensor, "3 {side_px} {side_px}"]:
-    """The whole picture, squeezed to a square by nearest neighbour, in -1 to 1."""
-    pixels = torch.tensor(image_hwc_u8).permute(2, 0, 1)[None]
-    return F.interpolate(pixels, (side_px, side_px), mode="nearest")[0].float() / 127.5 - 1
+def resize_nearest(image: Image.Image, size_hw: tuple[int, int]) -> ImageArray:
+    """Nearest neighbour as torch's ``interpolate(mode="nearest")`` chooses it: pixel floor(i * old / new)."""
+    rows, columns = (
+        # in float32, as torch computes it
+        np.minimum(np.arange(new, dtype=np.float32) * np.float32(old / new), old - 1).astype(np.int64)
+        for old, new in zip((image.height, image.width), size_hw, strict=True)
+    )
+    return np.asarray(image)[rows[:, None], columns]

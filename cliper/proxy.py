@@ -1,14 +1,15 @@
 """The vision model beside CLIP that ProxyCLIP takes its attention from (Lan et al. 2024, arXiv 2408.04883): DINO."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import timm
 import torch
 from huggingface_hub import hf_hub_download
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import PatchEmbed
@@ -17,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliper.models import HUB_ERRORS, LOCAL_PREFIX, ModelError, channels, one_line
-from cliper.preprocess import clip_input, patch_grid_hw
 from cliper.vision import merge_heads, project_value
 
 DEFAULT_PROXY = "vit_base_patch8_224.dino"
 PROXY_CONFIG = "config.json"
 PROXY_WEIGHTS = "model.safetensors"
+PROXY_OPTIONS: dict[str, Any] = {"pretrained": False, "dynamic_img_size": True, "num_classes": 0}
 BETA = 1.2
 """Similarities below this many times their mean are no neighbours (the paper's value)."""
 GAMMA = 3.0
@@ -48,20 +49,15 @@ class ProxyModel:
     def patch_size_px(self) -> int:
         return int(self.model.patch_embed.patch_size[0])
 
-    def features(
-        self, image_hwc_u8: UInt8[np.ndarray, "_height _width 3"], clip_input_hw: tuple[int, int]
-    ) -> Float[Tensor, "grid_h grid_w width"]:
+    def features(self, pixels: Float[Tensor, "1 3 input_h input_w"]) -> Float[Tensor, "grid_h grid_w width"]:
         """The last layer's normalised patch tokens, in float32, on the model's own patch grid.
 
         Args:
-            image_hwc_u8: the RGB picture.
-            clip_input_hw: CLIP's input size in pixels; the model's is the nearest one of whole patches, or a coarser
-                one where that would exceed ``cliper.preprocess.MAX_PATCHES``.
+            pixels: normalised; their sides are multiples of the patch size.
         """
-        grid_hw = patch_grid_hw(clip_input_hw, min(clip_input_hw), self.patch_size_px)
-        pixels = clip_input(image_hwc_u8, grid_hw, self.patch_size_px, self.mean, self.std)
         weight = self.model.patch_embed.proj.weight
-        tokens = self.model.forward_features(pixels[None].to(weight.device, weight.dtype))
+        tokens = self.model.forward_features(pixels.to(weight.device, weight.dtype))
+        grid_hw = (pixels.shape[2] // self.patch_size_px, pixels.shape[3] // self.patch_size_px)
         return tokens[0, self.model.num_prefix_tokens :].float().unflatten(0, grid_hw)
 
 
@@ -80,21 +76,51 @@ def load_proxy(name: str, device: torch.device, dtype: torch.dtype) -> ProxyMode
     Raises:
         ModelError: no such model, not reachable, or not a plain vision transformer.
     """
-    folder = Path(name.removeprefix(LOCAL_PREFIX)).expanduser() if name.startswith(LOCAL_PREFIX) else None
-    if folder is not None:
-        for required in (PROXY_CONFIG, PROXY_WEIGHTS):
-            if not (folder / required).is_file():
-                raise ModelError(f"proxy model {name!r} has no file {required}: give a timm folder with safetensors")
-    source = name if folder is None else f"{LOCAL_PREFIX}{folder}"
-    try:
-        model = check_plain(timm.create_model(source, pretrained=False, dynamic_img_size=True, num_classes=0))
+    with explaining(name):
+        model, folder = build_proxy(name)
         config = cast(dict[str, Any], model.pretrained_cfg)
         file = folder / PROXY_WEIGHTS if folder is not None else download_weights(config)
         model.load_state_dict({key: part for key, part in load_file(file).items() if not key.startswith("head.")})
         mean, std = channels(config["mean"]), channels(config["std"])
+    return ProxyModel(model.to(device, dtype).eval().requires_grad_(False), mean, std)
+
+
+def proxy_patch_size_px(name: str) -> int:
+    """The patch size of a model for `load_proxy`, without its weights.
+
+    Raises:
+        ModelError: no such model, or not a plain vision transformer.
+    """
+    with explaining(name), torch.device("meta"):
+        return int(build_proxy(name)[0].patch_embed.patch_size[0])
+
+
+@contextmanager
+def explaining(name: str) -> Iterator[None]:
+    """Turns whatever goes wrong with a model into a sentence about it.
+
+    Raises:
+        ModelError: something went wrong.
+    """
+    try:
+        yield
     except UNUSABLE as error:
         raise ModelError(f"proxy model {name!r} cannot be loaded: {one_line(error)}") from error
-    return ProxyModel(model.to(device, dtype).eval().requires_grad_(False), mean, std)
+
+
+def build_proxy(name: str) -> tuple[VisionTransformer, Path | None]:
+    """The model with random weights, and its folder if it is a local one.
+
+    Raises:
+        One of `UNUSABLE`.
+    """
+    if not name.startswith(LOCAL_PREFIX):
+        return check_plain(timm.create_model(name, **PROXY_OPTIONS)), None
+    folder = Path(name.removeprefix(LOCAL_PREFIX)).expanduser()
+    for required in (PROXY_CONFIG, PROXY_WEIGHTS):
+        if not (folder / required).is_file():
+            raise ValueError(f"there is no file {required}: give a timm folder with safetensors")
+    return check_plain(timm.create_model(f"{LOCAL_PREFIX}{folder}", **PROXY_OPTIONS)), folder
 
 
 def check_plain(model: nn.Module) -> VisionTransformer:
@@ -129,7 +155,7 @@ def download_weights(config: dict[str, Any]) -> Path:
 
 
 def proxy_attention(features: Float[Tensor, "patches width"]) -> Float[Tensor, "patches patches"]:
-    """ProxyCLIP's attention: softmax over each patch's similarities that stand out from the picture's mean.
+    """ProxyCLIP's attention: softmax over each patch's similarities that exceed the image's mean.
 
     S is the cosine similarity of all pairs; an entry counts where ``GAMMA * (S - BETA * mean(S))`` is at least 0.
     Where all patches look alike (mean above 1 / BETA), no entry of a row may be left, and the softmax would be

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,6 +41,27 @@ class VisionTower:
     @property
     def device(self) -> torch.device:
         return self.model.conv1.weight.device
+
+    def normalize(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+        """See `normalize`."""
+        return normalize(pixels, self.mean, self.std)
+
+
+def normalize(
+    pixels: UInt8[Tensor, "batch 3 height width"],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> Float[Tensor, "batch 3 height width"]:
+    """Pixels in 0 to 1, less the mean, over the standard deviation of each channel."""
+    shift, scale = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (mean, std))
+    return (pixels.float() / 255 - shift) / scale
+
+
+def check_width(tower: VisionTower, rows: Float[Tensor, "queries dimensions"]) -> None:
+    """Raises ValueError: text embeddings of another width than the tower's."""
+    width = tower.model.proj.shape[1]
+    if rows.shape[1] != width:
+        raise ValueError(f"text embeddings have {rows.shape[1]} dimensions, the image tower has {width}")
 
 
 def check_supported(model: nn.Module) -> VisionTransformer:
@@ -117,7 +138,7 @@ def trace(
 def embed_patches(
     tower: VisionTower, pixels: Float[Tensor, "batch 3 input_height input_width"]
 ) -> Float[Tensor, "batch tokens width"]:
-    """Patch embedding with the class token in front and positions resized bilinearly to this picture's grid."""
+    """Patch embedding with the class token in front and positions resized bilinearly to this image's grid."""
     model = tower.model
     patches = model.conv1(pixels)
     grid_hw = patches.shape[-2:]

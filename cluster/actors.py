@@ -1,41 +1,54 @@
-"""The actor that labels pictures: the only place where Ray's batches meet torch."""
+"""The actor that labels images: the only file where Ray meets torch."""
 
 import logging
 import os
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import torch
 from ray.actor import ActorHandle
 
-from cliper.baselines import Baseline, BaselineMethod, BaselineSettings, Prediction
+from cliper.baselines import Baseline, BaselineMethod, BaselineSettings
 from cliper.coarse import Queries
-from cliper.labels import winning_classes
 from cliper.loading import load_diffusion, load_vision_tower
 from cliper.models import ClipSpec, DiffusionSpec
-from cliper.pipeline import Annotation, Cliper
-from cliper.proxy import load_proxy
+from cliper.pipeline import Cliper, Prediction, Segmenter
+from cliper.preprocess import InputSpec, Prepared
+from cliper.proxy import load_proxy, proxy_patch_size_px
 from cliper.settings import MethodSettings
 from cluster import prometheus
+from cluster.corpus.prepare import read_prepared
+from cluster.encoders import Encoder
 from cluster.progress import report
 from schemas.embeddings import VocabularyEmbeddings
-from schemas.rows import ROW_SCHEMA, Status
-from schemas.runs import annotations_from_labels
+from schemas.rows import Status
 
 logger = logging.getLogger(__name__)
 
-Method = Literal["cliper"] | BaselineMethod
-TOO_LARGE_FOR_GPU = "the picture does not fit into the GPU's memory"
+TOO_LARGE_FOR_GPU = "the image does not fit into the GPU's memory"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class SegmenterSpec(Protocol):
+    """What an actor needs to know to build a method."""
+
+    @property
+    def inputs(self) -> InputSpec:
+        """How images must be prepared."""
+
+    def build(self, device: torch.device) -> Segmenter:
+        """Load the models."""
+
+
 @dataclass(frozen=True)
-class AnnotatorSpec:
-    """What an actor needs to know to build its models.
+class CliperSpec:
+    """CLIPer and its models.
 
     Attributes:
         clip: the image tower to load.
@@ -44,6 +57,7 @@ class AnnotatorSpec:
         embeddings: the vocabulary.
         settings: the method's settings.
         precision: number format of the models' weights and activations; ``auto`` depends on the device.
+        diffusion_side_px: side of the diffusion model's input; None without.
     """
 
     clip: ClipSpec
@@ -52,6 +66,13 @@ class AnnotatorSpec:
     embeddings: VocabularyEmbeddings
     settings: MethodSettings
     precision: str
+    diffusion_side_px: int | None
+
+    @property
+    def inputs(self) -> InputSpec:
+        """How images must be prepared."""
+        patch_size_px = self.clip.patch_size_px
+        return InputSpec(self.settings.shorter_side_px, patch_size_px, diffusion_side_px=self.diffusion_side_px)
 
     def build(self, device: torch.device) -> Cliper:
         """Load the models. Neither text encoder nor the autoencoder's decoder is among them."""
@@ -67,11 +88,11 @@ class AnnotatorSpec:
 
 @dataclass(frozen=True)
 class BaselineSpec:
-    """What an actor needs to know to build a baseline.
+    """A baseline and its models.
 
     Attributes:
         method: which one.
-        clip, embeddings, precision: as in `AnnotatorSpec`.
+        clip, embeddings, precision: as in `CliperSpec`.
         settings: the baseline's settings.
         proxy: timm's name or folder of ProxyCLIP's second model; None for the others.
     """
@@ -82,6 +103,12 @@ class BaselineSpec:
     settings: BaselineSettings
     precision: str
     proxy: str | None
+
+    @property
+    def inputs(self) -> InputSpec:
+        """How images must be prepared."""
+        proxy_patch_size = proxy_patch_size_px(self.proxy) if self.proxy else None
+        return InputSpec(self.settings.shorter_side_px, self.clip.patch_size_px, proxy_patch_size_px=proxy_patch_size)
 
     def build(self, device: torch.device) -> Baseline:
         """Load the models."""
@@ -104,53 +131,47 @@ def build_queries(embeddings: VocabularyEmbeddings) -> Queries:
     return Queries.build(classes, background, torch.tensor(embeddings.class_of_row))
 
 
-class FittingBatches:
-    """Labels pictures, as many at a time as fit into the GPU's memory.
+class OomSafeBatches:
+    """Labels images, as many at a time as fit into the GPU's memory.
 
     Args:
-        cliper: the method, or a baseline.
-        at_once: most pictures at a time; halved for good whenever memory runs out.
+        segmenter: the method.
+        chunk_size: most images at a time; halved for good whenever memory runs out.
     """
 
-    def __init__(self, cliper: Cliper | Baseline, at_once: int) -> None:
-        self.cliper, self.at_once = cliper, at_once
+    def __init__(self, segmenter: Segmenter, chunk_size: int) -> None:
+        self.segmenter, self.chunk_size = segmenter, chunk_size
 
-    def annotate(
+    def predict(
         self,
-        images: Sequence[np.ndarray],
-        seeds: Sequence[int],
-        allowed: Sequence[Collection[int] | None] | None = None,
-    ) -> list[Annotation | Prediction | None]:
-        """One annotation per picture; None if it does not fit even alone.
-
-        Args:
-            images: RGB pictures, uint8 [height, width, 3].
-            seeds: one per picture, for the diffusion noise.
-            allowed: per picture the classes (from 0) that may win, or None for all.
-        """
-        done: list[Annotation | Prediction | None] = []
-        with prometheus.timed_stage("label", len(images)):
-            while len(done) < len(images):
-                chunk = slice(len(done), len(done) + self.at_once)
-                tried = len(images[chunk])
+        prepared: Sequence[Prepared],
+        allowed: Sequence[Collection[int] | None],
+        keep_winners: bool = False,
+    ) -> list[Prediction | None]:
+        """One prediction per image; None if it does not fit even alone. Arguments as for `Segmenter.predict`."""
+        done: list[Prediction | None] = []
+        with prometheus.timed_stage("label", len(prepared)):
+            while len(done) < len(prepared):
+                chunk = slice(len(done), len(done) + self.chunk_size)
+                tried = len(prepared[chunk])
                 try:
-                    done += self.cliper.annotate(
-                        images[chunk], seeds[chunk], allowed=allowed[chunk] if allowed else None
-                    )
+                    done += self.segmenter.predict(prepared[chunk], allowed[chunk], keep_winners)
                     prometheus.add(prometheus.MODEL_BATCHES, 1)
                 except torch.OutOfMemoryError:
                     if tried == 1:
                         done.append(None)
                         continue
-                    self.at_once = min(self.at_once, tried // 2)  # another thread may have been here before
+                    self.chunk_size = min(self.chunk_size, tried // 2)  # another thread may have been here before
                     torch.cuda.empty_cache()
                     logger.warning(
-                        "%d pictures at a time do not fit into the GPU's memory; going on with %d", tried, self.at_once
+                        "%d images at a time do not fit into the GPU's memory; continuing with %d",
+                        tried,
+                        self.chunk_size,
                     )
         return done
 
 
-def load_models(spec: AnnotatorSpec | BaselineSpec) -> FittingBatches:
+def load_models(spec: SegmenterSpec) -> Segmenter:
     """Load the models in an actor's process, onto its GPU if it has one."""
     on_gpu = bool(ray.get_gpu_ids())
     if not on_gpu:
@@ -159,49 +180,38 @@ def load_models(spec: AnnotatorSpec | BaselineSpec) -> FittingBatches:
         torch.set_num_threads(os.cpu_count() or 1)
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
     torch._dynamo.config.suppress_errors = True  # what cannot be compiled here runs as it is, with a warning
-    cliper = spec.build(torch.device("cuda" if on_gpu else "cpu"))
-    return FittingBatches(cliper, cliper.largest_batch)
+    return spec.build(torch.device("cuda" if on_gpu else "cpu"))
 
 
-def pixels_of(row: dict[str, Any]) -> np.ndarray:
-    """The picture of a decoded row, uint8 [height, width, 3]; its bytes are taken out of the row."""
-    return np.frombuffer(row.pop("rgb"), np.uint8).reshape(row["height"], row["width"], 3).copy()
+class Labeller:
+    """A Ray Data actor: prepared images in, rows of the encoder's schema out.
 
-
-def winning_classes_of(
-    cliper: Cliper | Baseline, annotation: Annotation | Prediction, image_hw: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Value and label of the winning class at every pixel before a threshold makes it background, both [height, width].
-
-    Raises:
-        TypeError: a baseline, which has no such thresholds.
+    Args:
+        spec: the method and its models.
+        encoder: makes rows of predictions.
+        counter: is told how many images are done.
     """
-    if not isinstance(cliper, Cliper) or not isinstance(annotation, Annotation):
-        raise TypeError("only CLIPer has thresholds on map values")
-    floors = torch.zeros(len(annotation.scores))
-    value, labels = winning_classes(annotation.refined, annotation.scores, image_hw, cliper.settings, floors)
-    return value.cpu().numpy(), labels.cpu().numpy()
 
-
-class Annotator:
-    """A Ray Data actor: decoded images in, rows of `schemas.rows.ROW_SCHEMA` out."""
-
-    def __init__(self, spec: AnnotatorSpec, counter: ActorHandle) -> None:
-        self.batches, self.counter = load_models(spec), counter
+    def __init__(self, spec: SegmenterSpec, encoder: Encoder, counter: ActorHandle) -> None:
+        self.encoder, self.counter, self.inputs = encoder, counter, spec.inputs
+        segmenter = load_models(spec)
+        self.batches = OomSafeBatches(segmenter, segmenter.largest_batch)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
-        decoded = [row for row in rows if row["status"] == Status.OK]
-        annotations = self.batches.annotate([pixels_of(row) for row in decoded], [row["seed"] for row in decoded])
-        with prometheus.timed_stage("encode", len(decoded)):
-            for row, annotation in zip(decoded, annotations, strict=True):
-                if annotation is None:
+        prepared = read_prepared(batch.filter(pc.equal(batch["status"], Status.OK.value)), self.inputs)
+        rows = batch.drop_columns(["clip", "affinity"]).to_pylist()
+        ready = [row for row in rows if row["status"] == Status.OK]
+        started = time.monotonic()
+        allowed = [self.encoder.allowed(row) for row in ready]
+        predictions = self.batches.predict(prepared, allowed, self.encoder.keep_winners)
+        seconds = (time.monotonic() - started) / max(len(ready), 1)
+        with prometheus.timed_stage("encode", len(ready)):
+            for row, prediction in zip(ready, predictions, strict=True):
+                if prediction is None:
                     row |= {"status": Status.OUT_OF_MEMORY, "error": f"{row['uri']}: {TOO_LARGE_FOR_GPU}"}
-                    continue
-                scores = annotation.scores.cpu().numpy()
-                row["class_scores"] = scores
-                row["annotations"] = annotations_from_labels(annotation.labels.cpu().numpy(), scores)
+                else:
+                    row |= self.encoder.encode(row, prediction, seconds)
         prometheus.add_images(row["status"] for row in rows)
         ok = sum(row["status"] == Status.OK for row in rows)
         report(self.counter, ok=ok, failed=len(rows) - ok)
-        return pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
+        return pa.Table.from_pylist(rows, schema=self.encoder.schema)

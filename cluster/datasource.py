@@ -1,8 +1,9 @@
-"""The corpus as a Ray Data source: one read task per shard."""
+"""The corpus as a Ray Data source: read tasks yield images that are prepared for the models."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 from ray.data import Datasource
@@ -11,43 +12,51 @@ from ray.data.context import DataContext
 from ray.data.datasource import ReadTask
 
 from cluster import prometheus
+from cluster.corpus.prepare import PREPARED_SCHEMA
 from cluster.corpus.readers import Record, Shard
 from cluster.corpus.sources import Corpus, read_shard
 
-RECORD_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string()),
-        pa.field("uri", pa.string()),
-        pa.field("shard", pa.string()),
-        pa.field("data", pa.large_binary()),
-        pa.field("status", pa.string()),
-        pa.field("error", pa.string()),
-        pa.field("shard_images", pa.int32()),
-    ]
-)
-BLOCK_BYTES = 8 * 1024**2
-"""Compressed bytes in a block: about a hundred photographs, so that a single shard keeps several actors busy."""
-BLOCK_ROWS = 128
+BLOCK_ROWS = 8
+"""Images in a block: about 10 MB. Actors take about as many at a time."""
 IMAGE_FILES_PER_TASK = 64
 MAX_TASKS = 10_000
+TASKS_PER_SLOT = 2
+"""Read tasks for every CPU slot that there should at least be, so that few shards still keep all of them busy."""
+MAX_PARTS = 8
+"""Most tasks that share a shard. Each reads the whole shard, and prepares its share of the images."""
+
+Prepare = Callable[[Record], dict[str, Any]]
 
 
 class CorpusDatasource(Datasource):
-    """Reads the records of a corpus.
+    """Reads a corpus and prepares its images, in one task: compressed files stay out of the object store.
 
     A data source and not a list of items, because Ray Data's checkpoint wants a read operator.
+
+    Args:
+        corpus: what to read.
+        prepare: makes a row of `PREPARED_SCHEMA` of an image.
+        report: is told how many bytes of images were read.
+        slots: CPU slots of the cluster.
     """
 
-    def __init__(self, corpus: Corpus, report: Callable[[int], None]) -> None:
+    def __init__(self, corpus: Corpus, prepare: Prepare, report: Callable[[int], None], slots: int) -> None:
         super().__init__()
-        self.corpus, self.report = corpus, report
+        self.corpus, self.prepare, self.report, self.slots = corpus, prepare, report, slots
 
     def groups(self) -> list[tuple[Shard, ...]]:
         """The shards of each read task."""
-        shards = self.corpus.shards
-        at_least = IMAGE_FILES_PER_TASK if self.corpus.format == "folder" else 1
-        size = max(at_least, -(-len(shards) // MAX_TASKS))
-        return [shards[start : start + size] for start in range(0, len(shards), size)]
+        shards, tasks = self.corpus.shards, max(1, TASKS_PER_SLOT * self.slots)
+        if self.corpus.format == "folder":
+            size = max(1, min(IMAGE_FILES_PER_TASK, len(shards) // tasks), -(-len(shards) // MAX_TASKS))
+            return [shards[start : start + size] for start in range(0, len(shards), size)]
+        parts = max(1, min(MAX_PARTS, tasks // max(len(shards), 1)))
+        size = -(-len(shards) // MAX_TASKS)
+        return [
+            tuple(replace(shard, part=part, parts=parts) for shard in shards[start : start + size])
+            for start in range(0, len(shards), max(size, 1))
+            for part in range(parts)
+        ]
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -56,39 +65,39 @@ class CorpusDatasource(Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        tasks = (replace(self.corpus, shards=group) for group in self.groups())
         return [
-            ReadTask(partial(read_blocks, task, self.report), unknown, RECORD_SCHEMA, per_task_row_limit)
-            for task in tasks
+            ReadTask(
+                partial(read_blocks, replace(self.corpus, shards=group), self.prepare, self.report),
+                unknown,
+                PREPARED_SCHEMA,
+                per_task_row_limit,
+            )
+            for group in self.groups()
         ]
 
 
-def read_blocks(corpus: Corpus, report: Callable[[int], None]) -> Iterator[Block]:
-    """The records of a corpus, or of a task's part of it, in blocks of bounded size; without those that are done.
+def read_blocks(corpus: Corpus, prepare: Prepare, report: Callable[[int], None]) -> Iterator[Block]:
+    """The prepared images of a task's part of the corpus, without those that are done, in blocks.
 
     Args:
         corpus: what to read.
+        prepare: see `CorpusDatasource`.
         report: is told, shard by shard, how many bytes of images were read.
     """
-    gathered: list[Record] = []
-    gathered_bytes = 0
+    rows: list[dict[str, Any]] = []
     for shard in corpus.shards:
         shard_bytes = 0
-        for record in prometheus.timed_items("read", read_shard(corpus, shard)):
+        for number, record in enumerate(prometheus.timed_items("read", read_shard(corpus, shard))):
+            if number % shard.parts != shard.part:
+                continue
             shard_bytes += len(record.data or b"")
             if record.image_id in shard.done:
                 continue
-            gathered.append(record)
-            gathered_bytes += len(record.data or b"")
-            if gathered_bytes >= BLOCK_BYTES or len(gathered) >= BLOCK_ROWS:
-                yield block(gathered)
-                gathered, gathered_bytes = [], 0
+            rows.append(prepare(record))
+            if len(rows) == BLOCK_ROWS:
+                yield pa.Table.from_pylist(rows, PREPARED_SCHEMA)
+                rows = []
         report(shard_bytes)
         prometheus.add(prometheus.READ_BYTES, shard_bytes)
-    if gathered:
-        yield block(gathered)
-
-
-def block(records: list[Record]) -> pa.Table:
-    columns = dict(zip(Record._fields, zip(*records, strict=True), strict=True))
-    return pa.table({name: pa.array(values, RECORD_SCHEMA.field(name).type) for name, values in columns.items()})
+    if rows:
+        yield pa.Table.from_pylist(rows, PREPARED_SCHEMA)

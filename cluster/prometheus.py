@@ -22,8 +22,8 @@ STAGE_IMAGES = Counter("cliper_stage_images", "Images that went through a stage.
 READ_BYTES = Counter("cliper_read_bytes", "Bytes of image files that were read.")
 MODEL_BATCHES = Counter("cliper_model_batches", "Batches that went through the models.")
 
-Stage = Literal["read", "decode", "label", "encode"]
-"""Storage to bytes, bytes to pixels, pixels to label maps, label maps to run-length masks."""
+Stage = Literal["read", "prepare", "label", "encode"]
+"""Storage to bytes, bytes to what the models read, that to runs of label maps, runs to rows."""
 Item = TypeVar("Item")
 
 
@@ -57,7 +57,7 @@ def timed_stage(stage: Stage, images: int) -> Iterator[None]:
 
 
 def timed_items(stage: Stage, items: Iterable[Item]) -> Iterator[Item]:
-    """The same items; in the end, the time it took to get them is counted, without what was done with them between."""
+    """The same items. At the end, the time that it took to get them is counted, without what was done with them."""
     count, seconds, started = 0, 0.0, perf_counter()
     for item in items:
         seconds += perf_counter() - started

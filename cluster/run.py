@@ -1,73 +1,70 @@
-"""The Ray Data pipeline: corpus, decode, label, write; and the run around it that ends with every image's row."""
+"""The Ray Data pipeline (read and prepare, label, write), and the resume loop that guarantees one row per image."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 from uuid import uuid4
 
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 from rich.console import Console
 
 from cluster import session
+from cluster.actors import Labeller, SegmenterSpec
 from cluster.corpus.sources import Corpus, is_empty
-from cluster.datasource import CorpusDatasource
+from cluster.datasource import CorpusDatasource, Prepare
+from cluster.encoders import Encoder
 from cluster.output.folder import Output
 from cluster.output.resume import forget_passing_failures, take_stock
 from cluster.progress import ProgressDisplay, report, start_counter
 from cluster.session import ClusterOptions
 from cluster.sizing import Cluster, Resources
+from schemas.manifest import Manifest
 
-TARGET_BLOCK_BYTES = 32 * 1024**2
-"""Small blocks keep every actor busy and little in flight; a hundred photographs decode to this much and more."""
-DECODE_BATCH_ROWS = 8
+TARGET_BLOCK_BYTES = 16 * 1024**2
+"""Small blocks keep every actor busy and little in flight; a dozen prepared images are this much."""
 
 
 class IncompleteError(Exception):
-    """The run ended without an error, and yet images have no row."""
+    """The run ended without an error, but images have no row."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a run does: read this corpus, decode and label it like this, write it there.
+class Pipeline:
+    """What a run does.
 
     Attributes:
         corpus: what to read.
-        decode: a batch of `cluster.corpus.readers.Record` to decoded images.
-        actor: class of the labelling actors; constructed with ``spec`` and the progress counter, called with decoded
-            batches, returns rows of ``schema``.
-        spec: what the actors need to know.
-        schema: of the rows, with the manifest in its metadata; it has at least the columns ``image_id``, ``shard``,
-            ``shard_images`` and ``status`` of `schemas.rows.ROW_SCHEMA`.
+        prepare: makes a row of `cluster.corpus.prepare.PREPARED_SCHEMA` of an image.
+        spec: the method, for the labelling actors.
+        encoder: makes rows of predictions.
+        manifest: goes into the metadata of every rows file.
         output: where the rows go.
-        cluster: where it runs, and in which portions.
+        cluster: where it runs, and with what batch sizes.
     """
 
     corpus: Corpus
-    decode: Callable[[pa.Table], pa.Table]
-    actor: type
-    spec: Any
-    schema: pa.Schema
+    prepare: Prepare
+    spec: SegmenterSpec
+    encoder: Encoder
+    manifest: Manifest
     output: Output
     cluster: ClusterOptions
 
 
 @dataclass(frozen=True)
-class Work:
+class RunStats:
     """What a run did: how many images had their row before it, and how many bytes of images it read."""
 
     images_before: int
     bytes_read: int
 
 
-def complete(plan: Plan, console: Console, retry_failed: bool = False) -> Work:
-    """Go on where earlier runs stopped, until every image of the corpus has exactly one row.
+def run_to_completion(pipeline: Pipeline, console: Console, retry_failed: bool = False) -> RunStats:
+    """Continue where earlier runs stopped, until every image of the corpus has exactly one row.
 
     Args:
-        plan: what to do.
+        pipeline: what to do.
         console: for progress.
         retry_failed: label those failed images again whose failure may pass.
 
@@ -77,21 +74,21 @@ def complete(plan: Plan, console: Console, retry_failed: bool = False) -> Work:
         IncompleteError: images have no row.
         OSError: the storage failed.
     """
-    output = plan.output
+    output = pipeline.output
     output.recover()
     if retry_failed:
         console.print(f"Trying again: {forget_passing_failures(output):,} failed images.", highlight=False)
     done = take_stock(output)
     if done.images:
         console.print(f"Continuing: {done.images:,} images are labelled already.", highlight=False)
-    left, bytes_read = done.remaining(plan.corpus), 0
+    left, bytes_read = done.remaining(pipeline.corpus), 0
     if left.shards:
-        resources = session.start(plan.cluster)
-        console.print(resources.sentence(Cluster.now(), plan.cluster.batch_size), highlight=False)
-        bytes_read = run_pipeline(replace(plan, corpus=left), resources, console)
+        resources = session.start(pipeline.cluster)
+        console.print(resources.sentence(Cluster.now(), pipeline.cluster.batch_size), highlight=False)
+        bytes_read = run_pipeline(replace(pipeline, corpus=left), resources, console)
         output.recover()
-        check_complete(output, plan.corpus)
-    return Work(done.images, bytes_read)
+        check_complete(output, pipeline.corpus)
+    return RunStats(done.images, bytes_read)
 
 
 def check_complete(output: Output, corpus: Corpus) -> None:
@@ -106,7 +103,7 @@ def check_complete(output: Output, corpus: Corpus) -> None:
         )
 
 
-def run_pipeline(plan: Plan, resources: Resources, console: Console) -> int:
+def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> int:
     """Run the pipeline over a corpus.
 
     Returns:
@@ -115,39 +112,36 @@ def run_pipeline(plan: Plan, resources: Resources, console: Console) -> int:
     Raises:
         ray.exceptions.RayError: a stage failed; what is written stays and counts.
     """
-    configure(plan.output)
+    configure(pipeline.output)
     counter = start_counter()
-    source = CorpusDatasource(plan.corpus, partial(report_bytes, counter))
-    rows = (
-        ray.data.read_datasource(source, override_num_blocks=len(source.groups()))
-        .map_batches(
-            plan.decode,
-            batch_format="pyarrow",
-            batch_size=DECODE_BATCH_ROWS,
-            memory=plan.corpus.limits.decode_memory_mb * 10**6,
-        )
-        .map_batches(
-            plan.actor,
-            fn_constructor_args=(plan.spec, counter),
-            batch_format="pyarrow",
-            batch_size=plan.cluster.batch_size,
-            compute=ActorPoolStrategy(
-                size=resources.actors,
-                max_tasks_in_flight_per_actor=resources.batches_in_flight,
-                max_concurrent_calls_per_actor=resources.calls_per_actor,
-                enable_true_multi_threading=True,
-            ),
-            **resources.placement,
-        )
+    slots = max(1, int(Cluster.now().cpus))
+    source = CorpusDatasource(pipeline.corpus, pipeline.prepare, partial(report_bytes, counter), slots)
+    rows = ray.data.read_datasource(
+        source,
+        override_num_blocks=len(source.groups()),
+        # It also keeps Ray Data from fusing the read tasks into the actors.
+        memory=pipeline.corpus.limits.decode_memory_mb * 10**6,
+    ).map_batches(
+        Labeller,
+        fn_constructor_args=(pipeline.spec, pipeline.encoder, counter),
+        batch_format="pyarrow",
+        batch_size=pipeline.cluster.batch_size,
+        compute=ActorPoolStrategy(
+            size=resources.actors,
+            max_tasks_in_flight_per_actor=resources.batches_in_flight,
+            max_concurrent_calls_per_actor=resources.calls_per_actor,
+            enable_true_multi_threading=True,
+        ),
+        **resources.placement,
     )
-    total = len(plan.corpus.shards) if plan.corpus.format == "folder" else None
+    total = len(pipeline.corpus.shards) if pipeline.corpus.format == "folder" else None
     with ProgressDisplay(counter, total, resources, console) as progress:
         rows.write_parquet(
-            plan.output.location.path,
-            filesystem=plan.output.location.arrow_fs(),
+            pipeline.output.location.path,
+            filesystem=pipeline.output.location.arrow_fs(),
             mode="append",
-            min_rows_per_file=plan.cluster.rows_per_file,
-            schema=plan.schema,
+            min_rows_per_file=pipeline.cluster.rows_per_file,
+            schema=pipeline.encoder.schema.with_metadata(pipeline.manifest.parquet_metadata()),
             compression="zstd",
         )
     return progress.counts.bytes_read

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from PIL import Image
 from rich.console import Console
 
 from cliper.models import DEMO
 from cliper.templates import CAR_TEMPLATES
-from cluster.actors import AnnotatorSpec
 from demo.metrics import Scoreboard
 from demo.world.names import NAMES
 from demo.world.scene import Picture, draw
 from jobs.common.options import MethodOptions
 from jobs.common.request import Models, VocabularyRequest, find_models
+from schemas.runs import labels_from_runs
 from schemas.vocabulary import VocabularyClass
 
 
@@ -72,18 +73,16 @@ def evaluate(options: EvaluateOptions, models: Models, task: Task = ALL_NAMES) -
         RequestError: a model cannot be loaded.
     """
     vocabulary = VocabularyRequest(task.classes, task.background, CAR_TEMPLATES, ready=None)
-    spec = AnnotatorSpec(
-        models.clip, models.diffusion, models.empty_prompt(), vocabulary.embed(models.clip), models.settings,
-        options.method.precision,
-    )  # fmt: skip
+    spec = models.spec(vocabulary.embed(models.clip), options.method.precision)
     cliper = spec.build(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     board = Scoreboard(len(task.classes), models.settings.score_threshold)
     seconds = 0.0
     for seed in range(options.seed, options.seed + options.pictures):
         picture = draw(seed, options.height_px, options.width_px)
         started = time.monotonic()
-        (annotation,) = cliper.annotate([picture.image], [seed])
-        labels, scores = annotation.labels.cpu().numpy(), annotation.scores.cpu().numpy()
+        (prediction,) = cliper.predict([spec.inputs.prepare(Image.fromarray(picture.image), seed)])
+        runs, scores = prediction.runs, prediction.scores
+        labels = labels_from_runs(runs.starts, runs.labels, runs.image_hw)
         seconds += time.monotonic() - started
         board.add(labels, scores, task.truth(picture))
     return board, seconds

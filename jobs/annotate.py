@@ -4,21 +4,20 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import Literal
 
 import tyro
 from rich.console import Console
 
 from cluster import session
-from cluster.actors import Annotator, AnnotatorSpec
-from cluster.corpus.decode import decode_batch
 from cluster.corpus.limits import Limits
+from cluster.corpus.prepare import Preparer
 from cluster.corpus.sources import CorpusFormat, list_corpus
+from cluster.encoders import AnnotationEncoder
 from cluster.output.folder import Output
 from cluster.output.lease import Lease
 from cluster.output.summary import Counts, count_rows, show_summary, summary_document
-from cluster.run import Plan, complete
+from cluster.run import Pipeline, run_to_completion
 from cluster.session import ClusterOptions
 from cluster.storage import open_location
 from jobs.common.exit_codes import JobFailedError, run_to_exit_code
@@ -27,7 +26,6 @@ from jobs.common.plan import PlanOptions, show_plan
 from jobs.common.request import find_models, read_vocabulary
 from schemas.errors import RequestError
 from schemas.manifest import Manifest
-from schemas.rows import ROW_SCHEMA
 
 
 @dataclass(frozen=True)
@@ -110,17 +108,14 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         corpus, output = replace(corpus, root=corpus.root.patient()), Output(output.location.patient())
         embeddings = output.read_embeddings() or vocabulary.embed(models.clip)
         output.write_embeddings(embeddings)
-        spec = AnnotatorSpec(
-            models.clip, models.diffusion, models.empty_prompt(), embeddings, models.settings, options.method.precision
-        )
-        decode = partial(decode_batch, limits=options.limits)
-        schema = ROW_SCHEMA.with_metadata(manifest.parquet_metadata())
-        plan = Plan(corpus, decode, Annotator, spec, schema, output, options.cluster)
-        work = complete(plan, console, options.retry_failed)
+        spec = models.spec(embeddings, options.method.precision)
+        prepare = Preparer(spec.inputs, options.limits)
+        pipeline = Pipeline(corpus, prepare, spec, AnnotationEncoder(), manifest, output, options.cluster)
+        stats = run_to_completion(pipeline, console, options.retry_failed)
         counts = count_rows(output)
         seconds = time.monotonic() - started
-        new_images = counts.images - work.images_before
-        summary = summary_document(counts, vocabulary.class_names, new_images, seconds, work.bytes_read)
+        new_images = counts.images - stats.images_before
+        summary = summary_document(counts, vocabulary.class_names, new_images, seconds, stats.bytes_read)
         output.write_summary(summary)
         show_summary(summary, output.location.url, console)
         check_failures(counts, options.max_failed_fraction)

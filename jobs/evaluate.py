@@ -4,21 +4,21 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 from rich.console import Console
 
-from cliper.baselines import BaselineSettings
+from cliper.baselines import BaselineMethod, BaselineSettings
 from cliper.proxy import DEFAULT_PROXY
-from cluster.actors import AnnotatorSpec, BaselineSpec, Method
+from cluster.actors import BaselineSpec, SegmenterSpec
 from cluster.corpus.limits import Limits
-from cluster.evaluator import Evaluator, EvaluatorSpec, decode_labelled_batch
+from cluster.corpus.prepare import Preparer
+from cluster.encoders import CountsEncoder
 from cluster.output.folder import Output
 from cluster.output.lease import Lease
-from cluster.run import Plan, complete
+from cluster.run import Pipeline, run_to_completion
 from cluster.session import ClusterOptions
 from cluster.storage import open_location
 from jobs.common.exit_codes import JobFailedError, run_to_exit_code
@@ -29,10 +29,10 @@ from jobs.evaluation.calibration import Goal, choose_background_thresholds, choo
 from jobs.evaluation.datasets import FOLDER, Dataset, find_dataset, find_folder
 from jobs.evaluation.figures import Figures, Tally, class_table, figures_of, figures_table, markdown, tally
 from schemas.errors import RequestError
-from schemas.evaluation import EVALUATION_SCHEMA
 from schemas.manifest import Manifest
 from schemas.settings_file import Tuning
 
+Method = Literal["cliper"] | BaselineMethod
 DatasetName = Literal[
     "voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff", "ade20k", "cityscapes", "folder"
 ]
@@ -233,28 +233,24 @@ class Evaluation:
         if not self.output.is_finished():
             with Lease(self.output, console):
                 self.output.begin(self.manifest, overwrite=False)
-                complete(self.plan(), console)
+                run_to_completion(self.pipeline(), console)
                 self.output.finish()
         return tally(self.output, len(self.dataset.classes))
 
-    def plan(self) -> Plan:
+    def pipeline(self) -> Pipeline:
         labelled, output = self.dataset.labelled.patient(), Output(self.output.location.patient())
         embeddings = output.read_embeddings() or self.vocabulary.embed(self.models.clip)
         output.write_embeddings(embeddings)
         precision, method = self.options.models.precision, self.options.method
-        spec: AnnotatorSpec | BaselineSpec
+        spec: SegmenterSpec
         if method == "cliper":
-            prompt = self.models.empty_prompt()
-            spec = AnnotatorSpec(
-                self.models.clip, self.models.diffusion, prompt, embeddings, self.models.settings, precision
-            )
+            spec = self.models.spec(embeddings, precision)
         else:
             proxy = self.options.proxy if method == "proxyclip" else None
             spec = BaselineSpec(method, self.models.clip, embeddings, self.baseline_settings(), precision, proxy)
-        decode = partial(decode_labelled_batch, labelled=labelled, background=self.dataset.background)
-        evaluator = EvaluatorSpec(spec, len(self.dataset.classes), self.options.given_labels, self.winners)
-        schema = EVALUATION_SCHEMA.with_metadata(self.manifest.parquet_metadata())
-        return Plan(labelled.corpus, decode, Evaluator, evaluator, schema, output, self.options.cluster)
+        prepare = Preparer(spec.inputs, labelled.corpus.limits, labelled, self.dataset.background)
+        encoder = CountsEncoder(len(self.dataset.classes), self.options.given_labels, self.winners)
+        return Pipeline(labelled.corpus, prepare, spec, encoder, self.manifest, output, self.options.cluster)
 
     def figures(self, sums: Tally) -> Figures:
         settings = self.models.settings

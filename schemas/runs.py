@@ -1,4 +1,8 @@
-"""From a label map to COCO annotations, and back."""
+"""From a label map, or its runs, to COCO annotations, and back.
+
+Runs are stretches of pixels with one label, in column-major order, as COCO counts pixels: ``starts`` holds the first
+pixel of each run, ascending, from 0, and ``labels`` its label; 0 is background, c + 1 is class c.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,29 +11,30 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 
-def annotations_from_labels(labels: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+def annotations_from_runs(
+    starts: np.ndarray, labels: np.ndarray, image_hw: tuple[int, int], scores: np.ndarray
+) -> list[dict[str, Any]]:
     """One annotation per class present, ascending ``category_id``; together they cover all labelled pixels once.
 
-    One pass over the pixels finds the runs of all classes.
+    The cost grows with the runs, not with the pixels.
 
     Args:
-        labels: integers [height, width]; 0 is background, c + 1 is class c.
+        starts, labels: integers [runs].
+        image_hw: height and width of the label map.
         scores: float [classes].
 
     Returns:
         Dictionaries with the fields of `schemas.rows.ANNOTATION`.
     """
-    column_major = labels.T.ravel()
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(column_major)) + 1])
-    ends = np.append(starts[1:], column_major.size)
-    run_labels = column_major[starts]
-    by_label = np.argsort(run_labels, kind="stable")
-    category_ids, first_runs = np.unique(run_labels[by_label], return_index=True)
+    size = image_hw[0] * image_hw[1]
+    ends = np.append(starts[1:], size)
+    by_label = np.argsort(labels, kind="stable")
+    category_ids, first_runs = np.unique(labels[by_label], return_index=True)
     annotations = []
     for category_id, runs in zip(category_ids.tolist(), np.split(by_label, first_runs[1:]), strict=True):
         if category_id > 0:
-            counts = run_lengths(starts[runs], ends[runs], column_major.size)
-            annotations.append(annotation(counts, labels.shape, category_id, float(scores[category_id - 1])))
+            counts = run_lengths(starts[runs], ends[runs], size)
+            annotations.append(annotation(counts, image_hw, category_id, float(scores[category_id - 1])))
     return annotations
 
 
@@ -40,9 +45,9 @@ def run_lengths(starts: np.ndarray, ends: np.ndarray, size: int) -> np.ndarray:
     return counts if counts[-1] else counts[:-1]
 
 
-def annotation(counts: np.ndarray, shape: tuple[int, ...], category_id: int, score: float) -> dict[str, Any]:
+def annotation(counts: np.ndarray, image_hw: tuple[int, int], category_id: int, score: float) -> dict[str, Any]:
     """COCO annotation of one mask (stuff convention: ``iscrowd`` 0)."""
-    encoded = coco_mask.frPyObjects({"size": list(shape), "counts": counts}, *shape)
+    encoded = coco_mask.frPyObjects({"size": list(image_hw), "counts": counts}, *image_hw)
     return {
         "category_id": category_id,
         "score": score,
@@ -51,6 +56,19 @@ def annotation(counts: np.ndarray, shape: tuple[int, ...], category_id: int, sco
         "iscrowd": 0,
         "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
     }
+
+
+def annotations_from_labels(labels: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+    """Annotations of a label map: integers [height, width]; see `annotations_from_runs`."""
+    column_major = labels.T.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(column_major)) + 1])
+    return annotations_from_runs(starts, column_major[starts], (labels.shape[0], labels.shape[1]), scores)
+
+
+def labels_from_runs(starts: np.ndarray, labels: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
+    """The label map of runs, [height, width] in the labels' own type."""
+    lengths = np.diff(starts, append=image_hw[0] * image_hw[1])
+    return np.repeat(labels, lengths).reshape(image_hw[::-1]).T
 
 
 def labels_from_annotations(annotations: Iterable[Mapping[str, Any]], height: int, width: int) -> np.ndarray:

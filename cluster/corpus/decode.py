@@ -1,4 +1,4 @@
-"""From an image file's bytes to RGB pixels, or to a status that says why not."""
+"""From an image file's bytes to RGB pixels, or to an error that says why not."""
 
 import hashlib
 import io
@@ -7,13 +7,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from cluster import prometheus
 from cluster.corpus.limits import Limits
 from schemas.rows import Status
 
@@ -22,27 +19,11 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """Pillow's names for what is decoded. Others are left out because of what they would do with hostile bytes: some start
-another program (EPS), some hold pictures of another size than they announce (ICO)."""
-
-DECODED_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string()),
-        pa.field("uri", pa.string()),
-        pa.field("shard", pa.string()),
-        pa.field("status", pa.string()),
-        pa.field("error", pa.string()),
-        pa.field("shard_images", pa.int32()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("seed", pa.int64()),
-        pa.field("rgb", pa.large_binary()),
-    ]
-)
-"""Decoded images between two stages: ``rgb`` holds height x width x 3 bytes, ``seed`` is for the diffusion noise."""
+another program (EPS), some hold images of another size than they announce (ICO)."""
 
 
 class TimeIsUpError(BaseException):
-    """Raised by the timer; no decoder takes it for one of its own errors."""
+    """Raised by the timer. A BaseException, so that no decoder's ``except Exception`` can swallow it."""
 
 
 class DecodeError(ValueError):
@@ -53,31 +34,9 @@ class DecodeError(ValueError):
         self.status = status
 
 
-def decode_batch(records: pa.Table, limits: Limits) -> pa.Table:
-    """Decode the records of `cluster.corpus.readers.Record`; failures stay in as rows without pixels."""
-    with prometheus.timed_stage("decode", records.num_rows):
-        rows = [decode_record(record, limits) for record in records.to_pylist()]
-        return pa.Table.from_pylist(rows, schema=DECODED_SCHEMA)
-
-
-def decode_record(record: dict[str, Any], limits: Limits) -> dict[str, Any]:
-    """The row of `DECODED_SCHEMA` of a `cluster.corpus.readers.Record`, whose bytes are taken out of it."""
-    data = record.pop("data")
-    row = record | {"width": None, "height": None, "seed": None, "rgb": None}
-    if row["status"] != Status.OK:
-        return row
-    try:
-        with time_limit(limits.picture_timeout_s):
-            pixels = decode_image(data, limits.max_pixels)
-    except DecodeError as error:
-        return row | {"status": error.status, "error": f"{row['uri']}: {error}"}
-    height, width, _ = pixels.shape
-    return row | {"width": width, "height": height, "seed": image_seed(data), "rgb": pixels.tobytes()}
-
-
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Stop what goes on after so many seconds, with the help of a signal: it must go on in the main thread.
+    """Interrupt the block after so many seconds. It works with a signal, so it must run in the main thread.
 
     Raises:
         DecodeError: time is up.
@@ -99,20 +58,24 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def decode_image(data: bytes, max_pixels: int = Limits.max_pixels) -> np.ndarray:
+    """The pixels of an image file, uint8 [height, width, 3], RGB; see `decode_rgb`."""
+    return np.asarray(decode_rgb(data, max_pixels))
+
+
+def decode_rgb(data: bytes, max_pixels: int = Limits.max_pixels) -> Image.Image:
     """Decode one image file.
 
     The EXIF orientation is applied. Grey, palette and CMYK images are converted, 16-bit ones scaled to 8 bits; an
     alpha channel is dropped, as the official release does. Of an animation the first frame counts.
 
     Returns:
-        uint8 [height, width, 3], RGB.
+        An image of mode RGB.
 
     Raises:
         DecodeError: not an image, damaged, or too large.
     """
-    Image.MAX_IMAGE_PIXELS = (
-        max_pixels // 2 + 1
-    )  # twice that, Pillow raises, also where a format hides its size at first
+    # Pillow raises at twice this number, also where a format hides its size at first.
+    Image.MAX_IMAGE_PIXELS = max_pixels // 2 + 1
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
@@ -122,9 +85,7 @@ def decode_image(data: bytes, max_pixels: int = Limits.max_pixels) -> np.ndarray
                 )
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            rgb = to_rgb(image)
-        del image  # a large picture must not be in memory in both modes while it is copied
-        return np.asarray(rgb)
+            return to_rgb(image)
     except UnidentifiedImageError:
         raise DecodeError(Status.NOT_AN_IMAGE, "the bytes are no image in a known format") from None
     except DecodeError:
@@ -132,7 +93,7 @@ def decode_image(data: bytes, max_pixels: int = Limits.max_pixels) -> np.ndarray
     except Image.DecompressionBombError:
         raise DecodeError(Status.TOO_LARGE, f"it has more than {max_pixels:,} pixels (--max-pixels)") from None
     except MemoryError:
-        raise DecodeError(Status.OUT_OF_MEMORY, "the picture does not fit into memory") from None
+        raise DecodeError(Status.OUT_OF_MEMORY, "the image does not fit into memory") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
         raise DecodeError(Status.TRUNCATED, f"the image is damaged: {' '.join(str(error).split())[:200]}") from error
 

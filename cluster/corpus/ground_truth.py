@@ -9,6 +9,8 @@ from PIL import Image, UnidentifiedImageError
 
 IGNORED = 65535
 """In a truth: the pixel does not count."""
+PACKED_IGNORED = IGNORED & 255
+"""`IGNORED` in one byte."""
 OUTSIDE = 65534
 """In a lookup table: the value stands for no class."""
 VALUES = 65536
@@ -90,3 +92,18 @@ def read_values(data: bytes, max_pixels: int) -> np.ndarray:
         raise TruthError("it is not a PNG image") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
         raise TruthError(f"it is damaged: {' '.join(str(error).split())[:200]}") from error
+
+
+def pack_truth(truth: np.ndarray) -> bytes:
+    """Labels [height, width] as bytes to travel: one byte a pixel where labels are below 255, else two."""
+    largest = truth[truth != IGNORED].max(initial=0)
+    return truth.astype(np.uint8 if largest < PACKED_IGNORED else np.uint16).tobytes()
+
+
+def unpack_truth(data: bytes, image_hw: tuple[int, int]) -> np.ndarray:
+    """What `pack_truth` packed: uint16 [height, width]."""
+    if len(data) > image_hw[0] * image_hw[1]:
+        return np.frombuffer(data, np.uint16).reshape(image_hw)
+    truth = np.frombuffer(data, np.uint8).astype(np.uint16).reshape(image_hw)
+    truth[truth == PACKED_IGNORED] = IGNORED
+    return truth

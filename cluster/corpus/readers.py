@@ -44,12 +44,15 @@ class Shard:
         path: its path on the file system.
         first_images: read only so many; None reads all.
         done: ids of images that have their row already and are passed over.
+        part, parts: of every ``parts`` images in a row, the reader takes the one at place ``part``.
     """
 
     name: str
     path: str
     first_images: int | None = None
     done: frozenset[str] = frozenset()
+    part: int = 0
+    parts: int = 1
 
 
 class StorageFaultError(Exception):

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 from cliper.loading import check_diffusion, embed_empty_prompt, load_text_encoder
@@ -13,6 +12,7 @@ from cliper.published import Benchmark
 from cliper.settings import EncoderDefaults, MethodSettings
 from cliper.templates import TEMPLATE_SETS, parse_templates
 from cliper.text import embed_phrases
+from cluster.actors import CliperSpec
 from cluster.storage import STORAGE_ERRORS, open_location, storage_problem
 from jobs.common.options import MethodOptions
 from schemas.embeddings import EmbeddingsError, VocabularyEmbeddings, embeddings_from_bytes
@@ -82,23 +82,25 @@ class Models:
     diffusion: DiffusionSpec | None
     settings: MethodSettings
     tuning: Tuning
+    diffusion_side_px: int | None = None
 
     def manifest(self) -> dict[str, object]:
         found = {"clip": self.clip, "diffusion": self.diffusion}
         return {role: {"name": spec.name, "revision": spec.revision} for role, spec in found.items() if spec}
 
-    def empty_prompt(self) -> np.ndarray | None:
-        """The empty prompt's embedding for the diffusion model, if there is one.
+    def spec(self, embeddings: VocabularyEmbeddings, precision: str) -> CliperSpec:
+        """What the labelling actors need.
 
         Raises:
-            RequestError: its text encoder cannot be loaded.
+            RequestError: the diffusion model's text encoder cannot be loaded.
         """
-        if self.diffusion is None:
-            return None
         try:
-            return embed_empty_prompt(self.diffusion).numpy()
+            empty_prompt = embed_empty_prompt(self.diffusion).numpy() if self.diffusion else None
         except ModelError as error:
             raise RequestError(f"--diffusion: {error}") from error
+        return CliperSpec(
+            self.clip, self.diffusion, empty_prompt, embeddings, self.settings, precision, self.diffusion_side_px
+        )
 
 
 def find_models(
@@ -127,10 +129,10 @@ def find_models(
         if settings.compensation == "none":
             return Models(clip, None, settings, tuning)
         diffusion = find_diffusion(options.diffusion)
-        check_diffusion(diffusion, settings)
+        side_px = check_diffusion(diffusion, settings)
     except ValueError as error:
         raise RequestError(str(error)) from error
-    return Models(clip, diffusion, settings, tuning)
+    return Models(clip, diffusion, settings, tuning, side_px)
 
 
 def benchmark_defaults(benchmark: Benchmark, clip: ClipSpec) -> EncoderDefaults:

@@ -4,19 +4,19 @@ import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
+from PIL import Image
 
 from benchmarks.pipeline import Idle
 from benchmarks.speed import BenchmarkOptions, main
+from cliper.preprocess import InputSpec
 
 
-def test_the_idle_actor_labels_rectangles_of_all_classes() -> None:
-    images = [np.zeros((37, 50, 3), np.uint8)] * 4
-    found = Idle(5, seconds_per_image=0.0).annotate(images, range(4))
-    assert [single.labels.shape for single in found] == [(37, 50)] * 4
-    assert set(torch.stack([single.labels for single in found]).unique().tolist()) == set(range(6))
+def test_the_idle_model_labels_rectangles_of_all_classes(tmp_path: Path) -> None:
+    images = [InputSpec(32, 16).prepare(Image.new("RGB", (50, 37)), seed) for seed in range(4)]
+    found = Idle(5, tmp_path / "clock").predict(images)
+    assert [single.runs.image_hw for single in found] == [(37, 50)] * 4
+    assert {label for single in found for label in single.runs.labels.tolist()} == set(range(6))
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
-from cliper import baselines
-from cliper.baselines import Baseline, BaselineSettings, competing_queries, label_pixels
+from cliper import baselines, labels
+from cliper.baselines import Baseline, BaselineSettings, competing_queries, most_probable
 from cliper.coarse import Queries, class_maps
 from cliper.loading import load_vision_tower
 from cliper.models import ModelError, find_clip
@@ -24,6 +24,7 @@ from cliper.vision import VisionTower
 from tests.cliper.test_models import COMMIT, put_in_hub_cache
 from tests.cliper.test_pipeline import CLASS_OF_ROW, CPU, some_image, some_queries
 from tests.reference.literal import ClipWeights, clip_pixels
+from tests.support.stages import predict
 from tests.support.tiny import write_tiny_clip
 
 METHODS = ["clip", "maskclip", "sclip", "clearclip", "proxyclip"]
@@ -189,7 +190,7 @@ def test_logits_agree_with_a_loop_like_transcription(
 ) -> None:
     image = some_image(*size_hw)
     baseline = build(method, tiny_clip, tiny_dino)
-    ours = baseline.logits(image)
+    ours = baseline.logits(baseline.inputs.prepare(Image.fromarray(image), 0))
     theirs = literal_logits(method, baseline.tower, tiny_dino, image)
     assert ours.shape == theirs.shape
     assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
@@ -200,7 +201,7 @@ def test_patches_of_14_and_a_proxy_whose_patches_do_not_divide_them(tmp_path: Pa
     dino = write_tiny_dino(tmp_path / "dino", patch=16)
     image = some_image(70, 100)
     baseline = build("proxyclip", clip, dino)
-    ours = baseline.logits(image)
+    ours = baseline.logits(baseline.inputs.prepare(Image.fromarray(image), 0))
     theirs = literal_logits("proxyclip", baseline.tower, dino, image)
     assert ours.shape == theirs.shape == (7, 7, 10)  # 112 x 154 pixels for CLIP, 112 x 160 for DINO
     assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
@@ -215,12 +216,12 @@ def test_clip_is_open_clips_own_forward(tiny_clip: Path, tiny_dino: Path) -> Non
         _, tokens = model(clip_pixels(ClipWeights.of(baseline.tower), image, 112)[None])
         dense = F.normalize(tokens[0] @ model.proj, dim=-1)
     expected = 40.0 * (dense @ F.normalize(QUERIES.rows[:-1], dim=-1).T).T.reshape(7, 7, 7)
-    assert torch.allclose(baseline.logits(image), expected, atol=1e-4)
+    assert torch.allclose(baseline.logits(baseline.inputs.prepare(Image.fromarray(image), 0)), expected, atol=1e-4)
 
 
 def test_methods_differ(tiny_clip: Path, tiny_dino: Path) -> None:
     image = some_image()
-    scores = torch.stack([build(m, tiny_clip, tiny_dino).annotate([image], [0])[0].scores for m in METHODS])
+    scores = torch.stack([predict(build(m, tiny_clip, tiny_dino), [image], [0])[0].scores for m in METHODS])
     assert len(scores.round(decimals=3).unique(dim=0)) == len(METHODS)
 
 
@@ -233,8 +234,8 @@ def test_labels_and_scores_follow_from_the_logits(
     image = some_image(35, 50)
     settings = BaselineSettings(shorter_side_px=112, background_threshold=threshold)
     baseline = build(method, tiny_clip, tiny_dino, settings)
-    logits = baseline.logits(image)
-    (ours,) = baseline.annotate([image], [0], [allowed])
+    logits = baseline.logits(baseline.inputs.prepare(Image.fromarray(image), 0))
+    (ours,) = predict(baseline, [image], [0], [allowed])
     theirs = literal_labels(logits, (35, 50), threshold, allowed or {0, 1, 2})
     assert ours.labels.dtype == torch.int32
     assert (ours.labels == theirs).float().mean() > 0.998
@@ -246,11 +247,12 @@ def test_labels_and_scores_follow_from_the_logits(
 def pixel_label(
     probabilities: list[float], class_of_row: list[int], threshold: float = 0.0, barred: tuple[int, ...] = ()
 ) -> int:
-    """The label of a picture of one pixel whose queries have these probabilities (classes' first, then background)."""
+    """The label of a image of one pixel whose queries have these probabilities (classes' first, then background)."""
     rows = torch.zeros(len(probabilities) + 1, 2)
     queries = Queries(rows, torch.tensor(class_of_row), max(class_of_row) + 1)
     logits = torch.tensor(probabilities).log().view(-1, 1, 1)
-    return int(label_pixels(logits, competing_queries(queries), queries.classes, (1, 1), threshold, barred))
+    value, label = most_probable(logits, competing_queries(queries), queries.classes, (1, 1), barred)
+    return int(label.masked_fill(value < threshold, 0))
 
 
 @pytest.mark.parametrize(
@@ -285,22 +287,27 @@ def test_rules_of_the_readout(
 def test_the_row_for_anything_changes_nothing(method: str, tiny_clip: Path, tiny_dino: Path) -> None:
     baseline = build(method, tiny_clip, tiny_dino)
     image = some_image()
-    first = baseline.annotate([image], [0])[0]
+    first = predict(baseline, [image], [0])[0]
     strongest = QUERIES.rows[int(first.scores.argmax())]
     changed = Queries(torch.cat([QUERIES.rows[:-1], strongest[None]]), QUERIES.class_of_row, QUERIES.classes)
-    second = Baseline(baseline.tower, changed, method, SETTINGS, baseline.proxy).annotate([image], [0])[0]
+    second = predict(Baseline(baseline.tower, changed, method, SETTINGS, baseline.proxy), [image], [0])[0]
     assert torch.equal(first.labels, second.labels)
     assert torch.equal(first.scores, second.scores)
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 9, 69])
-def test_chunks_of_rows_equal_the_whole(
-    rows_at_once: int, tiny_clip: Path, tiny_dino: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("block_rows", [1, 9, 69])
+def test_blocks_of_rows_equal_the_whole(
+    block_rows: int, tiny_clip: Path, tiny_dino: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     baseline = build("sclip", tiny_clip, tiny_dino)
     image = some_image(70, 100)
-    whole = baseline.annotate([image], [0])[0].labels
-    resized = F.interpolate(baseline.logits(image)[None], (70, 100), mode="bilinear", align_corners=False)[0]
+    whole = predict(baseline, [image], [0])[0].labels
+    resized = F.interpolate(
+        baseline.logits(baseline.inputs.prepare(Image.fromarray(image), 0))[None],
+        (70, 100),
+        mode="bilinear",
+        align_corners=False,
+    )[0]
     winner = torch.tensor([*CLASS_OF_ROW, -1, -1, -1])[resized.argmax(dim=0)] + 1
     assert (whole == winner).float().mean() > 0.999
     sizes = []
@@ -309,19 +316,19 @@ def test_chunks_of_rows_equal_the_whole(
         sizes.append(logits.numel())
         return class_maps(logits, queries)
 
-    monkeypatch.setattr(baselines, "VALUES_AT_ONCE", rows_at_once * 7 * 100)
+    monkeypatch.setattr(labels, "CPU_BLOCK_VALUES", block_rows * 7 * 100)
     monkeypatch.setattr(baselines, "class_maps", recording_class_maps)
-    assert (baseline.annotate([image], [0])[0].labels == whole).float().mean() > 0.999
-    assert max(sizes) == rows_at_once * 7 * 100
+    assert (predict(baseline, [image], [0])[0].labels == whole).float().mean() > 0.999
+    assert max(sizes) == block_rows * 7 * 100
 
 
-def test_each_picture_alone_with_its_own_allowed_classes(tiny_clip: Path, tiny_dino: Path) -> None:
+def test_each_image_alone_with_its_own_allowed_classes(tiny_clip: Path, tiny_dino: Path) -> None:
     baseline = build("maskclip", tiny_clip, tiny_dino)
     images = [some_image(70, 100, 1), some_image(100, 70, 2), some_image(64, 64, 3)]
     allowed = [None, {0}, {2}]
-    together = baseline.annotate(images, [1, 2, 3], allowed)
+    together = predict(baseline, images, [1, 2, 3], allowed)
     for image, some, result in zip(images, allowed, together, strict=True):
-        (alone,) = baseline.annotate([image], [7], [some])
+        (alone,) = predict(baseline, [image], [7], [some])
         assert result.labels.shape == image.shape[:2]
         assert torch.equal(alone.labels, result.labels)
         assert some is None or set(result.labels.unique().tolist()) <= {0} | {c + 1 for c in some}
@@ -330,10 +337,10 @@ def test_each_picture_alone_with_its_own_allowed_classes(tiny_clip: Path, tiny_d
 @pytest.mark.parametrize("method", METHODS)
 def test_half_precision_agrees_with_full(method: str, tiny_clip: Path, tiny_dino: Path) -> None:
     image = some_image()
-    full = build(method, tiny_clip, tiny_dino).annotate([image], [0])[0]
+    full = predict(build(method, tiny_clip, tiny_dino), [image], [0])[0]
     proxy = proxy_of(tiny_dino, torch.bfloat16)
     half = Baseline(tower_of(tiny_clip, torch.bfloat16), QUERIES, method, SETTINGS, proxy)
-    result = half.annotate([image], [0])[0]
+    result = predict(half, [image], [0])[0]
     assert result.scores.dtype == torch.float32
     assert (result.labels == full.labels).float().mean() > 0.9
 
@@ -342,12 +349,12 @@ def test_patches_that_all_look_alike_attend_to_themselves() -> None:
     assert torch.equal(proxy_attention(torch.ones(5, 3)), torch.eye(5))
 
 
-def test_a_plain_picture_gets_finite_scores(tiny_clip: Path, tmp_path: Path) -> None:
+def test_a_plain_image_gets_finite_scores(tiny_clip: Path, tmp_path: Path) -> None:
     folder = write_tiny_dino(tmp_path)
     weights = load_file(folder / "model.safetensors")
     save_file(weights | {"pos_embed": torch.zeros_like(weights["pos_embed"])}, folder / "model.safetensors")
     image = np.full((64, 64, 3), 90, np.uint8)
-    (result,) = build("proxyclip", tiny_clip, folder).annotate([image], [0])
+    (result,) = predict(build("proxyclip", tiny_clip, folder), [image], [0])
     assert result.scores.isfinite().all()
 
 
@@ -381,7 +388,7 @@ def refusal(folder: Path) -> str:
     with pytest.raises(ModelError) as caught:
         proxy_of(folder)
     message = str(caught.value)
-    assert message.startswith(f"proxy model 'local-dir:{folder}' ")
+    assert message.startswith(f"proxy model 'local-dir:{folder}' cannot be loaded: ")
     assert "\n" not in message
     return message
 
@@ -391,13 +398,13 @@ def test_pickled_proxy_weights_are_never_read(tmp_path: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
-    assert "has no file model.safetensors" in refusal(folder)
+    assert "there is no file model.safetensors" in refusal(folder)
 
 
 def test_a_folder_without_configuration_is_refused(tmp_path: Path) -> None:
     folder = write_tiny_dino(tmp_path)
     (folder / "config.json").unlink()
-    assert "has no file config.json" in refusal(folder)
+    assert "there is no file config.json" in refusal(folder)
 
 
 @pytest.mark.parametrize("config", ["{", "[]", "{}", '{"architecture": "nonsense"}', '{"architecture": "resnet18"}'])

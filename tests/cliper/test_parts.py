@@ -1,4 +1,4 @@
-"""The method's parts on their own: edges that whole pictures do not reach."""
+"""The method's parts on their own: edges that whole images do not reach."""
 
 import subprocess
 import sys
@@ -12,20 +12,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch.nn import functional as F
 
+from cliper import labels as labels_module
 from cliper.coarse import Queries, class_maps, coarse_maps
 from cliper.compensation import refine
 from cliper.diffusion import DiffusionModel, attention_layers
 from cliper.fusion import EarlyAttention, scale_rows
-from cliper.labels import label_map
+from cliper.labels import ResizedMaps, find_runs, label_map
 from cliper.loading import load_diffusion, load_text_encoder, load_vision_tower
 from cliper.models import find_clip, find_diffusion
-from cliper.preprocess import MAX_PATCHES, clip_input, diffusion_input, patch_grid_hw
+from cliper.pipeline import channels_first
+from cliper.preprocess import MAX_PATCHES, InputSpec, patch_grid_hw, resize_nearest
 from cliper.settings import VIT_B_16, VIT_L_14, MethodSettings, encoder_defaults
 from cliper.sliding import window_starts
 from cliper.templates import TEMPLATE_SETS, parse_templates
 from cliper.text import embed_phrases
-from cliper.vision import check_supported
+from cliper.vision import check_supported, normalize
+from schemas.runs import labels_from_runs
 from tests.support.tiny import write_tiny_diffusion
 
 CPU = torch.device("cpu")
@@ -78,17 +82,90 @@ class TestPreprocess:
         assert columns >= 1
         assert rows * columns <= MAX_PATCHES
 
-    def test_clip_input_is_bicubic_and_normalised(self) -> None:
+    def test_clip_reads_bicubic_pixels_normalised(self, tiny_clip: Path) -> None:
         image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        clip = InputSpec(32, 16).prepare(Image.fromarray(image), 0).clip
+        assert np.array_equal(clip, np.asarray(Image.fromarray(image).resize((48, 32), Image.Resampling.BICUBIC)))
         mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-        pixels = clip_input(image, (2, 3), 16, mean, std)
-        resized = np.asarray(Image.fromarray(image).resize((48, 32), Image.Resampling.BICUBIC)) / 255
-        assert np.allclose(pixels.permute(1, 2, 0).numpy(), (resized - mean) / std, atol=1e-5)
+        pixels = normalize(channels_first([clip], CPU), mean, std)[0]
+        assert np.allclose(pixels.permute(1, 2, 0).numpy(), (clip / 255 - mean) / std, atol=1e-5)
 
-    def test_diffusion_input_picks_nearest_pixels(self) -> None:
-        image = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
-        small = diffusion_input(image, 2)
-        assert torch.allclose(small.permute(1, 2, 0), torch.from_numpy(image[:, ::2]).float() / 127.5 - 1)
+    @given(st.integers(1, 1200), st.integers(1, 1200), st.sampled_from([16, 128, 512]))
+    def test_nearest_pixels_are_those_that_torch_chooses(self, height: int, width: int, side: int) -> None:
+        numbers = np.stack(np.broadcast_arrays(*np.ogrid[:height, :width], 0), axis=-1)
+        high, low = (numbers // 256).astype(np.uint8), (numbers % 256).astype(np.uint8)
+        for image in (high, low):
+            expected = F.interpolate(torch.from_numpy(image).permute(2, 0, 1)[None], (side, side), mode="nearest")[0]
+            assert np.array_equal(
+                resize_nearest(Image.fromarray(image), (side, side)), expected.permute(1, 2, 0).numpy()
+            )
+
+    @pytest.mark.parametrize(
+        ("spec", "image_hw", "clip_hw", "affinity_hw"),
+        [
+            (InputSpec(112, 16), (70, 100), (112, 160), None),
+            (InputSpec(112, 16, diffusion_side_px=128), (70, 100), (112, 160), (128, 128)),
+            (InputSpec(112, 14, proxy_patch_size_px=16), (70, 100), (112, 154), (112, 160)),
+            (InputSpec(336, 16, proxy_patch_size_px=8), (100, 1000), (320, 3232), (160, 1624)),
+        ],
+    )
+    def test_sizes_that_models_read(
+        self,
+        spec: InputSpec,
+        image_hw: tuple[int, int],
+        clip_hw: tuple[int, int],
+        affinity_hw: tuple[int, int] | None,
+    ) -> None:
+        prepared = spec.prepare(Image.new("RGB", image_hw[::-1]), seed=3)
+        assert prepared.image_hw == image_hw
+        assert prepared.clip.shape == (*clip_hw, 3)
+        assert (prepared.affinity.shape[:2] if prepared.affinity is not None else None) == affinity_hw
+        assert prepared.seed == 3
+
+
+class TestRuns:
+    @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 4), st.integers(0, 2**32 - 1))
+    def test_runs_found_by_torch_are_those_of_the_label_maps(
+        self, height: int, width: int, top: int, seed: int
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        maps = [np.sort(rng.integers(0, top + 1, hw), axis=0) for hw in ((height, width), (width, height), (1, 1))]
+        for labels, runs in zip(maps, find_runs([torch.from_numpy(labels) for labels in maps]), strict=True):
+            assert np.array_equal(labels_from_runs(runs.starts, runs.labels, runs.image_hw), labels)
+            assert (np.diff(runs.labels) != 0).all(), "neighbouring runs differ"
+            assert runs.starts[0] == 0
+            assert (np.diff(runs.starts) > 0).all()
+
+
+class TestResizedMaps:
+    @pytest.mark.parametrize("image_hw", [(1, 1), (1, 90), (7, 5), (16, 20), (61, 45), (333, 500), (1200, 160)])
+    @pytest.mark.parametrize("block_values", [1, 12_000, 10**7])
+    def test_blocks_are_rows_of_the_resized_maps(
+        self, image_hw: tuple[int, int], block_values: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(labels_module, "CPU_BLOCK_VALUES", block_values)
+        maps = torch.rand(3, 16, 20)
+        expected = F.interpolate(maps[None], image_hw, mode="bilinear", align_corners=False)[0, [2, 0]]
+        resized = ResizedMaps(maps, image_hw)
+        blocks = resized.blocks()
+        found = torch.cat([resized.block(rows, [2, 0]) for rows in blocks], dim=1)
+        if len(blocks) == 1:
+            assert torch.equal(found, expected)
+        else:
+            assert (found - expected).abs().max() <= 5e-7
+
+    @pytest.mark.parametrize("normalize_maps", [True, False])
+    @pytest.mark.parametrize("background_threshold", [0.0, 0.3])
+    def test_label_maps_do_not_depend_on_blocks(
+        self, normalize_maps: bool, background_threshold: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refined = F.interpolate(torch.rand(1, 5, 6, 6), (24, 30), mode="bilinear")[0]
+        settings = some_settings(normalize_maps=normalize_maps, background_threshold=background_threshold)
+        scores = torch.tensor([1.2, 0.9, 0.1, 1.0, 0.8])
+        whole = label_map(refined, scores, (300, 400), settings)
+        monkeypatch.setattr(labels_module, "CPU_BLOCK_VALUES", 1)
+        assert (label_map(refined, scores, (300, 400), settings) == whole).float().mean() > 0.9999
+        assert len(whole.unique()) > 3, "the case is not worth testing if few classes win"
 
 
 class TestFusion:

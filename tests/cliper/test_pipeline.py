@@ -13,6 +13,7 @@ from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import Cliper
 from cliper.settings import MethodSettings
 from tests.reference import literal
+from tests.support.stages import run_stages
 from tests.support.tiny import write_tiny_clip
 
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def build(clip: Path, diffusion: Path | None, **changes: Any) -> Cliper:
 
 def assert_agrees(cliper: Cliper, image: np.ndarray, allowed: set[int] | None = None) -> None:
     noise = cliper.diffusion.noise(5) if cliper.diffusion else None
-    (ours,) = cliper.annotate([image], [5], allowed=[allowed])
+    (ours,) = run_stages(cliper, [image], [5], allowed=[allowed])
     rows = cliper.queries.rows
     theirs = literal.annotate(
         literal.ClipWeights.of(cliper.tower),
@@ -123,21 +124,21 @@ def test_agrees_with_patches_of_14_and_plain_gelu(tmp_path: Path, tiny_diffusion
 def test_only_allowed_classes_win(tiny_clip: Path, tiny_diffusion: Path) -> None:
     cliper = build(tiny_clip, tiny_diffusion, score_threshold=0.0)
     image = some_image()
-    free = cliper.annotate([image], [5])[0]
+    free = run_stages(cliper, [image], [5])[0]
     winner = int(free.labels.flatten().mode().values)
     others = {0, 1, 2} - {winner - 1}
     assert_agrees(cliper, image, allowed=others)
-    bound = cliper.annotate([image], [5], allowed=[others])[0]
+    bound = run_stages(cliper, [image], [5], allowed=[others])[0]
     assert winner not in bound.labels.unique()
     assert torch.equal(bound.scores, free.scores)
 
 
-def test_pictures_in_one_batch_do_not_touch_each_other(tiny_clip: Path, tiny_diffusion: Path) -> None:
+def test_images_in_one_batch_do_not_touch_each_other(tiny_clip: Path, tiny_diffusion: Path) -> None:
     cliper = build(tiny_clip, tiny_diffusion)
     images = [some_image(70, 100, 1), some_image(100, 70, 2), some_image(70, 100, 3), some_image(64, 64, 4)]
-    together = cliper.annotate(images, [1, 2, 3, 4])
+    together = run_stages(cliper, images, [1, 2, 3, 4])
     for image, seed, result in zip(images, [1, 2, 3, 4], together, strict=True):
-        (alone,) = cliper.annotate([image], [seed])
+        (alone,) = run_stages(cliper, [image], [seed])
         assert torch.allclose(alone.refined, result.refined, rtol=1e-4, atol=1e-5)
         assert (alone.labels == result.labels).float().mean() > 0.999
 
@@ -145,7 +146,7 @@ def test_pictures_in_one_batch_do_not_touch_each_other(tiny_clip: Path, tiny_dif
 def test_noise_depends_on_the_seed_alone(tiny_clip: Path, tiny_diffusion: Path) -> None:
     cliper = build(tiny_clip, tiny_diffusion)
     image = some_image()
-    first, again, other = cliper.annotate([image] * 3, [1, 1, 2])
+    first, again, other = run_stages(cliper, [image] * 3, [1, 1, 2])
     assert torch.equal(first.coarse, other.coarse)
     assert torch.allclose(first.refined, again.refined)
     assert not torch.allclose(first.refined, other.refined)
@@ -155,8 +156,8 @@ def test_annotating_changes_no_weight_and_no_input(tiny_clip: Path, tiny_diffusi
     cliper = build(tiny_clip, tiny_diffusion)
     image = some_image()
     before = {name: tensor.clone() for name, tensor in cliper.tower.model.state_dict().items()}
-    first = cliper.annotate([image], [1])[0]
-    again = cliper.annotate([image], [1])[0]
+    first = run_stages(cliper, [image], [1])[0]
+    again = run_stages(cliper, [image], [1])[0]
     assert np.array_equal(image, some_image())
     assert torch.equal(first.labels, again.labels)
     assert all(torch.equal(before[name], tensor) for name, tensor in cliper.tower.model.state_dict().items())
@@ -170,7 +171,7 @@ def test_half_precision_agrees_with_full(dtype: torch.dtype, tiny_clip: Path, ti
     diffusion = load_diffusion(find_diffusion(str(tiny_diffusion)), full.diffusion.empty_prompt, CPU, dtype)
     half = Cliper(tower, some_queries(), full.settings, diffusion)
     image = some_image()
-    ours, theirs = half.annotate([image], [1])[0], full.annotate([image], [1])[0]
+    ours, theirs = run_stages(half, [image], [1])[0], run_stages(full, [image], [1])[0]
     assert ours.scores.dtype == torch.float32
     assert (ours.labels == theirs.labels).float().mean() > 0.9
 

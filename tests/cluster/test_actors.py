@@ -1,4 +1,4 @@
-"""Batches that fit into memory."""
+"""Batches are halved until they fit into memory."""
 
 import logging
 from collections.abc import Sequence
@@ -8,24 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cliper.coarse import Queries
 from cliper.loading import load_vision_tower
 from cliper.models import find_clip
-from cliper.pipeline import Annotation, Cliper
+from cliper.pipeline import Cliper, Prediction
+from cliper.preprocess import Prepared
 from cliper.settings import VIT_B_16, MethodSettings
-from cluster.actors import FittingBatches
+from cluster.actors import OomSafeBatches
 
 
 class SmallMemory(Cliper):
-    """Runs out of memory as a GPU would, above a number of pictures."""
+    """Runs out of memory as a GPU would, above a number of images."""
 
-    room = 2
+    most_images = 2
 
-    def annotate(self, images: Sequence[np.ndarray], seeds: Sequence[int], **options: Any) -> list[Annotation]:
-        if len(images) > self.room:
+    def predict(self, prepared: Sequence[Prepared], *options: Any) -> list[Prediction]:
+        if len(prepared) > self.most_images:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().annotate(images, seeds, **options)
+        return super().predict(prepared, *options)
 
 
 @pytest.fixture
@@ -41,17 +43,19 @@ def test_batches_are_halved_until_they_fit_and_stay_small(
     small_memory: SmallMemory, caplog: pytest.LogCaptureFixture
 ) -> None:
     images = [np.random.default_rng(i).integers(0, 256, (40 + i, 50, 3), dtype=np.uint8) for i in range(9)]
-    batches = FittingBatches(small_memory, at_once=9)
+    prepared = [small_memory.inputs.prepare(Image.fromarray(image), seed) for seed, image in enumerate(images)]
+    batches = OomSafeBatches(small_memory, chunk_size=9)
     with caplog.at_level(logging.WARNING):
-        first = batches.annotate(images, range(9))
-        again = batches.annotate(images, range(9))
-    assert [annotation and annotation.labels.shape for annotation in first] == [image.shape[:2] for image in images]
+        first = batches.predict(prepared, [None] * 9)
+        again = batches.predict(prepared, [None] * 9)
+    assert [prediction and prediction.runs.image_hw for prediction in first] == [image.shape[:2] for image in images]
     assert len(again) == 9
-    assert batches.at_once == 2
+    assert batches.chunk_size == 2
     assert [record.args for record in caplog.records] == [(9, 4), (4, 2)]
 
 
-def test_a_picture_that_does_not_fit_alone_has_no_annotation(small_memory: SmallMemory) -> None:
-    small_memory.room = 0
-    found = FittingBatches(small_memory, at_once=4).annotate([np.zeros((40, 50, 3), np.uint8)] * 4, range(4))
+def test_an_image_that_does_not_fit_alone_has_no_prediction(small_memory: SmallMemory) -> None:
+    small_memory.most_images = 0
+    prepared = small_memory.inputs.prepare(Image.new("RGB", (50, 40)), seed=0)
+    found = OomSafeBatches(small_memory, chunk_size=4).predict([prepared] * 4, [None] * 4)
     assert found == [None] * 4

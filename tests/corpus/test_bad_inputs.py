@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.corpus.decode import decode_batch
+from cliper.preprocess import InputSpec
 from cluster.corpus.limits import DEFAULT_LIMITS
-from cluster.corpus.readers import Record
+from cluster.corpus.prepare import Preparer
 from cluster.corpus.sources import list_corpus, read_shard
-from cluster.datasource import block
+from cluster.datasource import read_blocks
 from cluster.storage import open_location
 from schemas.rows import Status
 from tests.corpus.images import odd_images
@@ -22,14 +22,14 @@ IMAGES, TARS = odd_images(), odd_tars()
 
 
 def rows_of(folder: Path, name: str, content: bytes) -> list[dict[str, str]]:
-    """What reading and decoding make of a file."""
+    """What reading and preparing make of a file."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_bytes(content)
     corpus = list_corpus(open_location(str(folder), "--input"), "auto", open_location("/nowhere", "--output"))
-    records: list[Record] = [record for shard in corpus.shards for record in read_shard(corpus, shard)]
-    decoded = decode_batch(block(records), DEFAULT_LIMITS).to_pylist() if records else []
-    assert [row["shard_images"] for row in decoded] == [None] * (len(decoded) - 1) + [len(decoded)] * bool(decoded)
-    return decoded
+    prepare = Preparer(InputSpec(16, 16), DEFAULT_LIMITS)
+    rows = [row for table in read_blocks(corpus, prepare, report=lambda _: None) for row in table.to_pylist()]
+    assert [row["shard_images"] for row in rows] == [None] * (len(rows) - 1) + [len(rows)] * bool(rows)
+    return rows
 
 
 def check(folder: Path, name: str, content: bytes, expected: Expected) -> None:
@@ -60,13 +60,13 @@ def test_tar(name: str, tmp_path: Path) -> None:
 
 
 def test_a_tar_of_100_000_members(tmp_path: Path) -> None:
-    members, picture = 100_000, jpeg(1, (1, 1))
+    members, image = 100_000, jpeg(1, (1, 1))
     with tarfile.open(tmp_path / "many.tar", "w") as archive:
         for number in range(members):
             archive.addfile(tarfile.TarInfo(f"{number:06}.jpg"))
         last = tarfile.TarInfo("last.jpg")
-        last.size = len(picture)
-        archive.addfile(last, io.BytesIO(picture))
+        last.size = len(image)
+        archive.addfile(last, io.BytesIO(image))
     corpus = list_corpus(open_location(str(tmp_path), "--input"), "auto", open_location("/nowhere", "--output"))
     statuses = Counter(record.status for record in read_shard(corpus, corpus.shards[0]))
     assert statuses == {Status.EMPTY: members, Status.OK: 1}

@@ -20,6 +20,7 @@ from demo.training.checkpoint import Schedule, train
 from demo.training.clip import PHRASES, phrases_in
 from demo.training.images import Pictures
 from demo.world.scene import draw
+from tests.support.stages import predict
 
 ROOT = Path(__file__).parents[2]
 QUIET = Console(quiet=True)
@@ -104,6 +105,6 @@ def test_a_training_killed_between_models_gives_models_that_run(tmp_path: Path) 
     rows = torch.nn.functional.normalize(torch.randn(3, clip.model_cfg["embed_dim"]), dim=-1)
     queries = Queries.build(rows[:2], rows[2:], torch.tensor([0, 1]))
     cliper = Cliper(tower, queries, MethodSettings(**vars(VIT_B_16) | {"shorter_side_px": 96}), model)
-    (annotation,) = cliper.annotate([draw(0, 96, 128).image], [0])
-    assert annotation.labels.shape == (96, 128)
-    assert np.isfinite(annotation.scores.numpy()).all()
+    (result,) = predict(cliper, [draw(0, 96, 128).image], [0])
+    assert result.labels.shape == (96, 128)
+    assert np.isfinite(result.scores.numpy()).all()

@@ -1,7 +1,7 @@
 """Cases recorded from the official release: every stage must agree.
 
 `CLIPER_GOLDEN=DIR` runs every case folder below DIR instead of the project's own. A case folder holds `case.json`
-(settings under the release's names), `expected.npz` (recorded tensors) and the picture; `weights` in the case names
+(settings under the release's names), `expected.npz` (recorded tensors) and the image; `weights` in the case names
 a folder with `clip/` (open_clip) and `diffusion/` (diffusers).
 """
 
@@ -19,9 +19,10 @@ from PIL import Image
 from cliper.coarse import Queries
 from cliper.loading import load_diffusion, load_text_encoder, load_vision_tower
 from cliper.models import find_clip, find_diffusion
-from cliper.pipeline import Annotation, Cliper
+from cliper.pipeline import Cliper
 from cliper.settings import MethodSettings
 from cliper.text import embed_phrases
+from tests.support.stages import Stages, run_stages
 
 GOLDEN = Path(os.environ.get("CLIPER_GOLDEN", Path(__file__).parent / "cases")).resolve()
 CASES = sorted(path.parent for path in GOLDEN.rglob("case.json"))
@@ -67,7 +68,7 @@ def method_settings(recorded: dict[str, Any]) -> MethodSettings:
 
 
 @cache
-def run(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], Annotation]:
+def run(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], Stages]:
     case = json.loads((folder / "case.json").read_text())
     with np.load(folder / "expected.npz", allow_pickle=False) as file:
         expected = dict(file)
@@ -85,8 +86,8 @@ def run(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], Annotation
     image = np.array(Image.open(folder / case["image"]).convert("RGB"))
     assert list(image.shape[:2]) == case["image_size_hw"]
     noise = [torch.from_numpy(expected["noise"][0])]
-    (annotation,) = Cliper(tower, queries, settings, diffusion).annotate([image], [0], noise=noise)
-    return expected, case, annotation
+    (stages,) = run_stages(Cliper(tower, queries, settings, diffusion), [image], [0], noise=noise)
+    return expected, case, stages
 
 
 def test_cases_were_found() -> None:
@@ -108,16 +109,16 @@ class TestRecordedCase:
         ],
     )
     def test_float_stage_agrees(self, folder: Path, stage: str, recorded: str, tolerance: float) -> None:
-        expected, _, annotation = run(folder)
-        ours, theirs = getattr(annotation, stage).numpy(), expected[recorded]
+        expected, _, stages = run(folder)
+        ours, theirs = getattr(stages, stage).numpy(), expected[recorded]
         assert ours.shape == theirs.shape
         error = np.abs(ours - theirs).max() / np.abs(theirs).max()
         assert error < tolerance
 
     def test_label_pixels_agree(self, folder: Path) -> None:
-        expected, _, annotation = run(folder)
-        assert annotation.labels.shape == expected["label"].shape
-        assert (annotation.labels.numpy() == expected["label"]).mean() >= 0.999
+        expected, _, stages = run(folder)
+        assert stages.labels.shape == expected["label"].shape
+        assert (stages.labels.numpy() == expected["label"]).mean() >= 0.999
 
     @pytest.mark.parametrize("part", ["foreground", "background"])
     def test_text_embeddings_agree(self, folder: Path, part: str) -> None:

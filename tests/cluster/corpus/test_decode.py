@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cluster.corpus.decode import DecodeError, decode_batch, decode_image, image_seed
+from cliper.preprocess import InputSpec
+from cluster.corpus.decode import DecodeError, decode_image, image_seed
 from cluster.corpus.limits import Limits
+from cluster.corpus.prepare import Preparer
 from cluster.corpus.readers import Record
-from cluster.datasource import block
 from schemas.rows import Status
 
 HEIGHT, WIDTH = 6, 9
@@ -118,11 +119,11 @@ def test_limits_are_what_was_asked_for() -> None:
         decode_image(data, max_pixels=599)
 
 
-def test_slow_pictures_are_given_up_and_others_are_not() -> None:
+def test_slow_images_are_given_up_and_others_are_not() -> None:
     before = signal.getsignal(signal.SIGALRM)
     slow = encode(Image.effect_noise((3000, 3000), 100).convert("RGB"), "PNG")
     records = [Record("slow", "slow.png", "shard", slow), Record("quick", "quick.png", "shard", encode(rgb(), "PNG"))]
-    rows = decode_batch(block(records), Limits(picture_timeout_s=0.02)).to_pylist()
+    rows = list(map(Preparer(InputSpec(16, 16), Limits(picture_timeout_s=0.02)), records))
     assert [row["status"] for row in rows] == [Status.TIMED_OUT, Status.OK]
     assert rows[0]["error"] == "slow.png: decoding took longer than 0.02 s (--picture-timeout-s)"
     assert signal.getsignal(signal.SIGALRM) == before

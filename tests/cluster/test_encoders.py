@@ -1,18 +1,21 @@
-"""Counts per picture: what is compared, what is left out, and what every reader makes of the same truth."""
+"""Counts per image: what is compared, what is left out, and what every reader makes of the same ground truth."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 
 from cliper.metrics import segmentation_figures
-from cluster.corpus.ground_truth import IGNORED
+from cliper.preprocess import InputSpec
+from cluster.corpus.ground_truth import IGNORED, pack_truth, unpack_truth
 from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled
-from cluster.corpus.sources import read_shard
-from cluster.datasource import block
-from cluster.evaluator import confusion, decode_labelled_batch, winners
+from cluster.corpus.prepare import Preparer
+from cluster.datasource import read_blocks
+from cluster.encoders import confusion, truth_of, winners
 from cluster.storage import open_location
 from demo.world.names import CATEGORY
 from demo.world.scene import draw
@@ -23,42 +26,48 @@ CLASSES = 19
 """As many as the smallest benchmark has."""
 
 
-def drawn_pictures(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Drawn pictures and class indices; names beyond the first 19 are unlabelled."""
+def drawn_images(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Drawn images and class indices; names beyond the first 19 are unlabelled."""
     assert min(CATEGORY.values()) == 1
-    pictures = [draw(seed, 48, 64) for seed in range(count)]
-    classes = [picture.labels.astype(np.int64) - 1 for picture in pictures]
+    images = [draw(seed, 48, 64) for seed in range(count)]
+    classes = [image.labels.astype(np.int64) - 1 for image in images]
     return [
-        (picture.image, np.where((index >= 0) & (index < CLASSES), index, UNLABELLED))
-        for picture, index in zip(pictures, classes, strict=True)
+        (image.image, np.where((index >= 0) & (index < CLASSES), index, UNLABELLED))
+        for image, index in zip(images, classes, strict=True)
     ]
+
+
+def prepare_all(labelled: LabelledCorpus, background: bool) -> list[dict[str, Any]]:
+    """Every image's row as it leaves the read tasks."""
+    prepare = Preparer(InputSpec(16, 16), labelled.corpus.limits, labelled, background)
+    table = pa.concat_tables(read_blocks(labelled.corpus, prepare, report=lambda _: None))
+    return table.to_pylist()
 
 
 def truths_of(labelled: LabelledCorpus, background: bool) -> list[np.ndarray]:
     """Labels as an evaluating actor gets them."""
-    records = [record for shard in labelled.corpus.shards for record in read_shard(labelled.corpus, shard)]
-    rows = decode_labelled_batch(block(records), labelled, background).to_pylist()
+    rows = prepare_all(labelled, background)
     assert {row["status"] for row in rows} == {"ok"}
-    return [np.frombuffer(row["truth"], np.uint16).reshape(row["height"], row["width"]) for row in rows]
+    return [truth_of(row) for row in rows]
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_reader_gives_the_same_mean_iou(name: str, tmp_path: Path) -> None:
     """The same truth in every maker's layout, and the same predictions: the truth, moved by five pixels."""
-    pictures = drawn_pictures(4)
-    export(name, tmp_path, pictures)
+    images = drawn_images(4)
+    export(name, tmp_path, images)
     benchmark = name.removesuffix("_train_ids")
     background = benchmark in ("voc21", "context60", "coco_object")
     truths = truths_of(list_labelled(benchmark, open_location(str(tmp_path), "--root")), background)
     counts = np.zeros((CLASSES + 1, CLASSES + 1), np.int64)
-    for truth, (_, drawn) in zip(truths, pictures, strict=True):
+    for truth, (_, drawn) in zip(truths, images, strict=True):
         predicted = np.roll(np.where(drawn == UNLABELLED, 0, drawn + 1), 5, axis=1)
         for pair in confusion(truth, predicted, CLASSES + 1):
             counts[pair["truth"], pair["predicted"]] += pair["pixels"]
     if benchmark == "coco_object":  # by its protocol unlabelled pixels are background, and count as such
         counts[0] = 0
     expected = np.zeros_like(counts)
-    for _, drawn in pictures:
+    for _, drawn in images:
         labelled = drawn != UNLABELLED
         predicted = np.roll(np.where(drawn == UNLABELLED, 0, drawn + 1), 5, axis=1)
         np.add.at(expected, (drawn[labelled] + 1, predicted[labelled]), 1)
@@ -69,7 +78,7 @@ def test_every_reader_gives_the_same_mean_iou(name: str, tmp_path: Path) -> None
     assert 0.5 < figures.miou < 0.95
 
 
-def test_a_picture_whose_mask_does_not_fit_is_a_failure_that_names_both(tmp_path: Path) -> None:
+def test_a_image_whose_mask_does_not_fit_is_a_failure_that_names_both(tmp_path: Path) -> None:
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
     for name, size in (("good", (8, 6)), ("small", (4, 3))):
@@ -79,17 +88,16 @@ def test_a_picture_whose_mask_does_not_fit_is_a_failure_that_names_both(tmp_path
     (tmp_path / "images/broken.png").write_bytes(b"rubbish")
     folders = [open_location(str(tmp_path / name), "") for name in ("images", "masks")]
     labelled = list_index_masks(folders[0], folders[1], classes=2, background=True)
-    records = [record for shard in labelled.corpus.shards for record in read_shard(labelled.corpus, shard)]
-    rows = {row["image_id"]: row for row in decode_labelled_batch(block(records), labelled, True).to_pylist()}
+    rows = {row["image_id"]: row for row in prepare_all(labelled, background=True)}
     assert {name: row["status"] for name, row in rows.items()} == {
         "good.png": Status.OK,
         "small.png": Status.NO_TRUTH,
         "none.png": Status.NO_TRUTH,
         "broken.png": Status.NOT_AN_IMAGE,
     }
-    assert "the mask has 4 x 3 pixels, the picture 8 x 6" in rows["small.png"]["error"]
+    assert "the mask has 4 x 3 pixels, the image 8 x 6" in rows["small.png"]["error"]
     assert str(tmp_path / "masks/none.png") in rows["none.png"]["error"]
-    assert all(row["rgb"] is None for row in rows.values() if row["status"] != Status.OK)
+    assert all(row["clip"] is row["ground_truth"] is None for row in rows.values() if row["status"] != Status.OK)
 
 
 @pytest.mark.parametrize(("background", "expected"), [(True, [[0, 1, 2]]), (False, [[1, 2, IGNORED]])])
@@ -124,3 +132,11 @@ def test_winners_count_pixels_and_hits_by_step() -> None:
         {"class": 1, "step": 50, "pixels": 1, "hits": 0},
         {"class": 1, "step": 99, "pixels": 1, "hits": 1},
     ]
+
+
+@pytest.mark.parametrize(("largest", "bytes_a_pixel"), [(254, 1), (255, 2), (65000, 2)])
+def test_a_ground_truth_survives_packing(largest: int, bytes_a_pixel: int) -> None:
+    truth = np.array([[0, 1, IGNORED], [largest, 7, 0]], np.uint16)
+    packed = pack_truth(truth)
+    assert len(packed) == truth.size * bytes_a_pixel
+    assert np.array_equal(unpack_truth(packed, (2, 3)), truth)
