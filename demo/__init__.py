@@ -1,1 +1,1 @@
-"""A world that we draw ourselves: pictures, captions and exact masks, to see whether labels are right."""
+"""A drawn world with exact masks, small models trained on it, and a demonstration of the jobs."""

@@ -1,28 +1,27 @@
-"""Draw pictures, label them with the job, measure the labels against what was drawn, and write a page about it."""
+"""Draw images, annotate them, compare the labels with the drawn masks, and write a page.
+
+The demo runs ``python -m demo.world``, ``jobs/annotate.py`` and ``jobs/report.py``. The figures describe the rows of
+the annotation job: mean IoU of their label maps and average precision of their class scores. They are written as
+``jobs/evaluate.py --json`` writes them. That job itself would annotate every image a second time.
+"""
 
 import json
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import tyro
+from PIL import Image
 from rich.console import Console
 
-from cliper.models import DEMO, find_clip
-from demo.corpus import HEIGHT_PX, WIDTH_PX, seed_of, write_corpus
-from demo.metrics import Scoreboard
-from demo.report import Example, write_report
+from cliper.models import DEMO
+from demo.world import __main__ as world
 from demo.world.names import NAMES
-from demo.world.scene import draw
+from jobs import annotate, report
+from jobs.evaluation.figures import Figures, Tally, figures_of, indicator
 from schemas.runs import labels_from_annotations
-
-ROOT = Path(__file__).parents[1]
-ON_THE_PAGE = 30
 
 
 @dataclass(frozen=True)
@@ -30,56 +29,51 @@ class DemoOptions:
     """Size and place of the demo."""
 
     folder: Path = Path("demo-output")
-    """Where the corpus, the labels and the page go."""
-    pictures: int = 240
-    """How many pictures to draw."""
-    pictures_per_shard: int = 60
-    """How many of them in a tar shard."""
+    """Folder for images, masks, labels, metrics.json and report.html."""
+    images: int = 240
+    """Number of images."""
 
 
 def main(options: DemoOptions) -> int:
-    """Run the demo; returns the job's exit code."""
-    console = Console()
-    console.print(f"Drawing {options.pictures} landscapes ...", highlight=False)
-    write_corpus(options.folder / "corpus", range(options.pictures), options.pictures_per_shard)
-    started = time.monotonic()
-    job = subprocess.run(annotate_command(options.folder), cwd=ROOT)
-    if job.returncode != 0:
-        return job.returncode
-    seconds = time.monotonic() - started
-
-    board = Scoreboard(len(NAMES), find_clip(DEMO).defaults.score_threshold)
-    examples = []
-    for row in rows(options.folder / "labels"):
-        seed = seed_of(row["image_id"])
-        truth = draw(seed, HEIGHT_PX, WIDTH_PX)
-        labels = labels_from_annotations(row["annotations"], row["height"], row["width"])
-        board.add(labels, row["class_scores"], truth.labels)
-        if seed < ON_THE_PAGE:
-            examples.append(Example(seed, truth, labels, row["class_scores"]))
-    figures = board.figures(seconds)
-    (options.folder / "metrics.json").write_text(json.dumps(asdict(figures), indent=1))
-    page = options.folder / "report.html"
-    write_report(page, figures, board.iou(), sorted(examples, key=lambda example: example.seed))
+    """Run the demo. Returns the exit code of the first command that fails, else 0."""
+    console, folder = Console(), options.folder
+    console.print(f"Drawing {options.images} landscapes ...", highlight=False)
+    world.main(world.WorldOptions(folder, images=options.images))
+    labels, page = str(folder / "labels"), str(folder / "report.html")
+    places = ["--input", str(folder / "images"), "--limit", str(options.images), "--output", labels, "--overwrite"]
+    words = ["--vocab", str(folder / "classes.txt"), "--background", "none"]
+    models = ["--clip", DEMO, "--diffusion", DEMO, "--max-failed-fraction", "0"]
+    exit_code = annotate.main([*places, *words, *models]) or report.main(["--labels", labels, "--output", page])
+    if exit_code:
+        return exit_code
+    figures = measure(folder / "labels", folder / "masks")
+    (folder / "metrics.json").write_text(json.dumps(figures.document(), indent=1), encoding="utf-8")
     console.print(
-        f"Mean IoU {figures.miou:.1%} and image-level mean average precision {figures.map:.1%} over {figures.pictures} "
-        f"pictures, labelled in {figures.seconds:.0f} s. Look at {page}",
+        f"Mean IoU {figures.miou:.1f} % and image-level mean average precision {figures.map:.1f} % over "
+        f"{figures.images} images. Look at {page}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     return 0
 
 
-def annotate_command(folder: Path) -> list[str]:
-    """The job as a user would call it."""
-    paths = ["--input", str((folder / "corpus").resolve()), "--output", str((folder / "labels").resolve())]
-    words = ["--vocab", "demo/vocab.txt", "--background", "none"]
-    return [sys.executable, "jobs/annotate.py", *paths, *words, "--clip", DEMO, "--diffusion", DEMO, "--overwrite"]
+def measure(labels: Path, masks: Path) -> Figures:
+    """Compare the rows of the annotation job with the masks.
 
-
-def rows(labels: Path) -> Iterator[dict[str, Any]]:
-    """The job's rows."""
-    for path in sorted(labels.glob("*.parquet")):
-        yield from pq.read_table(path).to_pylist()
+    ``seconds_per_image`` is the duration of the whole job, start-up included, divided by the number of images.
+    """
+    manifest, summary = (json.loads((labels / name).read_text()) for name in ("manifest.json", "summary.json"))
+    rows = [row for path in sorted(labels.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    confusion = np.zeros((len(NAMES) + 1, len(NAMES) + 1), np.int64)
+    present = []
+    for row in rows:
+        truth = np.asarray(Image.open(masks / f"{Path(row['image_id']).stem}.png"))
+        predicted = labels_from_annotations(row["annotations"], row["height"], row["width"])
+        np.add.at(confusion, (truth, predicted), 1)
+        present.append(np.unique(truth).tolist())
+    scores = np.array([row["class_scores"] for row in rows], np.float32)
+    sums = Tally(confusion, scores, indicator(present, len(NAMES)), failed=0, seconds=summary["seconds"])
+    thresholds = [manifest["settings"]["score_threshold"]] * len(NAMES)
+    return figures_of("annotation job", sums, NAMES, thresholds, published=None, settings=manifest["settings"])
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Training of the demo models on the drawn world."""
+"""Training of the demo models on drawn images."""

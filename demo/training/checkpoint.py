@@ -1,6 +1,5 @@
-"""Training that can be killed: a checkpoint holds everything that the next step depends on, as safetensors."""
+"""A training loop that survives a kill. A checkpoint holds everything that the next step depends on."""
 
-import csv
 import json
 import os
 from collections.abc import Callable
@@ -10,19 +9,24 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 WARM_UP_STEPS = 100
+CHECKPOINT = "checkpoint.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""State of AdamW for every parameter."""
+Loss = tuple[int, float]
+"""Number of steps done, and the mean loss since the previous entry."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train.
+    """Number of steps and learning rate.
 
     Attributes:
-        steps: optimiser steps in all.
-        learning_rate: highest rate; it rises over the first hundred steps and falls to nothing as a cosine.
+        steps: all optimiser steps.
+        learning_rate: the highest rate. The rate rises over the first hundred steps and then follows a cosine to zero.
         save_every: steps between checkpoints.
     """
 
@@ -38,20 +42,23 @@ class Schedule:
 def train(
     model: nn.Module, loss_of_step: Callable[[int], Tensor], schedule: Schedule, folder: Path, console: Console
 ) -> None:
-    """Train a model, from its last checkpoint if there is one.
+    """Train a model. The training resumes from the last checkpoint if there is one.
 
     Args:
-        model: whose parameters are trained.
-        loss_of_step: the loss of a step's own batch; must depend on the step's number alone, so that a resumed
-            training sees the same batches.
-        schedule: how long and how fast.
-        folder: for ``checkpoint.safetensors`` and ``loss.csv``.
-        console: for progress.
+        model: the model to train.
+        loss_of_step: the loss of a step. It depends on the step's number alone, so that a resumed training sees the
+            same batches.
+        schedule: number of steps and learning rate.
+        folder: where the checkpoint is written, with all losses so far.
+        console: shows the progress.
     """
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
-    first = resume(model, optimizer, folder)
-    recent: list[float] = []
+    path = folder / CHECKPOINT
+    losses, recent = read_losses(path), list[float]()
+    first = losses[-1][0] if losses else 0
+    if first:
+        load(model, optimizer, path, first)
     for step in range(first, schedule.steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
@@ -62,37 +69,37 @@ def train(
         optimizer.step()
         recent.append(loss.item())
         if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
-            mean = sum(recent) / len(recent)
-            console.print(f"{folder.name}: step {step + 1} of {schedule.steps}, loss {mean:.4f}", highlight=False)
-            save(model, optimizer, folder, step + 1, mean)
+            losses.append((step + 1, sum(recent) / len(recent)))
             recent.clear()
+            save(model, optimizer, path, losses)
+            console.print(f"{folder.name}: step {step + 1} of {schedule.steps}, loss {losses[-1][1]:.4f}", highlight=False)
 
 
-def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, step: int, loss: float) -> None:
-    """Write a checkpoint whole: a crash leaves the last one."""
+def save(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path, losses: list[Loss]) -> None:
+    """Replace the checkpoint atomically, so that a crash leaves the previous one."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         state = optimizer.state.get(parameter, {})
-        tensors |= {f"{key}.{name}": state[key] for key in ("exp_avg", "exp_avg_sq") if key in state}
+        tensors |= {f"{key}.{name}": state[key] for key in MOMENTS if key in state}
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(contiguous, folder / "checkpoint.part", metadata={"step": json.dumps(step)})
-    os.replace(folder / "checkpoint.part", folder / "checkpoint.safetensors")
-    with (folder / "loss.csv").open("a", newline="") as file:
-        csv.writer(file).writerow([step, f"{loss:.5f}"])
+    save_file(contiguous, f"{path}.part", metadata={"losses": json.dumps(losses)})
+    os.replace(f"{path}.part", path)
 
 
-def resume(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> int:
-    """Load the checkpoint; returns the next step's number, 0 without a checkpoint."""
-    path = folder / "checkpoint.safetensors"
+def read_losses(path: Path) -> list[Loss]:
+    """The losses that a checkpoint holds; none without a checkpoint."""
     if not path.exists():
-        return 0
+        return []
     with safe_open(path, framework="pt") as file:
-        step = int(json.loads(file.metadata()["step"]))
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        return [(step, loss) for step, loss in json.loads(file.metadata()["losses"])]
+
+
+def load(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path, step: int) -> None:
+    """Load a checkpoint that was written after ``step`` steps."""
+    tensors = load_file(path)
     own = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
     model.load_state_dict(own)
     for name, parameter in model.named_parameters():
         if f"exp_avg.{name}" in tensors:
-            moments = {key: tensors[f"{key}.{name}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")}
+            moments = {key: tensors[f"{key}.{name}"].to(parameter.device) for key in MOMENTS}
             optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
-    return step

@@ -1,4 +1,4 @@
-"""The demo's CLIP, trained from scratch on drawn pictures and their captions; masks are never used."""
+"""Training of the demo's CLIP from scratch on drawn images and their captions. Masks are never used."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from cliper.fusion import EarlyAttention, scale_rows
 from cliper.vision import VisionTower, merge_heads, project_value, trace
 from demo.training.checkpoint import Schedule, train
-from demo.training.images import Pictures
+from demo.training.images import TrainingImages
 from demo.world.names import NAMES, PAINTED, PAINTS
 from demo.world.scene import PLURAL
 from demo.world.stuff import SKIES
@@ -37,18 +37,18 @@ CLIPER_DEFAULTS = {
     "score_threshold": 0.9,
     "background_threshold": 0.0001,
 }
-"""Settings of the method that suit the model: in the drawn world everything has a name."""
+"""Settings of the method for this model. The background threshold is low because every pixel has a name."""
 BATCH = 64
 SCHEDULE = Schedule(steps=3000, learning_rate=1.5e-3)
-PICTURES = 48_000
+IMAGES = 48_000
 PHRASES = (*NAMES, *(f"{colour} {name}" for name in sorted(PAINTED) for colour in PAINTS), *SKIES)
-"""What captions speak of: names, painted things with their colour, kinds of sky."""
+"""Phrases that captions contain: names, painted things with their colour, kinds of sky."""
 TEMPLATES = ("{}", "a {}", "a photo of {}", "a photo of a {}", "there is {} in the scene")
 
 
 @cache
 def phrases_in(caption: str) -> list[bool]:
-    """Which of `PHRASES` a caption contains, in the singular or the plural."""
+    """Whether a caption contains each of `PHRASES`, in the singular or the plural."""
     for name, plural in {**{name: f"{name}s" for name in NAMES}, **PLURAL}.items():
         caption = re.sub(rf"\b{plural}\b", name, caption)
     return [re.search(rf"\b{phrase}\b", caption) is not None for phrase in PHRASES]
@@ -56,12 +56,12 @@ def phrases_in(caption: str) -> list[bool]:
 
 @dataclass(frozen=True)
 class Encodings:
-    """A batch of pictures seen through the image tower, L2-normalised.
+    """A batch of encoded images, L2-normalised.
 
     Attributes:
-        pooled: the class token's output [batch, dimensions], CLIP's own.
-        dense: two features [batch, patches, dimensions], by the method's own path: the last block's value projection,
-            early-layer attention, output projection, ``ln_post`` and the visual projection.
+        pooled: CLIP's own output [batch, dimensions], from the class token.
+        dense: two features [batch, patches, dimensions], computed as the method does: the last block's value
+            projection, early-layer attention, output projection, ``ln_post`` and the visual projection.
     """
 
     pooled: Tensor
@@ -69,7 +69,7 @@ class Encodings:
 
 
 class DemoClip(nn.Module):
-    """open_clip's model and the scales of the losses."""
+    """A model of open_clip with the scales of the losses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,9 +79,9 @@ class DemoClip(nn.Module):
         self.phrase_bias = nn.Parameter(torch.tensor(-3.0))
 
     def encode(self, pixels: Tensor, early: Tensor) -> Encodings:
-        """Encode pictures; ``dense`` holds the feature of block ``early`` (a scalar index), then the last one.
+        """Encode images. ``dense`` holds the features of block ``early``, a scalar index, and of the last block.
 
-        Instead of the method's many rounds of normalisation its attention goes through one, for speed.
+        The attention goes through one round of normalisation, for speed. The method uses many rounds.
         """
         visual = self.clip.visual
         tower = VisionTower(visual, MEAN, STD)
@@ -101,10 +101,10 @@ class DemoClip(nn.Module):
 
 
 class Losses:
-    """The loss of a training step; depends on the step's number alone."""
+    """The loss of a training step. It depends on the step's number alone."""
 
-    def __init__(self, model: DemoClip, pictures: Pictures, device: torch.device, fused: bool) -> None:
-        self.model, self.pictures, self.device = model, pictures, device
+    def __init__(self, model: DemoClip, images: TrainingImages, device: torch.device, fused: bool) -> None:
+        self.model, self.images, self.device = model, images, device
         self.encode, self.encode_text = model.encode, model.clip.encode_text
         if fused:
             self.encode = torch.compile(self.encode, dynamic=False)
@@ -115,7 +115,7 @@ class Losses:
         return self.encode_text(self.tokenize(phrases).to(self.device), normalize=True)
 
     def __call__(self, step: int) -> Tensor:
-        pixels, captions = self.pictures.batch(step, BATCH)
+        pixels, captions = self.images.batch(step, BATCH)
         rng = np.random.default_rng(step)
         template = rng.choice(TEMPLATES)
         with torch.autocast(self.device.type, torch.bfloat16):
@@ -133,11 +133,11 @@ class Losses:
         return loss + 0.5 * self.named_patches(early_dense @ phrases.T, present)
 
     def named_patches(self, similarity: Tensor, present: Tensor) -> Tensor:
-        """Captions leave nothing out: every patch shows what the caption names, and every name wins somewhere.
+        """Every patch shows something that the caption names, and every name in the caption wins somewhere.
 
         Args:
             similarity: cosine [batch, patches, phrases].
-            present: which phrases the caption contains [batch, phrases].
+            present: whether the caption contains each phrase [batch, phrases].
         """
         names = len(NAMES)
         logits = self.model.patch_scale.exp() * similarity[..., :names]
@@ -147,35 +147,35 @@ class Losses:
         return -among_named.mean() - 0.5 * best[present[:, :names]].mean()
 
     def found(self, similarity: Tensor, present: Tensor) -> Tensor:
-        """Whether a phrase fits is decided by the patches that fit it best."""
+        """The patches that fit a phrase best decide whether the image shows it."""
         logits = self.model.phrase_scale.exp() * similarity.topk(4, dim=1).values.mean(dim=1) + self.model.phrase_bias
         return 4 * F.binary_cross_entropy_with_logits(logits, present.float())
 
 
 def contrast(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """CLIP's symmetric loss."""
+    """The symmetric contrastive loss of CLIP."""
     logits = scale * images @ texts.T
     own = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
 def train_clip(
-    folder: Path, target: Path, schedule: Schedule, pictures: int, console: Console, fused: bool = False
+    folder: Path, target: Path, schedule: Schedule, images: int, console: Console, fused: bool = False
 ) -> None:
-    """Train, and write the open_clip model folder in half precision.
+    """Train CLIP and write it in half precision as an open_clip model folder.
 
     Args:
-        folder: for pictures and checkpoints.
-        target: model folder (``local-dir:``).
-        schedule: how long and how fast.
-        pictures: how many to draw.
-        console: for progress.
-        fused: compile the towers (1.6 times as fast on two cores; needs a C++ compiler and a minute).
+        folder: where drawn images and checkpoints are kept.
+        target: the model folder.
+        schedule: number of steps and learning rate.
+        images: number of images to draw.
+        console: shows the progress.
+        fused: compile the towers.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = DemoClip().to(device)
-    losses = Losses(model, Pictures(pictures, MODEL_CFG["vision_cfg"]["image_size"], folder), device, fused)
+    losses = Losses(model, TrainingImages(images, MODEL_CFG["vision_cfg"]["image_size"], folder), device, fused)
     train(model, losses, schedule, folder / "clip", console)
     target.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.half().cpu().contiguous() for name, tensor in model.clip.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The demo's latent diffusion model, trained from scratch on drawn pictures: autoencoder, then UNet, without text."""
+"""Training of the demo's latent diffusion model from scratch on drawn images: autoencoder, then UNet, without text."""
 
 from pathlib import Path
 
@@ -10,21 +10,21 @@ from torch.nn import functional as F
 
 from cliper.diffusion import stable_diffusion_scheduler
 from demo.training.checkpoint import Schedule, train
-from demo.training.images import Pictures
+from demo.training.images import TrainingImages
 
 SIDE_PX = 128
-PICTURES = 8_000
+IMAGES = 8_000
 AUTOENCODER_SCHEDULE = Schedule(steps=500, learning_rate=2e-3, save_every=100)
 UNET_SCHEDULE = Schedule(steps=4400, learning_rate=1e-3)
 AUTOENCODER_BATCH, UNET_BATCH = 12, 8
 TEXT_TOKENS, TEXT_WIDTH = 77, 16
 SIMILARITY_GAIN = 4.0
 USED_LATENT_SIDE = 48
-"""The method looks at larger latents than the training had: finer outlines, at twice the cost."""
+"""The method uses larger latents than the training. Outlines are finer, at twice the cost."""
 
 
 def new_autoencoder() -> AutoencoderKL:
-    """Pictures of 128 x 128 to latents of 32 x 32 x 4."""
+    """An autoencoder from images of 128 x 128 px to latents of 32 x 32 with 4 channels."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -36,10 +36,10 @@ def new_autoencoder() -> AutoencoderKL:
 
 
 def new_unet() -> UNet2DConditionModel:
-    """Three resolutions; the last up block's two attentions see 32 x 32 positions with one head each.
+    """A UNet of three resolutions. The two attentions of its last up block see 32 x 32 positions with one head each.
 
-    Queries and keys start equal and large, so that self-attention starts as similarity. From the usual start, nearly
-    uniform attention, a short training does not get there (docs/demo-model.md).
+    Queries and keys start equal and large, so that self-attention starts as similarity. The usual start is
+    nearly uniform attention, and a short training does not leave it (docs/demo-model.md).
     """
     unet = UNet2DConditionModel(
         sample_size=SIDE_PX // 4,
@@ -48,7 +48,7 @@ def new_unet() -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=1,  # diffusers' name for the number of heads
+        attention_head_dim=1,  # despite its name, the number of heads in diffusers
         norm_num_groups=8,
         use_linear_projection=True,
     )
@@ -61,13 +61,13 @@ def new_unet() -> UNet2DConditionModel:
 
 
 class AutoencoderLosses:
-    """Reconstruction and a small pull of the latents towards a normal distribution."""
+    """Reconstruction error and a small penalty that draws the latents towards a normal distribution."""
 
-    def __init__(self, vae: AutoencoderKL, pictures: Pictures) -> None:
-        self.vae, self.pictures = vae, pictures
+    def __init__(self, vae: AutoencoderKL, images: TrainingImages) -> None:
+        self.vae, self.images = vae, images
 
     def __call__(self, step: int) -> Tensor:
-        pixels = self.pictures.batch(step, AUTOENCODER_BATCH)[0].to(self.vae.device)
+        pixels = self.images.batch(step, AUTOENCODER_BATCH)[0].to(self.vae.device)
         generator = torch.Generator().manual_seed(step)
         with torch.autocast(self.vae.device.type, torch.bfloat16):
             posterior = self.vae.encode(pixels).latent_dist
@@ -78,20 +78,20 @@ class AutoencoderLosses:
 
 
 class UnetLosses:
-    """Prediction of the noise that was added to latents, with an empty prompt of zeros."""
+    """Error in predicting the noise added to latents, with an empty prompt of zeros."""
 
-    def __init__(self, unet: UNet2DConditionModel, vae: AutoencoderKL, pictures: Pictures) -> None:
-        self.unet, self.vae, self.pictures = unet, vae, pictures
+    def __init__(self, unet: UNet2DConditionModel, vae: AutoencoderKL, images: TrainingImages) -> None:
+        self.unet, self.vae, self.images = unet, vae, images
         self.scheduler = stable_diffusion_scheduler()
 
     def __call__(self, step: int) -> Tensor:
         device = self.unet.device
-        pixels = self.pictures.batch(step, UNET_BATCH)[0].to(device)
+        pixels = self.images.batch(step, UNET_BATCH)[0].to(device)
         generator = torch.Generator().manual_seed(step)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             latents = self.vae.encode(pixels).latent_dist.mean.float() * self.vae.config.scaling_factor
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        # Half of the noise is as weak as where the method looks (timestep 101).
+        # Half of the timesteps lie around the one that the method uses (101).
         timesteps = torch.randint(1, 1000, (len(latents),), generator=generator)
         timesteps[::2] = torch.randint(20, 250, (len(timesteps[::2]),), generator=generator)
         prompt = torch.zeros(len(latents), TEXT_TOKENS, TEXT_WIDTH, device=device)
@@ -102,20 +102,20 @@ class UnetLosses:
 
 
 def train_diffusion(
-    folder: Path, target: Path, schedules: tuple[Schedule, Schedule], pictures: int, console: Console
+    folder: Path, target: Path, schedules: tuple[Schedule, Schedule], images: int, console: Console
 ) -> None:
-    """Train both parts, and write the diffusers folder in half precision.
+    """Train both parts and write them in half precision as a diffusers model folder.
 
     Args:
-        folder: for pictures and checkpoints.
-        target: model folder.
-        schedules: of the autoencoder and of the UNet.
-        pictures: how many to draw.
-        console: for progress.
+        folder: where drawn images and checkpoints are kept.
+        target: the model folder.
+        schedules: for the autoencoder and for the UNet.
+        images: number of images to draw.
+        console: shows the progress.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    drawn = Pictures(pictures, SIDE_PX, folder)
+    drawn = TrainingImages(images, SIDE_PX, folder)
     vae, unet = new_autoencoder().to(device), new_unet().to(device)
     train(vae, AutoencoderLosses(vae, drawn), schedules[0], folder / "autoencoder", console)
     vae.requires_grad_(False)
@@ -128,7 +128,7 @@ def train_diffusion(
 
 
 @torch.no_grad()
-def latent_scale(vae: AutoencoderKL, pictures: Pictures) -> float:
-    """The factor that gives latents a standard deviation of one."""
-    pixels = pictures.batch(0, min(64, len(pictures.images)))[0].to(vae.device)
+def latent_scale(vae: AutoencoderKL, drawn: TrainingImages) -> float:
+    """The factor that brings the latents to a standard deviation of one."""
+    pixels = drawn.batch(0, min(64, len(drawn.images)))[0].to(vae.device)
     return round(1 / float(vae.encode(pixels).latent_dist.mean.std()), 5)

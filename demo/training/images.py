@@ -1,4 +1,4 @@
-"""Drawn pictures in bulk, kept in a folder so that a resumed training need not draw them again."""
+"""Drawn training images. They are kept in a folder, so that a resumed training does not draw them again."""
 
 import json
 import os
@@ -12,25 +12,26 @@ from torch import Tensor
 from demo.world.scene import draw
 
 FIRST_TRAINING_SEED = 1_000_000
-"""Training pictures have seeds from here on; smaller seeds are for judging."""
+"""Training images have seeds from here on. Smaller seeds are for evaluation."""
 
 
 def draw_one(seed_and_side: tuple[int, int]) -> tuple[np.ndarray, str]:
-    picture = draw(seed_and_side[0], seed_and_side[1], seed_and_side[1])
-    return picture.image, picture.caption
+    seed, side_px = seed_and_side
+    scene = draw(seed, side_px, side_px)
+    return scene.image, scene.caption
 
 
-class Pictures:
-    """Square training pictures with captions.
+class TrainingImages:
+    """Square training images with captions.
 
     Args:
-        count: how many.
-        side_px: their side.
+        count: number of images.
+        side_px: width and height.
         folder: where they are kept.
     """
 
     def __init__(self, count: int, side_px: int, folder: Path) -> None:
-        path = folder / f"pictures-{side_px}px-{count}.npy"
+        path = folder / f"images-{side_px}px-{count}.npy"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             seeds = [(FIRST_TRAINING_SEED + number, side_px) for number in range(count)]
@@ -47,7 +48,11 @@ class Pictures:
         self.captions: list[str] = json.loads(path.with_suffix(".json").read_text())
 
     def batch(self, step: int, size: int) -> tuple[Tensor, list[str]]:
-        """The pictures of a training step, in -1 to 1 [size, 3, side, side], half of them mirrored; and captions."""
+        """Images of a training step and their captions.
+
+        Returns:
+            float32 [size, 3, side, side] in -1 to 1, about half of them mirrored, and ``size`` captions.
+        """
         rng = np.random.default_rng(step)
         chosen = rng.choice(len(self.images), size, replace=False)
         images = torch.from_numpy(np.stack([self.images[i][:, :: rng.choice([-1, 1])] for i in chosen]))

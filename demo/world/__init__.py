@@ -1,1 +1,1 @@
-"""Landscape pictures from a seed: see `demo.world.scene.draw`."""
+"""Drawn landscapes with captions and exact masks. `demo.world.scene.draw` draws one."""

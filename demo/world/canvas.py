@@ -1,4 +1,7 @@
-"""Painting with signed distances: every shape is a distance to its outline, negative inside, antialiased by a pixel."""
+"""Painting with signed distances.
+
+A shape is the distance of every pixel to the shape's outline, negative inside. Edges are antialiased over one pixel.
+"""
 
 import numpy as np
 
@@ -7,52 +10,49 @@ Colour = tuple[float, float, float] | np.ndarray
 
 
 class Canvas:
-    """A picture and its label map, painted from back to front.
+    """An image and its label map, painted from back to front.
 
-    Coordinates are in picture heights, y downwards from 0 to 1, x from 0 to width / height.
+    Coordinates are in image heights: y runs downwards from 0 to 1, x from 0 to width / height.
 
     Attributes:
         rgb: float32 [height, width, 3], 0 to 1.
-        labels: uint8 [height, width]: the category painted last, 0 before anything is.
-        paints: uint8 [height, width]: the paint of painted things, from 1; 0 elsewhere.
+        labels: uint8 [height, width], the category painted last; 0 where nothing has been painted.
         x, y: coordinates of the pixel centres [height, width].
         aspect: width / height.
     """
 
     def __init__(self, height_px: int, width_px: int) -> None:
         self.rgb = np.zeros((height_px, width_px, 3), np.float32)
-        self.labels, self.paints = np.zeros((2, height_px, width_px), np.uint8)
+        self.labels = np.zeros((height_px, width_px), np.uint8)
         self.aspect = width_px / height_px
         self.pixel = 1 / height_px
         rows, columns = np.indices((height_px, width_px), dtype=np.float32)
         self.y, self.x = (rows + 0.5) * self.pixel, (columns + 0.5) * self.pixel
 
-    def paint(self, distance: np.ndarray, colour: Colour, category: int, paint: int = 0) -> None:
+    def paint(self, distance: np.ndarray, colour: Colour, category: int) -> None:
         """Fill a shape.
 
         Args:
-            distance: signed distance in picture heights [height, width].
-            colour: what to fill it with.
-            category: what it is a part of.
-            paint: the paint of the thing it is a part of, from 1; 0 if it is not painted.
+            distance: signed distance in image heights [height, width].
+            colour: the fill.
+            category: what the shape belongs to, from 1.
         """
         coverage = np.clip(0.5 - distance / self.pixel, 0, 1)
         self.rgb += coverage[..., None] * (np.asarray(colour, np.float32) - self.rgb)
         self.labels[coverage > 0.5] = category
-        self.paints[coverage > 0.5] = paint
 
     def noise(self, rng: np.random.Generator, cells: float, stretch: float = 1.0) -> np.ndarray:
         """Smooth noise in -1 to 1 [height, width].
 
         Args:
             rng: source of randomness.
-            cells: noise cells per picture height.
-            stretch: above 1 makes the cells wider than high.
+            cells: noise cells per image height.
+            stretch: width of a cell in cell heights.
         """
         v, u = self.y * cells, self.x * cells / stretch
         row, column = np.floor(v).astype(int), np.floor(u).astype(int)
         shape = (int(cells) + 3, int(cells * self.aspect / stretch) + 3)
-        lattice = own_generator(rng).uniform(-1, 1, shape).astype(np.float32)
+        lattice = texture_generator(rng).uniform(-1, 1, shape).astype(np.float32)
         fv, fu = (fraction * fraction * (3 - 2 * fraction) for fraction in (v - row, u - column))
         top = lattice[row, column] * (1 - fu) + lattice[row, column + 1] * fu
         bottom = lattice[row + 1, column] * (1 - fu) + lattice[row + 1, column + 1] * fu
@@ -60,11 +60,15 @@ class Canvas:
 
     def grain(self, rng: np.random.Generator) -> np.ndarray:
         """Standard normal noise, one value per pixel [height, width]."""
-        return own_generator(rng).normal(size=self.y.shape).astype(np.float32)
+        return texture_generator(rng).normal(size=self.y.shape).astype(np.float32)
 
 
-def own_generator(rng: np.random.Generator) -> np.random.Generator:
-    """A generator for a texture: however much it uses, what comes after it stays the same at every picture size."""
+def texture_generator(rng: np.random.Generator) -> np.random.Generator:
+    """A separate generator for a texture.
+
+    A texture draws more numbers in a larger image. With a shared generator the rest of the scene would change with the
+    size.
+    """
     return np.random.default_rng(rng.integers(2**63))
 
 
@@ -73,7 +77,7 @@ def circle(u: np.ndarray, v: np.ndarray, x: float, y: float, radius: float) -> n
 
 
 def ellipse(u: np.ndarray, v: np.ndarray, x: float, y: float, half_w: float, half_h: float) -> np.ndarray:
-    """Close to the true distance near the outline."""
+    """An approximate distance, accurate near the outline."""
     return (np.hypot((u - x) / half_w, (v - y) / half_h) - 1) * min(half_w, half_h)
 
 
@@ -82,7 +86,7 @@ def box(u: np.ndarray, v: np.ndarray, left: float, top: float, right: float, bot
 
 
 def polygon(u: np.ndarray, v: np.ndarray, *points: tuple[float, float]) -> np.ndarray:
-    """A convex polygon; corners in clockwise order on the screen."""
+    """A convex polygon. The corners are in clockwise order on the screen."""
     distance = np.full(u.shape, -np.inf, np.float32)
     for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):
         length = float(np.hypot(x1 - x0, y1 - y0))
@@ -101,6 +105,6 @@ def union(*distances: np.ndarray) -> np.ndarray:
     return np.minimum.reduce(distances)
 
 
-def cut(distance: np.ndarray, away: np.ndarray) -> np.ndarray:
-    """A shape without another one."""
-    return np.maximum(distance, -away)
+def subtract(distance: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The part of a shape that lies outside another one."""
+    return np.maximum(distance, -other)

@@ -1,4 +1,4 @@
-"""What there is in the world, and the colours that things come in."""
+"""Everything that occurs in the drawn world, and the colours of things."""
 
 STUFF = ("sky", "mountain", "sea", "grass", "sand", "snow", "road", "brick wall")
 THINGS = (
@@ -7,7 +7,7 @@ THINGS = (
 )  # fmt: skip
 NAMES = STUFF + THINGS
 CATEGORY = {name: index for index, name in enumerate(NAMES, start=1)}
-"""Positions in the vocabulary, from 1."""
+"""A name's value in masks, from 1."""
 
 PAINTS = {
     "red": (0.85, 0.13, 0.12),
@@ -19,4 +19,4 @@ PAINTS = {
     "white": (0.95, 0.94, 0.92),
 }
 PAINTED = frozenset({"house", "car", "boat", "fish", "flower", "balloon", "umbrella", "tent"})
-"""Things whose colour varies; a caption names it."""
+"""Things whose colour varies. Captions name the colour."""

@@ -1,4 +1,4 @@
-"""Composition: a landscape from a seed, with its caption and exact label map."""
+"""Composition of a scene: a landscape from a seed, with its caption and exact label map."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ HEIGHT = {
     "flower": 0.26, "balloon": 0.34, "umbrella": 0.32, "fence": 0.20, "tent": 0.30, "cactus": 0.32, "snowman": 0.34,
 }  # fmt: skip
 HALF_WIDTH = {"car": 1.05, "fence": 1.6, "boat": 0.7, "fish": 0.9, "tent": 0.85, "cloud": 0.9, "house": 0.62}
-"""Half the width of a thing in heights; 0.5 if not listed."""
+"""Half the width of a thing in units of its height; 0.5 if not listed."""
 LEAN = {"house": 0.02, "car": 0.04, "fence": 0.03, "tent": 0.03, "cloud": 0.03}
-"""How far a thing may be turned, in radians; 0.1 if not listed."""
+"""Largest angle by which a thing is turned, in radians; 0.1 if not listed."""
 PLURAL = {"fish": "fish", "snowman": "snowmen", "cactus": "cactuses"}
 LIGHT = {
     "blue sky": (1.0, 1.0, 1.0),
@@ -36,33 +36,31 @@ LIGHT = {
 
 
 @dataclass(frozen=True)
-class Picture:
+class Scene:
     """A drawn landscape.
 
     Attributes:
         image: uint8 [height, width, 3].
-        labels: uint8 [height, width]; positions in `demo.world.names.NAMES`, from 1.
-        paints: uint8 [height, width]; positions in `demo.world.names.PAINTS`, from 1; 0 where nothing painted is.
-        caption: names all that is in it, with the colours of painted things.
+        labels: uint8 [height, width], values of `demo.world.names.CATEGORY`.
+        caption: names everything visible, with the colours of painted things.
     """
 
     image: np.ndarray
     labels: np.ndarray
-    paints: np.ndarray
     caption: str
 
     @property
     def categories(self) -> list[int]:
-        """What can be seen, ascending."""
+        """Visible categories, ascending."""
         return [int(category) for category in np.unique(self.labels) if category > 0]
 
 
-def draw(seed: int, height_px: int = 96, width_px: int = 96) -> Picture:
-    """Draw the landscape of a seed; the same seed gives the same scene at the same size.
+def draw(seed: int, height_px: int = 96, width_px: int = 96) -> Scene:
+    """Draw the landscape of a seed. The same seed and size always give the same pixels.
 
     Args:
-        seed: any whole number from 0.
-        height_px, width_px: size in pixels; shapes scale with the height.
+        seed: any integer from 0.
+        height_px, width_px: size in pixels. Shapes scale with the height.
     """
     rng = np.random.default_rng(seed)
     canvas = Canvas(height_px, width_px)
@@ -70,25 +68,23 @@ def draw(seed: int, height_px: int = 96, width_px: int = 96) -> Picture:
     names = rng.choice(THINGS, int(rng.choice([0, 1, 2, 3, 5], p=[0.05, 0.4, 0.27, 0.18, 0.1]))).tolist()
     sky, horizon, grounds = paint_scenery(canvas, rng, words, names)
     for thing, below, above in place_things(names, sky, horizon, grounds):
-        paint_thing(canvas, rng, thing, below, above, words, dark=sky == "night sky")
+        paint_thing(canvas, rng, thing, below, above, words)
     light = np.array(LIGHT[sky], np.float32) * rng.uniform(0.88, 1.08)
-    glow = canvas.labels == CATEGORY["sky"]
-    for shining in ("sun", "moon"):
-        glow |= canvas.labels == CATEGORY[shining]
+    glow = np.isin(canvas.labels, [CATEGORY[name] for name in ("sky", "sun", "moon")])
     rgb = np.where(glow[..., None], canvas.rgb, canvas.rgb * light)
     image = (np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return Picture(image, canvas.labels, canvas.paints, words.caption(rng, canvas.labels))
+    return Scene(image, canvas.labels, words.caption(rng, canvas.labels))
 
 
 class Words:
-    """What has been drawn, for the caption."""
+    """Phrases for everything painted so far."""
 
     def __init__(self) -> None:
         self.stuff: dict[str, str] = {}
         self.things: Counter[tuple[str, str]] = Counter()
 
     def caption(self, rng: np.random.Generator, labels: np.ndarray) -> str:
-        """All that can still be seen, in random order within things and grounds."""
+        """Name everything still visible: first the things, then the surroundings, each in random order."""
         visible = set(np.unique(labels).tolist())
         things = [counted(*thing, count) for thing, count in self.things.items() if CATEGORY[thing[0]] in visible]
         stuff = [phrase for name, phrase in self.stuff.items() if CATEGORY[name] in visible]
@@ -101,7 +97,7 @@ class Words:
 
 
 def counted(name: str, colour: str, count: int) -> str:
-    """A thing as a caption says it: "an orange car", "three snowmen"."""
+    """A thing with its number and colour: "an orange car", "three snowmen"."""
     if count > 1:
         return " ".join(filter(None, ["two" if count == 2 else "three", colour, PLURAL.get(name, f"{name}s")]))
     phrase = f"{colour} {name}".strip()
@@ -115,10 +111,10 @@ def join(phrases: list[str]) -> str:
 def paint_scenery(
     canvas: Canvas, rng: np.random.Generator, words: Words, names: list[str]
 ) -> tuple[str, float, list[tuple[str, float]]]:
-    """Sky, mountains, wall and grounds from back to front, such that the first of the things finds its place.
+    """Paint sky, mountains, wall and grounds from back to front. The front ground suits the first thing.
 
     Returns:
-        The sky's kind, the horizon, and each ground with the height at which it begins.
+        The kind of sky, the y of the horizon, and each ground with the y of its upper edge.
     """
     sky = str(rng.choice(list(SKIES), p=[0.45, 0.2, 0.2, 0.15]))
     horizon = float(rng.uniform(0.35, 0.65))
@@ -146,7 +142,7 @@ def paint_scenery(
 def place_things(
     names: list[str], sky: str, horizon: float, grounds: list[tuple[str, float]]
 ) -> list[tuple[str, float, float]]:
-    """The things that fit into the scenery, far ones first, and between which heights their feet stand."""
+    """The things that fit into the scenery, distant ones first, each with the lowest and highest y of its foot."""
     placed: list[tuple[str, float, float]] = []
     for name in names:
         homes = [(ground, top) for ground, top in grounds if name in ON_GROUND[ground]]
@@ -164,11 +160,10 @@ def place_things(
 
 
 def paint_thing(
-    canvas: Canvas, rng: np.random.Generator, name: str, lowest: float, highest: float, words: Words, dark: bool
+    canvas: Canvas, rng: np.random.Generator, name: str, lowest: float, highest: float, words: Words
 ) -> None:
-    """One to three of a thing, at random places and sizes; nearer ones are larger."""
+    """Paint one to three copies of a thing at random places and sizes. Nearer copies are larger."""
     colour = str(rng.choice(list(PAINTS))) if name in PAINTED else ""
-    paint = list(PAINTS).index(colour) + 1 if colour else 0
     copies = int(rng.choice([1, 2, 3], p=[0.75, 0.17, 0.08])) if name not in {"sun", "moon"} else 1
     for foot in sorted(rng.uniform(lowest, highest, copies)):
         nearness = 1.0 if name in IN_THE_SKY else 0.8 + 0.9 * (foot - lowest + 0.1)
@@ -181,5 +176,5 @@ def paint_thing(
         u, v = u * np.cos(lean) - v * np.sin(lean), u * np.sin(lean) + v * np.cos(lean)
         shadow = 1 - 0.16 * np.clip(u + 0.3, 0, 1)[..., None] + 0.03 * canvas.noise(rng, 20)[..., None]
         for distance, fill in DRAW[name](rng, u, v, PAINTS.get(colour, (0.0, 0.0, 0.0))):
-            canvas.paint(distance * height, np.asarray(fill, np.float32) * shadow, CATEGORY[name], paint)
+            canvas.paint(distance * height, np.asarray(fill, np.float32) * shadow, CATEGORY[name])
         words.things[name, colour] += 1

@@ -1,4 +1,4 @@
-"""Skies and grounds: what fills a picture from side to side."""
+"""Skies, mountains, walls and grounds: the background of a scene."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ GROUNDS = ("grass", "sand", "snow", "sea", "road")
 
 
 def paint_sky(canvas: Canvas, rng: np.random.Generator, kind: str, horizon: float) -> None:
-    """The whole canvas, as a gradient that ends at the horizon; stars at night."""
+    """Fill the canvas with a gradient that ends at the horizon. A night sky has stars."""
     top, bottom = (np.array(colour, np.float32) for colour in SKIES[kind])
     share = np.clip(canvas.y / max(horizon, 0.2), 0, 1)[..., None] ** 1.2
     colour = top + (bottom - top) * share + 0.02 * canvas.noise(rng, 4, stretch=4)[..., None]
@@ -25,7 +25,7 @@ def paint_sky(canvas: Canvas, rng: np.random.Generator, kind: str, horizon: floa
 
 
 def paint_mountains(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
-    """One to three rocky ridges with snow on their tops, standing on the horizon."""
+    """Paint one or two rocky ridges with snow-covered tops on the horizon."""
     for depth in range(int(rng.integers(1, 3))):
         line = np.full_like(canvas.y, horizon + 0.02)
         for _ in range(int(rng.integers(2, 4))):
@@ -42,7 +42,7 @@ def paint_mountains(canvas: Canvas, rng: np.random.Generator, horizon: float) ->
 
 
 def paint_ground(canvas: Canvas, rng: np.random.Generator, kind: str, top: float) -> None:
-    """A ground from ``top`` down to the lower edge, with its own texture and a slightly wavy upper edge."""
+    """Paint a textured ground from ``top`` to the lower edge. Only sea and road have a straight upper edge."""
     near = np.clip((canvas.y - top) / max(1 - top, 0.1), 0, 1)
     wave = 0.0 if kind in {"sea", "road"} else 0.02
     edge = top + wave * canvas.noise(rng, 3, stretch=2)
@@ -84,7 +84,7 @@ GROUND_TEXTURES = {"grass": grass, "sand": sand, "snow": snow, "sea": sea, "road
 
 
 def paint_brick_wall(canvas: Canvas, rng: np.random.Generator, top: float, bottom: float) -> None:
-    """A wall over a part of the width, in running bond."""
+    """Paint a wall in running bond over a part of the width."""
     width = rng.uniform(0.45, 1.1) * canvas.aspect
     left = rng.uniform(-0.1, max(canvas.aspect - width + 0.1, 0))
     brick = rng.uniform(0.045, 0.07)

@@ -1,10 +1,10 @@
-"""Things: each a few shapes in its own coordinates, standing on v = 0 and about one unit high (v grows downwards)."""
+"""Things. Each consists of a few shapes, stands on v = 0 and is about one unit high; v grows downwards."""
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from demo.world.canvas import box, circle, cut, ellipse, polygon, stroke, union
+from demo.world.canvas import box, circle, ellipse, polygon, stroke, subtract, union
 
 Rgb = tuple[float, float, float]
 Part = tuple[np.ndarray, Rgb]
@@ -29,7 +29,7 @@ def sun(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb) -> I
 
 def moon(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb) -> Iterator[Part]:
     disc = circle(u, v, 0, -0.5, 0.46)
-    yield cut(disc, circle(u, v, 0.24, -0.58, 0.38)), (0.93, 0.92, 0.80)
+    yield subtract(disc, circle(u, v, 0.24, -0.58, 0.38)), (0.93, 0.92, 0.80)
 
 
 def cloud(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb) -> Iterator[Part]:

@@ -1,4 +1,4 @@
-"""Training goes on after a kill as if nothing had happened, and its models run in the method."""
+"""A training that is killed and resumed gives the same weights, and the trained models run in the method."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from cliper.pipeline import Cliper
 from cliper.settings import VIT_B_16, MethodSettings
 from demo.training.checkpoint import Schedule, train
 from demo.training.clip import PHRASES, phrases_in
-from demo.training.images import Pictures
+from demo.training.images import TrainingImages
 from demo.world.scene import draw
 from tests.support.stages import predict
 
@@ -67,14 +67,14 @@ def test_phrases_are_found_in_captions() -> None:
     assert found == {"car", "red car", "snowman", "tent", "orange tent", "snow", "sky", "sunset sky"}
 
 
-def test_pictures_are_drawn_once_and_batches_depend_on_the_step(tmp_path: Path) -> None:
-    pictures = Pictures(20, 32, tmp_path)
-    drawn = (tmp_path / "pictures-32px-20.npy").stat().st_mtime_ns
-    again = Pictures(20, 32, tmp_path)
-    assert (tmp_path / "pictures-32px-20.npy").stat().st_mtime_ns == drawn
-    first, captions = pictures.batch(3, 8)
+def test_images_are_drawn_once_and_batches_depend_on_the_step(tmp_path: Path) -> None:
+    images = TrainingImages(20, 32, tmp_path)
+    drawn = (tmp_path / "images-32px-20.npy").stat().st_mtime_ns
+    again = TrainingImages(20, 32, tmp_path)
+    assert (tmp_path / "images-32px-20.npy").stat().st_mtime_ns == drawn
+    first, captions = images.batch(3, 8)
     assert torch.equal(first, again.batch(3, 8)[0])
-    assert not torch.equal(first, pictures.batch(4, 8)[0])
+    assert not torch.equal(first, images.batch(4, 8)[0])
     assert first.shape == (8, 3, 32, 32)
     assert -1 <= first.min() < first.max() <= 1
     assert all(caption.startswith("a photo of ") for caption in captions)
@@ -83,11 +83,11 @@ def test_pictures_are_drawn_once_and_batches_depend_on_the_step(tmp_path: Path) 
 @pytest.mark.slow
 def test_a_training_killed_between_models_gives_models_that_run(tmp_path: Path) -> None:
     places = ["--folder", str(tmp_path), "--target", str(tmp_path / "models"), "--no-fused"]
-    sizes = ["--clip-pictures", "64", "--diffusion-pictures", "64"]
+    sizes = ["--clip-images", "64", "--diffusion-images", "64"]
     steps = ["--clip-steps", "2", "--autoencoder-steps", "2", "--unet-steps", "2"]
     command = [sys.executable, "-m", "demo.training", *places, *sizes, *steps]
     killed = subprocess.Popen(command, cwd=ROOT)
-    while not (tmp_path / "clip/loss.csv").exists():
+    while not (tmp_path / "clip/checkpoint.safetensors").exists():
         assert killed.poll() is None
         time.sleep(0.1)
     killed.kill()

@@ -1,4 +1,4 @@
-"""The drawn world: reproducible, labelled exactly, captioned completely, with everything in it often enough."""
+"""Drawn scenes are reproducible, exactly labelled and completely captioned, and every name occurs often enough."""
 
 import re
 from collections import Counter
@@ -8,15 +8,15 @@ import pytest
 
 from demo.world.canvas import Canvas, box, circle, polygon
 from demo.world.names import CATEGORY, NAMES, PAINTED, PAINTS, STUFF, THINGS
-from demo.world.scene import PLURAL, Picture, draw
+from demo.world.scene import PLURAL, Scene, draw
 from demo.world.things import DRAW
 
-PICTURES = 300
+SCENES = 300
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Picture]:
-    return [draw(seed, 48, 64) for seed in range(PICTURES)]
+def scenes() -> list[Scene]:
+    return [draw(seed, 48, 64) for seed in range(SCENES)]
 
 
 def test_at_least_twenty_names_each_with_a_drawing() -> None:
@@ -25,7 +25,7 @@ def test_at_least_twenty_names_each_with_a_drawing() -> None:
     assert set(THINGS) >= PAINTED
 
 
-def test_a_seed_is_a_picture() -> None:
+def test_a_seed_gives_one_scene() -> None:
     first, again, other = draw(3), draw(3), draw(4)
     assert np.array_equal(first.image, again.image)
     assert first.caption == again.caption
@@ -34,42 +34,42 @@ def test_a_seed_is_a_picture() -> None:
 
 @pytest.mark.parametrize("size", [(16, 16), (96, 128), (128, 96)])
 def test_sizes(size: tuple[int, int]) -> None:
-    picture = draw(0, *size)
-    assert picture.image.shape == (*size, 3)
-    assert picture.labels.shape == size
-    assert picture.image.dtype == picture.labels.dtype == np.uint8
+    scene = draw(0, *size)
+    assert scene.image.shape == (*size, 3)
+    assert scene.labels.shape == size
+    assert scene.image.dtype == scene.labels.dtype == np.uint8
 
 
 def test_the_same_scene_at_another_size_has_the_same_shares() -> None:
     small, large = draw(7, 96, 96), draw(7, 192, 192)
     for name in NAMES:
-        shares = [(picture.labels == CATEGORY[name]).mean() for picture in (small, large)]
+        shares = [(scene.labels == CATEGORY[name]).mean() for scene in (small, large)]
         assert abs(shares[0] - shares[1]) < 0.02, name
 
 
-def test_every_pixel_has_a_name(pictures: list[Picture]) -> None:
-    for picture in pictures:
-        assert picture.labels.min() >= 1
-        assert picture.labels.max() <= len(NAMES)
+def test_every_pixel_has_a_name(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        assert scene.labels.min() >= 1
+        assert scene.labels.max() <= len(NAMES)
 
 
-def test_captions_name_what_can_be_seen_and_nothing_else(pictures: list[Picture]) -> None:
-    for picture in pictures:
+def test_captions_name_what_can_be_seen_and_nothing_else(scenes: list[Scene]) -> None:
+    for scene in scenes:
         spellings = {name: "|".join({name, f"{name}s", PLURAL.get(name, name)}) for name in NAMES}
-        named = {name for name, forms in spellings.items() if re.search(rf"\b({forms})\b", picture.caption)}
-        assert named == {NAMES[category - 1] for category in picture.categories}, picture.caption
+        named = {name for name, forms in spellings.items() if re.search(rf"\b({forms})\b", scene.caption)}
+        assert named == {NAMES[category - 1] for category in scene.categories}, scene.caption
 
 
-def test_painted_things_have_their_colour_in_the_caption(pictures: list[Picture]) -> None:
-    for picture in pictures:
-        for name in PAINTED & {NAMES[category - 1] for category in picture.categories}:
-            assert any(f"{colour} {name}" in picture.caption for colour in PAINTS), picture.caption
+def test_painted_things_have_their_colour_in_the_caption(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        for name in PAINTED & {NAMES[category - 1] for category in scene.categories}:
+            assert any(f"{colour} {name}" in scene.caption for colour in PAINTS), scene.caption
 
 
-def test_everything_occurs_and_things_are_balanced(pictures: list[Picture]) -> None:
-    seen = Counter(NAMES[category - 1] for picture in pictures for category in picture.categories)
-    assert all(seen[name] >= PICTURES // 40 for name in THINGS), seen
-    assert all(seen[name] >= PICTURES // 15 for name in STUFF), seen
+def test_everything_occurs_and_things_are_balanced(scenes: list[Scene]) -> None:
+    seen = Counter(NAMES[category - 1] for scene in scenes for category in scene.categories)
+    assert all(seen[name] >= SCENES // 40 for name in THINGS), seen
+    assert all(seen[name] >= SCENES // 15 for name in STUFF), seen
 
 
 class TestCanvas:

@@ -13,11 +13,12 @@ from cliper.pipeline import ImageArray
 from cliper.settings import MethodSettings
 from cluster.actors import AnnotatorSpec
 from cluster.corpus.decode import decode_image
-from demo.evaluate import ALL_NAMES
+from demo.world.names import NAMES
 from demo.world.scene import draw
 from jobs.common.options import MethodOptions
 from jobs.common.request import VocabularyRequest, find_models
 from schemas.embeddings import embeddings_from_bytes
+from schemas.vocabulary import VocabularyClass
 from tests.end_to_end.test_photographs import PHOTOS, REAL_CLIP, write_embeddings
 
 HALF = ["bf16", "fp16"]
@@ -59,7 +60,7 @@ def agreement(spec: AnnotatorSpec, images: list[ImageArray], precision: str) -> 
 @pytest.mark.parametrize("precision", HALF)
 def test_drawn_images(precision: str) -> None:
     models = find_models(MethodOptions(clip=DEMO, diffusion=DEMO))
-    vocabulary = VocabularyRequest(ALL_NAMES.classes, (), ("{}",), ready=None)
+    vocabulary = VocabularyRequest(tuple(VocabularyClass(name, (name,)) for name in NAMES), (), ("{}",), ready=None)
     spec = AnnotatorSpec(
         models.clip, models.diffusion, models.empty_prompt(), vocabulary.embed(models.clip), models.settings, "fp32"
     )

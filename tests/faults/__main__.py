@@ -2,6 +2,7 @@
 
 import random
 import statistics
+import subprocess
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +11,6 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from demo.tables import current_commit
 from tests.faults.trials import IMAGES, KINDS, Trial, prepare
 
 HEAD = """# Reliability
@@ -78,6 +78,12 @@ def main(options: FaultsOptions) -> None:
             facts = {"images": IMAGES, "date": datetime.now(UTC).date(), "commit": current_commit()}
             head = HEAD.format(seconds=bench.seconds, **facts)
             options.output.write_text(head + "\n".join(lines) + "\n" + FOOT, encoding="utf-8")
+
+
+def current_commit() -> str:
+    """Short hash of the commit that is checked out."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def line(kind: str, outcomes: list[Trial]) -> str:

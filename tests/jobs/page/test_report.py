@@ -18,7 +18,7 @@ from PIL import Image
 
 from cluster.output.rows import Labels, open_labels
 from demo.world.names import NAMES
-from demo.world.scene import Picture, draw
+from demo.world.scene import Scene, draw
 from jobs.page.counts import BINS, Portion, Tally
 from jobs.page.images import read_pictures
 from jobs.page.page import class_colours, make_thumbnail, percent
@@ -40,7 +40,7 @@ FAILURES = {
 }
 
 
-def scores_of(picture: Picture, seed: int) -> np.ndarray:
+def scores_of(picture: Scene, seed: int) -> np.ndarray:
     """High for what is there, low for the rest, no two alike."""
     noise = np.random.default_rng(seed).random(len(NAMES)) * 0.4
     there = np.isin(np.arange(1, len(NAMES) + 1), picture.categories)
@@ -51,7 +51,7 @@ def image_ids() -> list[str]:
     return [HOSTILE_ID, *(f"{seed:03}.jpg" for seed in range(1, PICTURES))]
 
 
-def jpeg(picture: Picture) -> bytes:
+def jpeg(picture: Scene) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture.image).save(file, "JPEG", quality=95)
     return file.getvalue()
