@@ -69,10 +69,11 @@ def train(
         optimizer.step()
         recent.append(loss.item())
         if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
-            losses.append((step + 1, sum(recent) / len(recent)))
+            mean = sum(recent) / len(recent)
+            losses.append((step + 1, mean))
             recent.clear()
             save(model, optimizer, path, losses)
-            console.print(f"{folder.name}: step {step + 1} of {schedule.steps}, loss {losses[-1][1]:.4f}", highlight=False)
+            console.print(f"{folder.name}: step {step + 1} of {schedule.steps}, loss {mean:.4f}", highlight=False)
 
 
 def save(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path, losses: list[Loss]) -> None:
