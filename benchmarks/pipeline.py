@@ -10,14 +10,11 @@ import io
 import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from threading import Lock
-from typing import Any
 
 import numpy as np
 import ray
@@ -28,10 +25,9 @@ from ray._private import internal_api
 from rich.console import Console
 from rich.table import Table
 
-from cliper.labels import find_runs
+from benchmarks.idle import BATCH_SIZE, IdleSpec
 from cliper.models import DEMO
-from cliper.pipeline import Prediction
-from cliper.preprocess import InputSpec, Prepared, resize_bicubic, resize_nearest
+from cliper.preprocess import InputSpec, resize_bicubic, resize_nearest
 from cluster import session
 from cluster.actors import CliperSpec
 from cluster.corpus.decode import decode_rgb
@@ -47,10 +43,9 @@ from jobs.common.request import VocabularyRequest, find_models
 from schemas.manifest import Manifest
 from schemas.vocabulary import VocabularyClass
 
-REGIONS_HW = (6, 8)
-"""The idle model's label map: so many rectangles, each of a random class."""
+PUBLISHED_INPUTS = InputSpec(shorter_side_px=336, patch_size_px=14, diffusion_side_px=512)
+"""What ViT-L/14 and Stable Diffusion 2.1-base read."""
 IMAGES_PER_SHARD = 100
-BATCH_SIZE = 8
 DEMO_FRACTION = 8
 """The demo models label so many times fewer images than the idle model."""
 
@@ -86,80 +81,23 @@ class DataPlane:
     store_mb: float
 
 
-@dataclass(frozen=True)
-class IdleSpec:
-    """Builds a model that labels without looking, so that what remains is everything around the model.
-
-    Attributes:
-        real: prepares images as this method would.
-        classes: number of classes.
-        clock: file that the CPU time of the labelling process is written to, batch by batch.
-    """
-
-    real: CliperSpec
-    classes: int
-    clock: str
-
-    @property
-    def inputs(self) -> InputSpec:
-        """How images must be prepared."""
-        return self.real.inputs
-
-    def build(self, device: torch.device) -> "Idle":
-        return Idle(self.classes, Path(self.clock))
-
-
-class Idle:
-    """Rectangles of random classes, whatever the image; one batch at a time, as on a GPU."""
-
-    largest_batch = BATCH_SIZE
-
-    def __init__(self, classes: int, clock: Path) -> None:
-        self.classes, self.clock = classes, clock
-        self.device = Lock()
-
-    def predict(
-        self, prepared: Sequence[Prepared], allowed: Any = None, keep_winners: bool = False
-    ) -> list[Prediction]:
-        """See `cliper.pipeline.Segmenter.predict`. Making up runs is not counted as CPU time: a model does that."""
-        with self.device:
-            before = time.process_time()
-            scores = np.ones(self.classes, np.float32)
-            found = [Prediction(scores, runs) for runs in find_runs([self.rectangles(image) for image in prepared])]
-            own = time.process_time() - before
-            with self.clock.open("a") as file:
-                file.write(f"{before} {own} {len(prepared)}\n")
-        return found
-
-    def rectangles(self, image: Prepared) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(image.seed)
-        regions = torch.randint(0, self.classes + 1, REGIONS_HW, generator=generator, dtype=torch.uint8)
-        rows, columns = (
-            torch.arange(side) * number // side for side, number in zip(image.image_hw, REGIONS_HW, strict=True)
-        )
-        return regions[rows[:, None], columns]
-
-
 def main(options: PipelineOptions) -> None:
     """Measure and print."""
     console = Console()
     sizes = [tuple(map(int, size.split("x"))) for size in options.image_size]
     models = find_models(MethodOptions(clip=DEMO, diffusion=DEMO))
-    # Large inputs as the published models read them, although the demo models do the naming.
-    settings = replace(models.settings, shorter_side_px=336)
     classes = tuple(VocabularyClass(f"class {number}", (f"class {number}",)) for number in range(options.classes))
     vocabulary = VocabularyRequest(classes, (), ("{}",), ready=None)
     embeddings = vocabulary.embed(models.clip)
     job = models.spec(embeddings, "fp32")
-    published = replace(job, settings=settings, clip=replace(job.clip, model_cfg=PUBLISHED_CFG), diffusion_side_px=512)
     manifest = Manifest({}, vocabulary.manifest(), models.manifest(), asdict(models.settings))
     table = Table("image", "images/s", "bare images/s", "share", "actor CPU ms/image", "object store MB/image")
     for width, height in sizes:
         with tempfile.TemporaryDirectory() as folder:
             write_jpegs(Path(folder) / "corpus", 2 * options.images, height, width)
-            bare = bare_rate(Path(folder) / "corpus", published.inputs)
+            bare = bare_rate(Path(folder) / "corpus", PUBLISHED_INPUTS)
             session.start(ClusterOptions())
-            found = data_plane(published, options, manifest, Path(folder), bare, console)
+            found = data_plane(PUBLISHED_INPUTS, options, manifest, Path(folder), bare, console)
             if options.demo:
                 measure_demo(job, manifest, Path(folder), options.images // DEMO_FRACTION, console)
             ray.shutdown()
@@ -171,19 +109,15 @@ def main(options: PipelineOptions) -> None:
     console.print(table)
 
 
-PUBLISHED_CFG = {"vision_cfg": {"patch_size": 16, "layers": 12}}
-"""Of ViT-B/16: what sizes of inputs depend on."""
-
-
 def data_plane(
-    spec: CliperSpec, options: PipelineOptions, manifest: Manifest, folder: Path, bare: float, console: Console
+    inputs: InputSpec, options: PipelineOptions, manifest: Manifest, folder: Path, bare: float, console: Console
 ) -> DataPlane:
     """Figures over a local corpus, start-up excluded: the difference between two runs."""
     seconds, stored = [], []
     for number in (options.images, 2 * options.images):
         clock = folder / f"clock-{number}"
         before = stored_bytes()
-        idle = IdleSpec(spec, options.classes, str(clock))
+        idle = IdleSpec(inputs, options.classes, str(clock))
         seconds.append(run_job(idle, manifest, folder / "corpus", folder / f"idle-{number}", number, console))
         stored.append(stored_bytes() - before)
     lines = [tuple(map(float, line.split())) for line in clock.read_text().splitlines()]

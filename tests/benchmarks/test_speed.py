@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.pipeline import Idle
+from benchmarks.idle import Idle
 from benchmarks.speed import BenchmarkOptions, main
 from cliper.preprocess import InputSpec
 
