@@ -1,13 +1,14 @@
-"""Write labels as COCO JSON and as semantic label maps (PNG), for tools that read those.
+"""Export labels as COCO JSON and as semantic label maps (PNG).
 
-Pictures get whole numbers as ids, 1 and so on in the order of their image_id; their file_name is the image_id, and uri
-says where the picture is. The same labels always give the same ids, also with --results. Failed pictures are left out.
+Images get the ids 1, 2, ... in the order of their image_id. Their file_name is the image_id, and uri is the address of
+the image. The same labels always get the same ids, also with --results. Failed images are left out.
 """
 
 import posixpath
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from typing import Any
@@ -16,19 +17,22 @@ import tyro
 from rich.console import Console
 
 from cluster.output.files import written_whole
+from cluster.output.image_names import split_id
 from cluster.output.rows import Labels, open_labels
 from cluster.output.sorting import in_order
 from cluster.storage import Location
 from jobs.common.exit_codes import run_to_exit_code
 from jobs.common.targets import check_file_target, check_target, note_unfinished
-from jobs.label_maps import LabelMapWriter
-from schemas.coco import AnnotationsFile, CocoStyle, ResultsFile, coco_head
+from schemas.coco import CocoStyle, annotations_file, results_file
 from schemas.errors import RequestError
+from schemas.label_png import id_to_label, label_png
+from schemas.runs import labels_from_annotations
 
 COLUMNS = ("image_id", "uri", "width", "height", "annotations")
 BATCH_ROWS = 128
 """Small, because masks are large."""
-Picture = tuple[dict[str, Any], list[dict[str, Any]]]
+PNG_WRITERS = 8
+CocoImage = tuple[dict[str, Any], list[dict[str, Any]]]
 """A COCO image and its annotations."""
 
 
@@ -43,20 +47,21 @@ class ExportOptions:
     results: bool = False
     """Write a results list, for COCO.loadRes, instead of an annotations file."""
     split_components: bool = False
-    """Every connected component becomes an annotation of its own."""
+    """Write one annotation per connected component."""
     polygons: bool = False
-    """Masks as polygons; holes are filled."""
+    """Write masks as polygons. Holes are filled."""
     uncompressed: bool = False
-    """Masks as lists of run lengths, as CVAT wants them."""
+    """Write masks as lists of run lengths, as CVAT expects them."""
     images_per_file: int | None = None
-    """Write NAME-00000.json and so on, each with so many pictures and complete in itself."""
+    """Write NAME-00000.json and so on, each complete in itself, with this many images."""
     png: str | None = None
-    """Folder for label maps besides: one PNG per picture, 0 for background, else the category id; id2label.json."""
+    """Also write label maps to this folder: one PNG per image with 0 for background, else the category id, and
+    id2label.json."""
     overwrite: bool = False
-    """Replace what is there."""
+    """Replace existing files."""
 
     def style(self) -> CocoStyle:
-        """How annotations are written; raises RequestError: options that do not fit together."""
+        """How annotations are written. Raises RequestError: the options contradict each other."""
         if sum((self.results, self.polygons, self.uncompressed)) > 1:
             raise RequestError("choose one of --results, --polygons and --uncompressed")
         if self.images_per_file is not None and self.images_per_file < 1:
@@ -67,43 +72,40 @@ class ExportOptions:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job; returns the exit code: 0 done, 1 failed, 2 wrong request."""
+    """Run the job. Returns the exit code: 0 done, 1 failed, 2 wrong request."""
     options = tyro.cli(ExportOptions, args=arguments, description=__doc__)
     return run_to_exit_code(lambda: export(options, Console()), Console(stderr=True))
 
 
 def export(options: ExportOptions, console: Console) -> None:
-    """From the rows to files."""
+    """Write the rows as COCO files and label maps."""
     style = options.style()
     labels = open_labels(options.labels, "--labels")
     targets = json_targets(options)
     maps = None
     if options.png:
-        folder = check_target("--png", options.png, options.overwrite)
-        maps = LabelMapWriter(folder, labels.manifest["categories"])
-        maps.write_names()
+        maps = LabelMapWriter(check_target("--png", options.png, options.overwrite), labels.manifest["categories"])
     note_unfinished(labels, console)
     written = 0
-    pictures = coco_pictures(labels, style, maps)
-    for target, portion in zip(targets, portions(pictures, options.images_per_file or sys.maxsize), strict=False):
-        written += write_file(target, portion, labels, options.results)
-    console.print(f"Exported {written:,} pictures: {options.output}", highlight=False, soft_wrap=True)
+    images = coco_images(labels, style, maps)
+    for target, chunk in zip(targets, chunks(images, options.images_per_file or sys.maxsize), strict=False):
+        written += write_file(target, chunk, labels, options.results)
+    console.print(f"Exported {written:,} images: {options.output}", highlight=False, soft_wrap=True)
 
 
 def json_targets(options: ExportOptions) -> Iterator[Location]:
     """The file to write, or NAME-00000.json and so on.
 
     Raises:
-        RequestError: something is there already.
+        RequestError: such a file exists already.
     """
     target = check_file_target("--output", options.output, options.overwrite)
     if options.images_per_file is None:
         return iter([target])
     stem, ending = posixpath.splitext(target.path)
     fs = target.fs
-    older = [
-        path for path in fs.glob(f"{stem}-*{ending}") if re.fullmatch(r"\d{5,}", path[len(stem) + 1 : -len(ending)])
-    ]
+    numbered = re.compile(rf"-\d{{5,}}{re.escape(ending)}")
+    older = [path for path in fs.glob(f"{stem}-*{ending}") if numbered.fullmatch(path[len(stem) :])]
     if older and not options.overwrite:
         raise RequestError(f"--output: {older[0]} exists already: choose another name, or --overwrite to replace it")
     for path in older:
@@ -111,8 +113,8 @@ def json_targets(options: ExportOptions) -> Iterator[Location]:
     return (Location(fs, f"{stem}-{number:05}{ending}") for number in count())
 
 
-def coco_pictures(labels: Labels, style: CocoStyle, maps: LabelMapWriter | None) -> Iterator[Picture]:
-    """Every picture and its annotations, with ids; label maps are written on the way."""
+def coco_images(labels: Labels, style: CocoStyle, maps: "LabelMapWriter | None") -> Iterator[CocoImage]:
+    """Every image and its annotations, with ids. Label maps are written on the way."""
     image_ids, annotation_ids = count(1), count(1)
     for table in in_order(batch.select(COLUMNS) for batch in labels.batches(COLUMNS, BATCH_ROWS)):
         rows = table.to_pylist()
@@ -131,25 +133,63 @@ def coco_pictures(labels: Labels, style: CocoStyle, maps: LabelMapWriter | None)
             yield image | {"image_id": row["image_id"], "uri": row["uri"]} | file, annotations
 
 
-def portions(pictures: Iterator[Picture], size: int) -> Iterator[Iterator[Picture]]:
-    """So many pictures at a time, each portion to be taken before the next; at least one, which may be empty."""
-    yield islice(pictures, size)
-    for first in pictures:
-        yield chain([first], islice(pictures, size - 1))
+def chunks(images: Iterator[CocoImage], chunk_size: int) -> Iterator[Iterator[CocoImage]]:
+    """Split a stream. Each chunk must be consumed before the next. There is at least one chunk, which may be empty."""
+    yield islice(images, chunk_size)
+    for first in images:
+        yield chain([first], islice(images, chunk_size - 1))
 
 
-def write_file(target: Location, pictures: Iterator[Picture], labels: Labels, results: bool) -> int:
-    """Write one JSON file; returns how many pictures it holds."""
+def write_file(target: Location, images: Iterator[CocoImage], labels: Labels, results: bool) -> int:
+    """Write one JSON file. Returns the number of images in it."""
     description = f"Labels of {labels.manifest['input'].get('address')}"
     written = 0
     with written_whole(target) as file:
-        head = coco_head(labels.manifest["categories"], description)
-        document = ResultsFile(file) if results else AnnotationsFile(file, head)
-        for image, annotations in pictures:
-            document.add(image, annotations)
-            written += 1
-        document.close()
+        document = results_file(file) if results else annotations_file(file, labels.manifest["categories"], description)
+        with document as add:
+            for image, annotations in images:
+                add(image, annotations)
+                written += 1
     return written
+
+
+class LabelMapWriter:
+    """Writes ``id2label.json``, and one PNG per image named like the image id with another ending.
+
+    Args:
+        folder: where to write.
+        categories: the manifest's categories.
+    """
+
+    def __init__(self, folder: Location, categories: Sequence[Mapping[str, Any]]) -> None:
+        self.folder, self.classes = folder, len(categories)
+        self.names: set[str] = set()
+        self.write_bytes("id2label.json", id_to_label(categories))
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        """Write the label maps of rows. Returns what to add to each COCO image: ``label_file``."""
+        names = [self.name(row["image_id"]) for row in rows]
+        with ThreadPoolExecutor(PNG_WRITERS) as pool:
+            list(pool.map(self.write_map, names, rows))
+        return [{"label_file": name} for name in names]
+
+    def write_map(self, name: str, row: Mapping[str, Any]) -> None:
+        labels = labels_from_annotations(row["annotations"], row["height"], row["width"])
+        self.write_bytes(name, label_png(labels, self.classes))
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        with written_whole(self.folder / name) as file:
+            file.write(content)
+
+    def name(self, image_id: str) -> str:
+        """A unique name. If ids differ only in their endings, all but the first keep theirs."""
+        stem, ending = split_id(image_id)
+        name = f"{stem}.png"
+        while name in self.names:
+            stem += ending or "_"
+            name = f"{stem}.png"
+        self.names.add(name)
+        return name
 
 
 if __name__ == "__main__":

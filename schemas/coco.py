@@ -1,13 +1,14 @@
 """Rows as COCO: annotations in the stuff convention (``iscrowd`` 0), written to JSON one by one.
 
-Polygons run along the mask's border halfway between pixel centres, so that drawing them again gives the same pixels.
-They cannot hold holes: what is inside an outline counts as the class's.
+Polygons follow the mask's border halfway between pixel centres, so that rasterising them gives the same pixels. They
+cannot represent holes: everything inside an outline counts as the class.
 """
 
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Literal, cast
 
@@ -18,13 +19,15 @@ from scipy import ndimage
 
 from schemas.runs import annotations_from_labels, run_lengths
 
-TOUCHING = np.ones((3, 3), bool)
+EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 """Pixels that share a side or a corner belong to one component."""
-COPY_BYTES = 2**20
+RESULT_FIELDS = ("image_id", "category_id", "segmentation", "score")
 
 Filled = tuple[list[np.ndarray], list[np.ndarray]]
-"""Per component its outline followed by its holes' outlines [points, 2], and where each of them begins."""
+"""Per component its outline followed by its holes' outlines [points, 2], and the offsets of these outlines."""
 Segmentation = Literal["rle", "uncompressed", "polygons"]
+Add = Callable[[Mapping[str, Any], Iterable[Mapping[str, Any]]], None]
+"""Writes an image and its annotations, all with their ids."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class CocoStyle:
     split_components: bool = False
 
     def convert(self, annotations: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """A row's annotations in this style; `schemas.rows.ANNOTATION` says what is in them."""
+        """Convert a row's annotations (`schemas.rows.ANNOTATION`)."""
         for whole in annotations:
             for part in components(whole) if self.split_components else [dict(whole)]:
                 match self.segmentation:
@@ -52,14 +55,14 @@ class CocoStyle:
 
 
 def components(annotation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One annotation per connected component, in the order of their first pixels, with the whole's class and score."""
-    labels, count = ndimage.label(coco_mask.decode(annotation["segmentation"]), TOUCHING)
+    """One annotation per connected component, ordered by first pixel, with the class and score of the whole."""
+    labels, count = ndimage.label(coco_mask.decode(annotation["segmentation"]), EIGHT_NEIGHBOURS)
     parts = annotations_from_labels(labels, np.full(count, annotation["score"]))
     return [part | {"category_id": annotation["category_id"]} for part in parts]
 
 
 def uncompressed(segmentation: Mapping[str, Any]) -> dict[str, Any]:
-    """Run lengths as a list of numbers, as CVAT wants them."""
+    """Run lengths as a list of numbers, as CVAT expects them."""
     pixels = coco_mask.decode(segmentation).ravel(order="F")
     edges = np.flatnonzero(np.diff(pixels, prepend=0, append=0))
     counts = run_lengths(edges[::2], edges[1::2], pixels.size)
@@ -67,75 +70,54 @@ def uncompressed(segmentation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def polygons(segmentation: Mapping[str, Any]) -> list[list[float]]:
-    """The outlines of the mask's components: x, y, x, y, ... in pixels from the picture's corner."""
+    """The outlines of the mask's components: x, y, x, y, ... in pixels from the image's top left corner."""
     padded = np.pad(coco_mask.decode(segmentation).astype(np.float64), 1)
     points, offsets = cast(Filled, contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, 2.0))
     outer = (outlines[: begins[1]] for outlines, begins in zip(points, offsets, strict=True))
     return [(outline - 0.5).ravel().tolist() for outline in outer]
 
 
-def coco_head(categories: Sequence[Mapping[str, Any]], description: str) -> dict[str, Any]:
-    """What an annotations file holds besides images and annotations."""
-    return {"info": {"description": description}, "licenses": [], "categories": list(categories)}
+@contextmanager
+def annotations_file(file: IO[bytes], categories: Sequence[Mapping[str, Any]], description: str) -> Iterator[Add]:
+    """Write an annotations file image by image. Annotations are buffered in a temporary file."""
+    head = {"info": {"description": description}, "licenses": [], "categories": list(categories)}
+    file.write(json.dumps(head, ensure_ascii=False)[:-1].encode("utf-8") + b', "images": ')
+    with tempfile.TemporaryFile() as scratch:
+        with json_list(file) as add_image, json_list(scratch) as add_annotation:
+
+            def add(image: Mapping[str, Any], annotations: Iterable[Mapping[str, Any]]) -> None:
+                add_image(image)
+                for annotation in annotations:
+                    add_annotation(annotation)
+
+            yield add
+        file.write(b', "annotations": ')
+        scratch.seek(0)
+        shutil.copyfileobj(scratch, file)
+    file.write(b"}\n")
 
 
-class AnnotationsFile:
-    """Writes an annotations file picture by picture; annotations wait in a temporary file.
+@contextmanager
+def results_file(file: IO[bytes]) -> Iterator[Add]:
+    """Write a results list, as ``COCO.loadRes`` reads it, with the ids of the annotations file."""
+    with json_list(file) as add_result:
 
-    Args:
-        file: to write to; stays open.
-        head: from `coco_head`.
-    """
+        def add(image: Mapping[str, Any], annotations: Iterable[Mapping[str, Any]]) -> None:
+            for annotation in annotations:
+                add_result({name: annotation[name] for name in RESULT_FIELDS})
 
-    def __init__(self, file: IO[bytes], head: Mapping[str, Any]) -> None:
-        self.file = file
-        self.spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
-        self.images, self.annotations = JsonList(file), JsonList(self.spool)
-        file.write(json.dumps(head, ensure_ascii=False)[:-1].encode("utf-8") + b', "images": ')
-
-    def add(self, image: Mapping[str, Any], annotations: Iterable[Mapping[str, Any]]) -> None:
-        """Write a picture and its annotations, all with their ids."""
-        self.images.add(image)
-        for annotation in annotations:
-            self.annotations.add(annotation)
-
-    def close(self) -> None:
-        """Write what is left."""
-        self.images.close()
-        self.annotations.close()
-        self.file.write(b', "annotations": ')
-        self.spool.seek(0)
-        shutil.copyfileobj(self.spool, self.file, COPY_BYTES)
-        self.file.write(b"}\n")
-        self.spool.close()
+        yield add
 
 
-class ResultsFile:
-    """Writes a results list: what ``COCO.loadRes`` takes, with ids as in the annotations file."""
+@contextmanager
+def json_list(file: IO[bytes]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Write a JSON list entry by entry."""
+    separator = b"[\n"
 
-    FIELDS = ("image_id", "category_id", "segmentation", "score")
+    def add(entry: Mapping[str, Any]) -> None:
+        nonlocal separator
+        file.write(separator + json.dumps(entry, ensure_ascii=False).encode("utf-8"))
+        separator = b",\n"
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.results = JsonList(file)
-
-    def add(self, image: Mapping[str, Any], annotations: Iterable[Mapping[str, Any]]) -> None:
-        """Write a picture's annotations."""
-        for annotation in annotations:
-            self.results.add({name: annotation[name] for name in self.FIELDS})
-
-    def close(self) -> None:
-        self.results.close()
-
-
-class JsonList:
-    """A JSON list, written entry by entry."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.before = file, b"[\n"
-
-    def add(self, entry: Mapping[str, Any]) -> None:
-        self.file.write(self.before + json.dumps(entry, ensure_ascii=False).encode("utf-8"))
-        self.before = b",\n"
-
-    def close(self) -> None:
-        self.file.write(b"\n]" if self.before == b",\n" else b"[]")
+    yield add
+    file.write(b"[]" if separator == b"[\n" else b"\n]")

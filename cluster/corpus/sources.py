@@ -71,14 +71,29 @@ def list_corpus(
         hidden = any(part.startswith((".", "_")) for part in relative.split("/"))
         if hidden or (below_output and path.startswith(below_output)):
             continue
-        for kind, suffixes in SUFFIXES.items():
-            if path.lower().endswith(suffixes):
-                shards[kind].append(Shard(relative, path))
+        if kind := format_of(path):
+            shards[kind].append(Shard(relative, path))
     corpus_format = choose_format(root, wanted, shards)
     corpus = Corpus(root, corpus_format, tuple(sorted(shards[corpus_format], key=lambda shard: shard.name)), limits)
     if corpus_format == "parquet":
         check_table(root, corpus.shards[0])
     return corpus if limit is None else limited(corpus, limit)
+
+
+def format_of(name: str) -> CorpusFormat | None:
+    """The format of a corpus's file, from the ending of its name; None for files of other kinds."""
+    return next((kind for kind, suffixes in SUFFIXES.items() if name.lower().endswith(suffixes)), None)
+
+
+def file_address(shard: str, uri: str) -> str:
+    """The address of the file that holds an image, from the ``shard`` and ``uri`` of its row."""
+    match format_of(shard):
+        case "tar":
+            return uri.rpartition("::")[2]
+        case "parquet":
+            return uri.rpartition("#row=")[0]
+        case _:
+            return uri
 
 
 def list_names(root: Location) -> tuple[str, list[str]]:

@@ -1,19 +1,19 @@
-"""Conditions on classes, as people write them: ``dog>0.6``, ``car>0.5,truck>0.5``, ``dog=0.02``; and as SQL.
+"""Conditions on classes, parsed from text such as ``dog>0.6``, ``car>0.5,truck>0.5`` or ``dog=0.02``, and as SQL.
 
-A condition is a class name, one of ``> >= < <=`` and a number. Commas separate conditions only behind a number, and
-what is behind the last operator is the number, so that names may hold commas, spaces and operators.
+A condition is a class name, one of ``> >= < <=`` and a number. A comma separates conditions only after a number, and
+the number follows the last operator. Names may therefore contain commas, spaces and operators.
 """
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from schemas.errors import RequestError
 
 LARGEST_SCORE = 10.0
-"""Scores begin at 0 and seldom get above 2; a larger threshold is a slip, such as a percentage."""
+"""Scores start at 0 and rarely exceed 2. A larger threshold is a mistake, such as a percentage."""
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 CONDITION = re.compile(rf"\s*(?P<name>.+?)\s*(?P<operator>>=|<=|>|<)\s*(?P<number>{NUMBER})\s*(?:,|$)")
 CALL = re.compile(r"\b(?P<what>score|area)\s*\(\s*'(?P<name>(?:[^']|'')*)'\s*\)", re.IGNORECASE)
@@ -21,7 +21,7 @@ CALL = re.compile(r"\b(?P<what>score|area)\s*\(\s*'(?P<name>(?:[^']|'')*)'\s*\)"
 
 @dataclass(frozen=True)
 class Condition:
-    """A class's score, or its share of the picture's area, compared with a number."""
+    """Compares a class's score, or its share of the image's area, with a number."""
 
     name: str
     operator: str
@@ -35,13 +35,13 @@ class Condition:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a picture must fulfil to be kept.
+    """What an image must fulfil to be kept.
 
     Attributes:
         require: all of these hold.
-        require_any: of each group one holds.
+        require_any: at least one of each group holds.
         exclude: none of these holds.
-        where: SQL, once more to hold; may call ``score('NAME')`` and ``area('NAME')``.
+        where: additional SQL condition. It may call ``score('NAME')`` and ``area('NAME')``.
     """
 
     require: tuple[Condition, ...] = ()
@@ -51,18 +51,18 @@ class Conditions:
 
     @property
     def class_names(self) -> list[str]:
-        """Every class that is mentioned, once, in order."""
+        """Every class that the conditions mention, without repetitions, in order."""
         groups = (self.require, *self.require_any, self.exclude)
         names = [condition.name for group in groups for condition in group]
-        return list(dict.fromkeys([*names, *(name for _, name in calls(self.where or ""))]))
+        return list(dict.fromkeys([*names, *map(unquoted, CALL.finditer(self.where or ""))]))
 
     def check(self, flag: str, class_names: Sequence[str]) -> None:
-        """Raises RequestError: a class that is mentioned is not in the vocabulary."""
+        """Raises RequestError: the conditions mention a class that is not in the vocabulary."""
         for name in self.class_names:
             check_class(flag, name, class_names)
 
     def sql(self, class_names: Sequence[str]) -> str:
-        """All of it as one SQL expression over columns of `schemas.rows.ROW_SCHEMA`."""
+        """All conditions as one SQL expression over the columns of `schemas.rows.ROW_SCHEMA`."""
         parts = [condition.sql(class_names) for condition in self.require]
         parts += [" OR ".join(condition.sql(class_names) for condition in group) for group in self.require_any]
         parts += [f"NOT {condition.sql(class_names)}" for condition in self.exclude]
@@ -74,10 +74,10 @@ class Conditions:
 
 
 def parse_conditions(flag: str, text: str) -> tuple[Condition, ...]:
-    """Conditions on scores, separated by commas.
+    """Parse conditions on scores, separated by commas.
 
     Raises:
-        RequestError: a part is no condition, or its number is out of range.
+        RequestError: a part is not a condition, or its number is out of range.
     """
     found: list[Condition] = []
     position = 0
@@ -85,8 +85,8 @@ def parse_conditions(flag: str, text: str) -> tuple[Condition, ...]:
         match = CONDITION.match(text, position)
         if match is None:
             raise RequestError(
-                f"{flag} {text!r}: {text[position:].strip()!r} is no condition: write a class, one of > >= < <= "
-                f"and a number, such as dog>0.6"
+                f"{flag} {text!r}: {text[position:].strip()!r} is not a condition: write a class, one of "
+                f"> >= < <= and a number, such as dog>0.6"
             )
         number = float(match["number"])
         if not 0 <= number <= LARGEST_SCORE:
@@ -97,51 +97,46 @@ def parse_conditions(flag: str, text: str) -> tuple[Condition, ...]:
 
 
 def parse_condition(flag: str, text: str) -> Condition:
-    """A single condition on a score.
+    """Parse a single condition on a score.
 
     Raises:
-        RequestError: it is none, or it is several.
+        RequestError: the text is not a condition, or holds several.
     """
     conditions = parse_conditions(flag, text)
     if len(conditions) > 1:
-        raise RequestError(f"{flag} {text!r} holds {len(conditions)} conditions: give each one by itself, in quotes")
+        raise RequestError(f"{flag} {text!r} holds {len(conditions)} conditions: quote each one separately")
     return conditions[0]
 
 
 def parse_area(flag: str, text: str) -> Condition:
-    """``CLASS=SHARE``: the class covers at least this share of the picture, between 0 and 1.
+    """Parse ``CLASS=SHARE``: the class covers at least this share of the image, between 0 and 1.
 
     Raises:
-        RequestError: it is something else.
+        RequestError: the text has another form, or the share is out of range.
     """
     name, equals, share = text.rpartition("=")
     if not equals or not name.strip() or not re.fullmatch(NUMBER, share.strip()):
-        raise RequestError(f"{flag} {text!r} is no share of a class: write such as dog=0.02")
+        raise RequestError(f"{flag} {text!r} is not a share of a class: write CLASS=SHARE, such as dog=0.02")
     if not 0 <= float(share) <= 1:
         raise RequestError(f"{flag} {text!r}: the share must be between 0 and 1")
     return Condition(name.strip(), ">=", float(share), "area")
 
 
 def check_class(flag: str, name: str, class_names: Sequence[str]) -> None:
-    """Raises RequestError, with the names that come close, unless the vocabulary has the class."""
+    """Raises RequestError: the vocabulary lacks the class. The message suggests similar names."""
     if name in class_names:
         return
     close = difflib.get_close_matches(name, class_names) or list(class_names[:5])
     raise RequestError(f"{flag}: there is no class {name!r}: did you mean {' or '.join(map(repr, close))}?")
 
 
-def calls(where: str) -> Iterator[tuple[str, str]]:
-    """The quantities that SQL asks for: ``score`` or ``area``, and the class."""
-    for call in CALL.finditer(where):
-        yield call["what"].lower(), unquoted(call)
-
-
 def unquoted(call: re.Match[str]) -> str:
+    """The class name in a match of `CALL`."""
     return call["name"].replace("''", "'")
 
 
 def quantity_sql(what: str, name: str, class_names: Sequence[str]) -> str:
-    """SQL for a class's score, or for its share of the picture's area (0 where it is absent)."""
+    """SQL for a class's score, or for its share of the image's area (0 where it is absent)."""
     category_id = class_names.index(name) + 1
     if what == "score":
         return f"class_scores[{category_id}]"

@@ -1,4 +1,4 @@
-"""The pictures that fulfil conditions, as a table, and as ids for who copies them."""
+"""Select the images that fulfil conditions: as a Parquet table, and as ids for copying."""
 
 import contextlib
 import json
@@ -23,19 +23,20 @@ from schemas.rows import ANNOTATION, ROW_SCHEMA
 FILTER_KEY = b"cliper_filter"
 COLUMNS = ("image_id", "uri", "shard", "width", "height", "status", "class_scores")
 ANNOTATION_FIELDS = ("category_id", "score", "area", "bbox")
-"""Of the annotations all but the masks, which are most of the bytes."""
-LIGHT_BATCH_ROWS = 64 * 1024
+"""All fields of an annotation except the mask, which is most of its bytes."""
+BATCH_ROWS = 64 * 1024
 KEPT_COLUMNS = ("image_id", "uri", "width", "height")
+IDS = pa.schema([ROW_SCHEMA.field("image_id"), ROW_SCHEMA.field("shard")])
 
 
 @dataclass
 class Selection:
-    """What was kept.
+    """The images that were kept.
 
     Attributes:
-        conditions: by which.
-        considered: rows with status ok.
-        images: table of ``image_id`` and ``shard``, in the order of the ids.
+        conditions: the conditions that they fulfil.
+        considered: number of rows with status ok.
+        images: table of ``image_id`` and ``shard``, sorted by id.
     """
 
     conditions: Conditions
@@ -47,21 +48,20 @@ class Selection:
         return int(self.images.num_rows)
 
 
-def select_pictures(labels: Labels, conditions: Conditions, target: Location | None) -> Selection:
-    """Select pictures, and write them as a Parquet table if there is a target.
+def select_images(labels: Labels, conditions: Conditions, target: Location | None) -> Selection:
+    """Select images. If there is a target, write them there as a Parquet table.
 
     Raises:
         RequestError: the SQL is wrong.
-        JobFailedError: there is no room for sorting.
+        JobFailedError: memory or disk ran out.
         OSError: the storage failed.
     """
-    considered = 0
-
     rows_schema, columns = columns_for(labels, conditions)
+    considered = 0
 
     def counted() -> Iterator[pa.RecordBatch]:
         nonlocal considered
-        for batch in labels.batches(columns, LIGHT_BATCH_ROWS):
+        for batch in labels.batches(columns, BATCH_ROWS):
             considered += len(batch)
             yield batch
 
@@ -69,22 +69,21 @@ def select_pictures(labels: Labels, conditions: Conditions, target: Location | N
     names = labels.class_names
     scores = [f"class_scores[{names.index(name) + 1}] AS {quoted(column_of(name))}" for name in conditions.class_names]
     select = ", ".join([*KEPT_COLUMNS, *scores, "shard"])
-    images = []
+    images = [IDS.empty_table()]
     with sql_problems(), contextlib.ExitStack() as stack:
         writer = None
         if target is not None:
             file = stack.enter_context(written_whole(target))
             writer = stack.enter_context(pq.ParquetWriter(file, schema, compression="zstd"))
-        for kept in in_order(select_rows(counted(), rows_schema, select, conditions.sql(names), LIGHT_BATCH_ROWS)):
-            images.append(kept.select(["image_id", "shard"]))
+        for kept in in_order(select_rows(counted(), rows_schema, select, conditions.sql(names), BATCH_ROWS)):
+            images.append(kept.select(IDS.names).cast(IDS))
             if writer is not None:
                 writer.write_table(kept.select(schema.names).cast(schema))
-    id_schema = pa.schema([pa.field("image_id", pa.string()), pa.field("shard", pa.string())])
-    return Selection(conditions, considered, pa.concat_tables([id_schema.empty_table(), *images]))
+    return Selection(conditions, considered, pa.concat_tables(images))
 
 
 def columns_for(labels: Labels, conditions: Conditions) -> tuple[pa.Schema, list[str]]:
-    """The columns that conditions may look at, and what to read for them; annotations only if they do."""
+    """The columns that conditions may use, and the names to read for them. Annotations are read only if used."""
     fields, columns = [ROW_SCHEMA.field(name) for name in COLUMNS], list(COLUMNS)
     if re.search(r"\bannotations\b", conditions.sql(labels.class_names), re.IGNORECASE):
         light = pa.struct([ANNOTATION.field(name) for name in ANNOTATION_FIELDS])
@@ -94,7 +93,7 @@ def columns_for(labels: Labels, conditions: Conditions) -> tuple[pa.Schema, list
 
 
 def kept_schema(labels: Labels, conditions: Conditions) -> pa.Schema:
-    """The table's schema; its metadata holds the labels' manifest and the conditions."""
+    """The schema of the written table. Its metadata holds the labels' manifest and the conditions."""
     fields = [ROW_SCHEMA.field(name) for name in KEPT_COLUMNS]
     fields += [pa.field(column_of(name), pa.float32()) for name in conditions.class_names]
     request = {"labels": labels.location.url, **asdict(conditions)}
@@ -115,7 +114,7 @@ def quoted(identifier: str) -> str:
 
 @contextlib.contextmanager
 def sql_problems() -> Iterator[None]:
-    """DuckDB's errors as one sentence.
+    """Turn DuckDB's errors into one sentence.
 
     Raises:
         RequestError: the SQL is wrong.
@@ -124,7 +123,7 @@ def sql_problems() -> Iterator[None]:
     try:
         yield
     except duckdb.OperationalError as error:
-        raise JobFailedError(f"the conditions cannot be looked at: {first_line(error)}") from error
+        raise JobFailedError(f"the conditions cannot be evaluated: {first_line(error)}") from error
     except duckdb.Error as error:
         raise RequestError(f"--where: {first_line(error)}") from error
 

@@ -1,4 +1,4 @@
-"""Reading single pictures again that a labelling job has read: from its input, or from where the rows say they are."""
+"""Read labelled images again: from the job's input, or from the addresses in the rows."""
 
 import posixpath
 from collections import defaultdict
@@ -8,36 +8,37 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
-from cluster.corpus.decode import DecodeError, decode_image
+from cluster.corpus.decode import DecodeError, decode_rgb
 from cluster.corpus.readers import Record, Shard, checked, image_bytes, image_column
-from cluster.corpus.sources import SUFFIXES, Corpus, CorpusFormat, read_shard
+from cluster.corpus.sources import Corpus, file_address, format_of, read_shard
 from cluster.storage import STORAGE_ERRORS, Location, open_location, storage_problem
 from jobs.page.samples import rows_at
 from schemas.errors import RequestError
 
 READERS = 4
-"""Files that are read at a time; each reader has one decoded picture in memory."""
+"""Files that are read at a time. Each reader has one decoded image in memory."""
 
 Row = dict[str, Any]
 Made = TypeVar("Made")
+Make = Callable[[Row, Image.Image], Made]
 
 
 class Unreadable(NamedTuple):
-    """A picture that cannot be shown, and why."""
+    """An image that cannot be shown, and why."""
 
     image_id: str
     reason: str
 
 
 def open_images(address: str) -> Location:
-    """The folder or prefix that pictures are read from; of a single file, the folder it is in.
+    """The folder or prefix to read images from. A single file stands for its folder.
 
     Raises:
-        RequestError: it is not there.
+        RequestError: it does not exist or cannot be read.
     """
     location = open_location(address, "--images")
     try:
@@ -49,102 +50,84 @@ def open_images(address: str) -> Location:
     return replace(location, path=posixpath.dirname(location.path)) if is_file else location
 
 
-def read_pictures(
-    rows: Sequence[Row], images: Location | None, make: Callable[[Row, np.ndarray], Made]
-) -> tuple[list[Made], list[Unreadable]]:
-    """Read and decode the rows' pictures; every file is read once, and no further than needed.
+def read_images(rows: Sequence[Row], images: Location | None, make: Make[Made]) -> tuple[list[Made], list[Unreadable]]:
+    """Read and decode the rows' images. Every file is read once, and no further than needed.
 
     Args:
         rows: rows with status ok.
-        images: the job's input; None looks where each row's ``uri`` points.
-        make: what to do with a row and its pixels, uint8 [height, width, 3]; called from several threads.
+        images: the job's input. None reads from each row's ``uri``.
+        make: converts a row and its RGB image. It is called from several threads.
 
     Returns:
-        What was made, in the order of the rows, and the pictures that cannot be read or decoded any more.
+        The converted images in the order of the rows, and the images that can no longer be read or decoded.
     """
     by_file: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        by_file[row["shard"] if images else file_address(row)].append(row)
+        by_file[row["shard"] if images else file_address(row["shard"], row["uri"])].append(row)
+    results: dict[str, Made | Unreadable] = {}
     with ThreadPoolExecutor(READERS) as readers:
-        groups = readers.map(partial(read_group, images=images, make=make), by_file.items())
-        made = {row["image_id"]: result for group in groups for row, result in group}
-    results = [made[row["image_id"]] for row in rows]
-    unreadable = [result for result in results if isinstance(result, Unreadable)]
-    return [result for result in results if not isinstance(result, Unreadable)], unreadable
+        for group in readers.map(partial(read_group, images=images, make=make), by_file.items()):
+            results |= group
+    in_order = [results[row["image_id"]] for row in rows]
+    unreadable = [result for result in in_order if isinstance(result, Unreadable)]
+    return [result for result in in_order if not isinstance(result, Unreadable)], unreadable
 
 
 def read_group(
-    group: tuple[str, Sequence[Row]], images: Location | None, make: Callable[[Row, np.ndarray], Made]
-) -> list[tuple[Row, Made | Unreadable]]:
-    """The pictures of one file."""
+    group: tuple[str, Sequence[Row]], images: Location | None, make: Make[Made]
+) -> dict[str, Made | Unreadable]:
+    """The images of one file, by id."""
     address, rows = group
     left = {row["image_id"]: row for row in rows}
-    results: list[tuple[Row, Made | Unreadable]] = []
+    results: dict[str, Made | Unreadable] = {}
     reason = "it is no longer there"
     try:
         location = images / address if images else open_location(address, "uri")
         for record in find_records(location, rows):
             if record.image_id in left:
-                row = left.pop(record.image_id)
-                results.append((row, made_of(record, row, make)))
+                results[record.image_id] = convert(record, left.pop(record.image_id), make)
             elif record.data is None:
-                reason = record.error or reason  # of the file as a whole
+                reason = record.error or reason  # a record of the file as a whole
             if not left:
                 break
     except STORAGE_ERRORS as error:
         reason = storage_problem(error)
     except (RequestError, pa.ArrowException, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-    return results + [(row, Unreadable(image_id, reason)) for image_id, row in left.items()]
+    return results | {image_id: Unreadable(image_id, reason) for image_id in left}
 
 
-def made_of(record: Record, row: Row, make: Callable[[Row, np.ndarray], Made]) -> Made | Unreadable:
+def convert(record: Record, row: Row, make: Make[Made]) -> Made | Unreadable:
     if record.data is None:
         return Unreadable(record.image_id, record.error or record.status)
     try:
-        pixels = decode_image(record.data)
+        image = decode_rgb(record.data)
     except DecodeError as error:
         return Unreadable(record.image_id, str(error))
-    if pixels.shape[:2] != (row["height"], row["width"]):
+    if image.size != (row["width"], row["height"]):
         return Unreadable(record.image_id, "it has another size than when it was labelled")
-    return make(row, pixels)
+    return make(row, image)
 
 
 def find_records(location: Location, rows: Sequence[Row]) -> Iterable[Record]:
-    """Records of a file among which are those of the rows, if they are there at all.
+    """Records of a file, among them those of the rows if they still exist.
 
     Raises:
         OSError: the storage failed.
         pyarrow.ArrowException, ValueError: the file is a damaged table.
     """
     name = rows[0]["shard"]
-    corpus = Corpus(location, format_of(name), shards=())
+    corpus = Corpus(location, format_of(name) or "folder", shards=())
     if corpus.format == "parquet":
         return table_records(corpus, rows)
     return read_shard(corpus, Shard(name, location.path))
 
 
 def table_records(corpus: Corpus, rows: Sequence[Row]) -> Iterator[Record]:
-    """Rows of a table; other row groups are passed over."""
+    """Rows of a table. Row groups without any of them are skipped."""
     by_number = {int(row["image_id"].rpartition("/")[2]): row for row in rows}
     with corpus.root.fs.open(corpus.root.path, "rb") as source, pq.ParquetFile(source) as file:
         for number, batch in rows_at(file, list(by_number), [image_column(file.schema_arrow)]):
             row = by_number[number]
             record = Record(row["image_id"], row["uri"], row["shard"], next(image_bytes(batch.column(0))))
             yield checked(record, corpus.limits.max_file_bytes)
-
-
-def format_of(name: str) -> CorpusFormat:
-    """How a file of a corpus is read, from its name's ending."""
-    return next((kind for kind, suffixes in SUFFIXES.items() if name.lower().endswith(suffixes)), "folder")
-
-
-def file_address(row: Row) -> str:
-    """The address of the file that a picture is in."""
-    match format_of(row["shard"]):
-        case "tar":
-            return str(row["uri"]).rpartition("::")[2]
-        case "parquet":
-            return str(row["uri"]).rpartition("#row=")[0]
-        case _:
-            return str(row["uri"])

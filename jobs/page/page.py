@@ -1,4 +1,4 @@
-"""The page about labelled pictures: charts, and a gallery with overlays. One file that needs no network."""
+"""The report page: charts and sample images with overlays in one file that needs no network."""
 
 import base64
 import io
@@ -12,32 +12,42 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from cluster.output.rows import Labels
-from jobs.page.counts import BIN_WIDTH, Tally
+from jobs.common.counts import BINS_PER_UNIT, Counts
 from jobs.page.images import Row, Unreadable
 from schemas.runs import labels_from_annotations
 
 WEBP_QUALITY = 80
-MOST_CLASSES_IN_A_PICTURE = 255
-"""In the overlay; of more, the smallest are left out."""
+MAX_OVERLAY_CLASSES = 255
+"""One byte per pixel. Of more classes in an image, the smallest are left out."""
 NEAR_MISSES = 5
-"""Classes that were not found whose scores are shown all the same, highest first."""
+"""Number of classes that are shown with their scores although they were not found, highest score first."""
 GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
+OKLAB_TO_LMS = np.array([
+    [1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480],
+])  # fmt: skip
+LMS_TO_RGB = np.array(
+    [
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.7076147010],
+    ]
+)
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture of the gallery.
+    """A sample image, reduced.
 
     Attributes:
-        image_id: of its row.
-        address: a ``data:`` URL of the reduced picture.
-        width, height: of the reduced picture, in pixels.
-        original: width and height of the picture itself.
-        found: per class found its index from 0, score and share of the area; highest score first.
-        near_misses: classes not found, likewise, without a share.
-        overlay: label map in the reduced size, one byte per pixel, zlib, base64; 0 is background, n the n-th of
-            ``overlay_classes``.
-        overlay_classes: class indices.
+        image_id: the id in its row.
+        address: a ``data:`` URL of the thumbnail.
+        width, height: size of the thumbnail in pixels.
+        original: width and height of the image in pixels.
+        found: for each class found its index from 0, score and share of the area, highest score first.
+        near_misses: the same for classes not found, without a share.
+        overlay: label map in the thumbnail's size, one byte per pixel, zlib, base64. 0 is background, n is the n-th
+            entry of ``overlay_classes``.
+        overlay_classes: class indices from 0.
     """
 
     image_id: str
@@ -56,7 +66,7 @@ class Thumbnail:
         return self.image_id.rpartition("/")[2] or self.image_id
 
     def data(self) -> dict[str, Any]:
-        """What the page's script needs."""
+        """The data for the page's script."""
         return {
             "id": self.image_id, "name": self.name, "width": self.width, "height": self.height,
             "original": self.original, "found": self.found, "nearMisses": self.near_misses,
@@ -64,15 +74,14 @@ class Thumbnail:
         }  # fmt: skip
 
 
-def make_thumbnail(row: Row, pixels: np.ndarray, longer_side_px: int) -> Thumbnail:
-    """Reduce a picture and its masks.
+def make_thumbnail(row: Row, image: Image.Image, longer_side_px: int) -> Thumbnail:
+    """Reduce an image and its masks.
 
     Args:
-        row: with its annotations.
-        pixels: uint8 [height, width, 3].
-        longer_side_px: of the thumbnail; smaller pictures keep their size.
+        row: the image's row, with annotations.
+        image: RGB; it is reduced in place.
+        longer_side_px: longer side of the thumbnail. Smaller images keep their size.
     """
-    image = Image.fromarray(pixels)
     image.thumbnail((longer_side_px, longer_side_px), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=WEBP_QUALITY)
@@ -91,8 +100,8 @@ def make_thumbnail(row: Row, pixels: np.ndarray, longer_side_px: int) -> Thumbna
 
 
 def overlay_of(row: Row, size: tuple[int, int]) -> tuple[str, list[int]]:
-    """A row's label map, reduced to a width and height, and the indices of the classes in it."""
-    largest = sorted(row["annotations"], key=lambda entry: -entry["area"])[:MOST_CLASSES_IN_A_PICTURE]
+    """A row's label map, reduced to a width and height, and the indices of its classes."""
+    largest = sorted(row["annotations"], key=lambda entry: -entry["area"])[:MAX_OVERLAY_CLASSES]
     labels = labels_from_annotations(largest, row["height"], row["width"])
     categories = np.array([0, *(entry["category_id"] for entry in largest)])
     order = np.argsort(categories)
@@ -103,21 +112,14 @@ def overlay_of(row: Row, size: tuple[int, int]) -> tuple[str, list[int]]:
 
 
 def class_colours(count: int) -> list[str]:
-    """A colour for every class of a vocabulary, as ``#rrggbb``; it depends on the class's position alone.
+    """A colour for every class of a vocabulary, as ``#rrggbb``. It depends only on the class's position.
 
     Hues are a golden angle apart, so that neighbours differ, in three lightnesses of the colour space Oklab.
     """
     index = np.arange(count)
     hue, lightness = 0.5 + index * GOLDEN_ANGLE, np.array([0.70, 0.58, 0.80])[index % 3]
-    a, b = 0.15 * np.cos(hue), 0.15 * np.sin(hue)
-    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
-    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
-    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
-    linear = np.clip(np.stack([
-        4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
-        -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
-        -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
-    ], axis=1), 0, 1)  # fmt: skip
+    oklab = np.stack([lightness, 0.15 * np.cos(hue), 0.15 * np.sin(hue)], axis=1)
+    linear = np.clip((oklab @ OKLAB_TO_LMS.T) ** 3 @ LMS_TO_RGB.T, 0, 1)
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in np.round(255 * srgb).astype(int).tolist()]
 
@@ -125,18 +127,18 @@ def class_colours(count: int) -> list[str]:
 def render_page(
     labels: Labels,
     summary: dict[str, Any],
-    tally: Tally,
+    counts: Counts,
     thumbnails: Sequence[Thumbnail],
     unreadable: Sequence[Unreadable],
 ) -> str:
-    """The page as HTML; no text of rows or manifest can become markup in it.
+    """The page as HTML. Text from rows and manifest is escaped.
 
     Args:
-        labels: whose manifest says how they came about.
-        summary: of the job; empty if there is none.
-        tally: of all rows.
-        thumbnails: for the gallery.
-        unreadable: pictures that were chosen for it but cannot be shown.
+        labels: the output. Its manifest describes the request.
+        summary: the job's summary; empty if there is none.
+        counts: counts of all rows.
+        thumbnails: the sample images.
+        unreadable: samples that cannot be shown.
     """
     environment = Environment(
         loader=PackageLoader("jobs.page"),
@@ -150,40 +152,40 @@ def render_page(
     classes = [
         {"index": index, "name": name, "colour": colour, "images": images}
         for index, (name, colour, images) in enumerate(
-            zip(labels.class_names, colours, tally.images_by_class.tolist(), strict=True)
+            zip(labels.class_names, colours, counts.images_by_class.tolist(), strict=True)
         )
     ]
     data = {
         "classes": [{"name": entry["name"], "colour": entry["colour"]} for entry in classes],
         "thresholds": thresholds(labels),
-        "histograms": tally.histograms.transpose(1, 0, 2).tolist(),
-        "binWidth": BIN_WIDTH,
-        "pictures": [thumbnail.data() for thumbnail in thumbnails],
+        "histograms": counts.histograms.transpose(1, 0, 2).tolist(),
+        "binWidth": 1 / BINS_PER_UNIT,
+        "images": [thumbnail.data() for thumbnail in thumbnails],
     }
     return environment.get_template("report.html.j2").render(
-        labels=labels, tally=tally, facts=facts(labels.manifest, summary), data=data, classes=classes,
-        by_images=sorted(classes, key=lambda entry: -entry["images"]), failures=failures(tally),
-        in_gallery=sorted({index for thumbnail in thumbnails for index, _, _ in thumbnail.found}),
+        labels=labels, counts=counts, facts=facts(labels.manifest, summary), data=data, classes=classes,
+        by_images=sorted(classes, key=lambda entry: -entry["images"]), failures=failures(counts),
+        sampled_classes=sorted({index for thumbnail in thumbnails for index, _, _ in thumbnail.found}),
         thumbnails=thumbnails, unreadable=unreadable,
     )  # fmt: skip
 
 
 def percent(share: float) -> str:
-    """``0.1234`` as ``12.3 %``; what is not nothing never looks like nothing."""
+    """``0.1234`` as ``12.3 %``. Small positive shares are never shown as zero."""
     return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
 
 
-def failures(tally: Tally) -> list[dict[str, Any]]:
-    """Kinds of failures, most frequent first, with an example each."""
+def failures(counts: Counts) -> list[dict[str, Any]]:
+    """Kinds of failures, most frequent first, each with an example."""
     return [
-        {"status": status, "images": images, "example": tally.example_errors[status]}
-        for status, images in tally.by_status.most_common()
-        if status in tally.example_errors
+        {"status": status, "images": images, "example": counts.example_errors[status]}
+        for status, images in counts.by_status.most_common()
+        if status in counts.example_errors
     ]
 
 
 def thresholds(labels: Labels) -> list[float | None]:
-    """For every class the score above which it was taken to be there; None if the manifest does not say."""
+    """For every class the score above which it counts as present; None if the manifest has none."""
     settings = labels.manifest.get("settings", {})
     own = settings.get("class_score_thresholds") or []
     count = len(labels.class_names)
@@ -191,7 +193,7 @@ def thresholds(labels: Labels) -> list[float | None]:
 
 
 def facts(manifest: dict[str, Any], summary: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """How the labels came about, under headings."""
+    """The request and the last run, grouped under headings."""
     vocabulary, settings = manifest.get("vocabulary", {}), manifest.get("settings", {})
     found = {
         "Models": {

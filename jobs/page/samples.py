@@ -1,4 +1,4 @@
-"""Choosing a few of many labelled pictures to look at, and reading their rows."""
+"""Choose a few of many labelled images to look at, and read their rows."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -9,17 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.output.rows import Labels
-from jobs.page.counts import Portion
+from jobs.common.counts import ScoredRows
 
 BEST_PER_CLASS = 8
-SAMPLE_PER_CLASS = 15
-ROWS_AT_A_TIME = 64
+RANDOM_PER_CLASS = 15
+CHUNK_SIZE = 64
 ROW_COLUMNS = ("image_id", "uri", "shard", "width", "height", "class_scores", "annotations")
 ENTRY = np.dtype([("group", np.int64), ("key", np.float64), ("score", np.float32), ("row", np.int64)])
 
 
-class Ranking:
-    """Of every group the entries with the largest keys; with random keys, a random sample of the group."""
+class TopEntries:
+    """The entries with the largest keys of each group. With random keys they are a random sample of the group."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -35,32 +35,31 @@ class Ranking:
 
     def of(self, group: int) -> np.ndarray:
         """The group's entries, largest key first."""
-        first, end = np.searchsorted(self.entries["group"], [group, group + 1])
-        entries: np.ndarray = self.entries[first:end]
+        entries: np.ndarray = self.entries[self.entries["group"] == group]
         return entries
 
 
-class Candidates:
-    """Rows that may get into the gallery. Memory grows with classes and pictures wanted, not with rows."""
+class Samples:
+    """Rows that the page may show. Memory grows with the classes and the images wanted, not with the rows."""
 
-    def __init__(self, pictures: int, seed: int) -> None:
-        self.pictures = pictures
+    def __init__(self, images: int, seed: int) -> None:
+        self.images = images
         self.rng = np.random.default_rng(seed)
-        self.best, self.sample, self.any = Ranking(BEST_PER_CLASS), Ranking(SAMPLE_PER_CLASS), Ranking(pictures)
+        self.best, self.random, self.any = TopEntries(BEST_PER_CLASS), TopEntries(RANDOM_PER_CLASS), TopEntries(images)
 
-    def add(self, portion: Portion) -> None:
-        scores, rows = portion.found_scores, portion.rows[portion.pictures]
-        self.best.add(portion.classes, scores, scores, rows)
-        self.sample.add(portion.classes, self.rng.random(len(rows)), scores, rows)
-        count = len(portion.rows)
-        self.any.add(np.zeros(count), self.rng.random(count), np.zeros(count), portion.rows)
+    def add(self, chunk: ScoredRows) -> None:
+        scores, rows = chunk.found_scores, chunk.rows[chunk.images]
+        self.best.add(chunk.classes, scores, scores, rows)
+        self.random.add(chunk.classes, self.rng.random(len(rows)), scores, rows)
+        count = len(chunk.rows)
+        self.any.add(np.zeros(count), self.rng.random(count), np.zeros(count), chunk.rows)
 
     def choose(self, images_by_class: np.ndarray) -> list[int]:
-        """Row numbers of the gallery's pictures.
+        """Row numbers of the images to show.
 
-        Turn by turn, every class gets one of its best pictures or one of middling score; half of the classes begin with
-        a middling one, so that few pictures for many classes are no flattering choice. Rare classes come first: what is
-        frequent is in their pictures, too. Room that is left goes to any pictures.
+        In each round, every class gets one of its best images or one with a score near its median. Half of the classes
+        start with a median one; otherwise a page with few images and many classes would show best cases only. Rare
+        classes come first, because their images also show frequent ones. Random images fill the remaining places.
 
         Args:
             images_by_class: int64 [classes].
@@ -68,27 +67,30 @@ class Candidates:
         present = np.flatnonzero(images_by_class)
         rarest_first = present[np.argsort(images_by_class[present], kind="stable")].tolist()
         of_classes = (self.of_class(index, place % 2 == 1) for place, index in enumerate(rarest_first))
-        turns = itertools.zip_longest(*of_classes)
-        rows = itertools.chain(itertools.chain.from_iterable(turns), self.any.of(0)["row"].tolist())
-        return list(itertools.islice(dict.fromkeys(row for row in rows if row is not None), self.pictures))
+        of_any = self.any.of(0)["row"].tolist()
+        rows = dict.fromkeys(itertools.chain(alternating(*of_classes), of_any))
+        return list(itertools.islice(rows, self.images))
 
-    def of_class(self, index: int, middling_first: bool) -> list[int]:
-        """A class's candidates, best and middling ones in turn: the best, the most middling, the second best, ..."""
-        sample = self.sample.of(index)
-        distance = np.abs(sample["score"] - np.median(sample["score"]))
-        middling = sample["row"][np.argsort(distance, kind="stable")].tolist()
-        best = self.best.of(index)["row"].tolist()
-        pairs = itertools.zip_longest(middling, best) if middling_first else itertools.zip_longest(best, middling)
-        return [row for pair in pairs for row in pair if row is not None]
+    def of_class(self, index: int, median_first: bool) -> list[int]:
+        """A class's candidates, alternately from the best and from those closest to the median score."""
+        entries = self.random.of(index)
+        distance = np.abs(entries["score"] - np.median(entries["score"]))
+        lists = [self.best.of(index)["row"].tolist(), entries["row"][np.argsort(distance, kind="stable")].tolist()]
+        return alternating(*(reversed(lists) if median_first else lists))
+
+
+def alternating(*lists: Sequence[int]) -> list[int]:
+    """The first of each list, then the second of each, and so on."""
+    return [row for rows in itertools.zip_longest(*lists) for row in rows if row is not None]
 
 
 def read_rows(labels: Labels, file_starts: Sequence[int], numbers: Sequence[int]) -> list[dict[str, Any]]:
-    """The rows with these numbers, masks included, each image once.
+    """The rows with these numbers, masks included, without repeated images.
 
     Args:
-        labels: where they are.
-        file_starts: number of each file's first row, and behind them the number of all rows.
-        numbers: in the order wanted.
+        labels: the output.
+        file_starts: number of each file's first row, followed by the number of all rows.
+        numbers: row numbers in the wanted order.
 
     Raises:
         OSError: the storage failed.
@@ -106,13 +108,13 @@ def read_rows(labels: Labels, file_starts: Sequence[int], numbers: Sequence[int]
 def rows_at(
     file: pq.ParquetFile, numbers: Sequence[int], columns: Sequence[str]
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Single rows of a Parquet file with their numbers; only the row groups that hold one are read."""
+    """Single rows of a Parquet file with their numbers. Only the row groups that contain one are read."""
     end = 0
     for group in range(file.num_row_groups):
         start, end = end, end + file.metadata.row_group(group).num_rows
         if not any(start <= number < end for number in numbers):
             continue
-        for batch in file.iter_batches(ROWS_AT_A_TIME, row_groups=[group], columns=list(columns)):
+        for batch in file.iter_batches(CHUNK_SIZE, row_groups=[group], columns=list(columns)):
             for number in numbers:
                 if start <= number < start + len(batch):
                     yield number, batch.slice(number - start, 1)

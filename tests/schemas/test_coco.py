@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from schemas.coco import AnnotationsFile, CocoStyle, ResultsFile, Segmentation, coco_head
+from schemas.coco import RESULT_FIELDS, CocoStyle, Segmentation, annotations_file, results_file
 from schemas.runs import annotations_from_labels
 
 CLASSES = 3
@@ -60,21 +60,18 @@ def test_polygons_cover_the_mask_and_its_holes(labels: np.ndarray) -> None:
 
 @given(labels=st.lists(LABEL_MAPS, max_size=4))
 def test_files_are_written_piece_by_piece_and_whole(labels: list[np.ndarray]) -> None:
-    annotations_file, results_file = io.BytesIO(), io.BytesIO()
+    written, written_results = io.BytesIO(), io.BytesIO()
     categories = [{"id": 1, "name": "Stra\u00dfe \u732b"}]
-    annotations = AnnotationsFile(annotations_file, coco_head(categories, "drawn"))
-    results = ResultsFile(results_file)
     expected = []
-    for image_id, label_map in enumerate(labels, start=1):
-        found = [entry | {"image_id": image_id} for entry in annotations_from_labels(label_map, SCORES)]
-        expected += found
-        for file in (annotations, results):
-            file.add({"id": image_id}, found)
-    annotations.close()
-    results.close()
-    document = json.loads(annotations_file.getvalue())
+    with annotations_file(written, categories, "drawn") as add, results_file(written_results) as add_results:
+        for image_id, label_map in enumerate(labels, start=1):
+            found = [entry | {"image_id": image_id} for entry in annotations_from_labels(label_map, SCORES)]
+            expected += found
+            add({"id": image_id}, found)
+            add_results({"id": image_id}, found)
+    document = json.loads(written.getvalue())
     assert document["categories"] == categories
     assert document["images"] == [{"id": image_id} for image_id in range(1, len(labels) + 1)]
     assert document["annotations"] == expected
-    listed = json.loads(results_file.getvalue())
-    assert listed == [{name: entry[name] for name in ResultsFile.FIELDS} for entry in expected]
+    listed = json.loads(written_results.getvalue())
+    assert listed == [{name: entry[name] for name in RESULT_FIELDS} for entry in expected]

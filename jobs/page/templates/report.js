@@ -4,15 +4,15 @@ const byId = (id) => document.getElementById(id);
 const hidden = new Set(); // classes whose overlay is off
 const FILL = 150, EDGE = 255; // opacity of an overlay inside and along its edge
 
-const pictures = data.pictures.map((picture, index) => {
+const images = data.images.map((image, index) => {
   const card = document.querySelectorAll(".card")[index];
   return {
-    ...picture, card,
-    button: card.querySelector(".picture"), image: card.querySelector("img"), canvas: card.querySelector("canvas"),
-    scoreOf: new Map(picture.found.map(([index, score]) => [index, score])),
+    ...image, card,
+    button: card.querySelector(".image"), element: card.querySelector("img"), canvas: card.querySelector("canvas"),
+    scoreOf: new Map(image.found.map(([index, score]) => [index, score])),
   };
 });
-let shown = pictures; // in their order
+let shown = images; // in their order
 
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -32,14 +32,14 @@ function channels(colour) {
   return [1, 3, 5].map((start) => parseInt(colour.slice(start, start + 2), 16));
 }
 
-function paint(canvas, picture) {
-  if (!picture.map) return;
-  const { width, height, map } = picture;
+function paint(canvas, image) {
+  if (!image.map) return;
+  const { width, height, map } = image;
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(width, height);
-  const colours = [null, ...picture.overlayClasses.map((index) => hidden.has(index) ? null : channels(data.classes[index].colour))];
+  const colours = [null, ...image.overlayClasses.map((index) => hidden.has(index) ? null : channels(data.classes[index].colour))];
   for (let y = 0, at = 0; y < height; y++)
     for (let x = 0; x < width; x++, at++) {
       const label = map[at], colour = colours[label];
@@ -55,7 +55,7 @@ function paint(canvas, picture) {
 function repaint() {
   for (const chip of document.querySelectorAll(".chip"))
     chip.setAttribute("aria-pressed", !hidden.has(Number(chip.dataset.class)));
-  for (const picture of pictures) paint(picture.canvas, picture);
+  for (const image of images) paint(image.canvas, image);
   if (viewer.open) paint(viewer.querySelector("canvas"), viewed);
 }
 
@@ -67,23 +67,23 @@ document.addEventListener("click", (event) => {
   repaint();
 });
 
-// Gallery
+// Samples
 
 function arrange() {
   const chosen = byId("class").value === "" ? null : Number(byId("class").value);
   const direction = Number(byId("order").value);
-  const score = (picture) => chosen === null ? Math.max(0, ...picture.scoreOf.values()) : picture.scoreOf.get(chosen);
-  shown = pictures.filter((picture) => chosen === null || picture.scoreOf.has(chosen))
+  const score = (image) => chosen === null ? Math.max(0, ...image.scoreOf.values()) : image.scoreOf.get(chosen);
+  shown = images.filter((image) => chosen === null || image.scoreOf.has(chosen))
     .sort((one, other) => direction * (score(one) - score(other)));
-  for (const picture of pictures) {
-    picture.card.hidden = !shown.includes(picture);
-    picture.card.querySelector(".chosen").textContent = chosen !== null && !picture.card.hidden ? score(picture).toFixed(2) : "";
+  for (const image of images) {
+    image.card.hidden = !shown.includes(image);
+    image.card.querySelector(".chosen").textContent = chosen !== null && !image.card.hidden ? score(image).toFixed(2) : "";
   }
-  byId("gallery").append(...shown.map((picture) => picture.card));
-  byId("count").textContent = chosen === null ? `${shown.length} pictures` : `${shown.length} of ${pictures.length} pictures`;
+  byId("samples").append(...shown.map((image) => image.card));
+  byId("count").textContent = chosen === null ? `${shown.length} images` : `${shown.length} of ${images.length} images`;
 }
 
-// One picture, large
+// One image, enlarged
 
 const viewer = byId("viewer");
 let viewed = null;
@@ -105,14 +105,14 @@ function scoreRow([index, score, share]) {
     element("td", { className: "number", textContent: share === null ? "not found" : `${(100 * share).toFixed(1)} %` }));
 }
 
-function view(picture) {
-  viewed = picture;
-  byId("viewer-name").textContent = picture.id;
-  byId("viewer-size").textContent = `${picture.original.join(" × ")} pixels; shown here from a copy of ${picture.width} × ${picture.height}`;
-  Object.assign(viewer.querySelector("img"), { src: picture.image.src, alt: picture.image.alt });
-  viewer.querySelector("tbody").replaceChildren(...[...picture.found, ...picture.nearMisses].map(scoreRow));
+function view(image) {
+  viewed = image;
+  byId("viewer-name").textContent = image.id;
+  byId("viewer-size").textContent = `${image.original.join(" × ")} pixels; shown at ${image.width} × ${image.height}`;
+  Object.assign(viewer.querySelector("img"), { src: image.element.src, alt: image.element.alt });
+  viewer.querySelector("tbody").replaceChildren(...[...image.found, ...image.nearMisses].map(scoreRow));
   if (!viewer.open) viewer.showModal();
-  paint(viewer.querySelector("canvas"), picture);
+  paint(viewer.querySelector("canvas"), image);
 }
 
 function step(by) {
@@ -152,7 +152,7 @@ function histogram(id, counts, name, colour, threshold) {
   byId(`${id}-note`).textContent = `${total.toLocaleString("en")}${peak}`;
   byId(id).replaceChildren(...bars);
   byId(id).style.setProperty("--colour", colour);
-  byId(id).setAttribute("aria-label", `Scores of ${name}, ${id}: ${total.toLocaleString("en")} pictures${peak}`);
+  byId(id).setAttribute("aria-label", `Scores of ${name}, ${id}: ${total.toLocaleString("en")} images${peak}`);
 }
 
 function showScores() {
@@ -169,8 +169,8 @@ function showScores() {
 
 byId("scores-class").addEventListener("change", showScores);
 showScores();
-if (pictures.length) {
-  for (const picture of pictures) picture.button.addEventListener("click", () => view(picture));
+if (images.length) {
+  for (const image of images) image.button.addEventListener("click", () => view(image));
   byId("class").addEventListener("change", arrange);
   byId("order").addEventListener("change", arrange);
   byId("strength").addEventListener("input", (event) =>
@@ -178,5 +178,5 @@ if (pictures.length) {
   byId("show-all").addEventListener("click", () => { hidden.clear(); repaint(); });
   byId("hide-all").addEventListener("click", () => { data.classes.forEach((_, index) => hidden.add(index)); repaint(); });
   arrange();
-  Promise.all(pictures.map(async (picture) => { picture.map = await unpack(picture.overlay); })).then(repaint);
+  Promise.all(images.map(async (image) => { image.map = await unpack(image.overlay); })).then(repaint);
 }

@@ -69,7 +69,7 @@ def test_the_class_filter_and_the_order(page: Page) -> None:
     page.locator("#class").select_option(label="tree")
     shown = page.locator(".card:visible")
     assert 0 < shown.count() < 8
-    assert f"{shown.count()} of 8 pictures" in page.locator("#count").inner_text()
+    assert f"{shown.count()} of 8 images" in page.locator("#count").inner_text()
     scores = [float(text) for text in page.locator(".card:visible .chosen").all_inner_texts()]
     assert scores == sorted(scores, reverse=True)
     page.locator("#order").select_option("1")
@@ -77,7 +77,7 @@ def test_the_class_filter_and_the_order(page: Page) -> None:
 
 
 def test_a_picture_opens_by_enter_and_closes_by_escape(page: Page) -> None:
-    first = page.locator(".card .picture").first
+    first = page.locator(".card .image").first
     first.focus()
     page.keyboard.press("Enter")
     viewer = page.locator("#viewer")

@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cluster.output.rows import Labels, open_labels
+from cluster.output.rows import open_labels
 from demo.world.names import NAMES
 from demo.world.scene import Scene, draw
-from jobs.page.counts import BINS, Portion, Tally
-from jobs.page.images import read_pictures
+from jobs.common.counts import BINS, Counts, ScoredRows, count_labels
+from jobs.page.images import read_images
 from jobs.page.page import class_colours, make_thumbnail, percent
-from jobs.page.samples import Candidates, read_rows
+from jobs.page.samples import Samples, read_rows
 from jobs.report import main
 from schemas.rows import Status
 from tests.support.drawn_labels import failure, row, write_labels
@@ -106,74 +106,67 @@ def make_report(labels: Path, *flags: str) -> Path:
     return page
 
 
-def tallied(labels: Labels) -> Tally:
-    tally = Tally(len(labels.class_names))
-    for _ in tally.count(labels):
-        pass
-    return tally
-
-
 def test_rows_are_counted_by_status_class_and_score(tmp_path: Path) -> None:
     labels, _ = write_example(tmp_path)
-    tally = tallied(open_labels(str(labels), "--labels"))
-    assert tally.by_status == {"ok": PICTURES, "truncated": 2, "empty": 1}
-    assert tally.example_errors["truncated"] == f"torn.jpg: {FAILURES['torn.jpg'][1]}"
-    assert tally.file_starts == [0, 7, 15]
-    assert tally.without_class == 0
+    counts = count_labels(open_labels(str(labels), "--labels"))
+    assert counts.by_status == {"ok": PICTURES, "truncated": 2, "empty": 1}
+    assert counts.example_errors["truncated"] == f"torn.jpg: {FAILURES['torn.jpg'][1]}"
+    assert counts.file_starts == [0, 7, 15]
+    assert counts.without_class == 0
     drawn = [draw(seed, HEIGHT, WIDTH) for seed in range(PICTURES)]
     present = np.array([np.isin(np.arange(1, len(NAMES) + 1), picture.categories) for picture in drawn])
     scores = np.array([scores_of(picture, seed) for seed, picture in enumerate(drawn)])
-    assert tally.images_by_class.tolist() == present.sum(axis=0).tolist()
+    assert counts.images_by_class.tolist() == present.sum(axis=0).tolist()
     for index in range(len(NAMES)):
         for found in (0, 1):
             of_kind = scores[present[:, index] == found, index]
             expected, _ = np.histogram(of_kind, bins=np.append(np.arange(BINS) / 20, np.inf))
-            assert tally.histograms[found, index].tolist() == expected.tolist()
+            assert counts.histograms[found, index].tolist() == expected.tolist()
 
 
 def test_scores_beyond_the_last_bin_and_pictures_without_a_class_are_counted() -> None:
-    tally = Tally(2)
+    counts = Counts(2)
     scores = np.array([[0.0, 9.0], [np.nan, 2.0], [0.11, 1.99]], np.float32)
-    tally.count_scores(Portion(np.arange(3), scores, np.array([0, 1]), np.array([1, 1])))
-    assert tally.without_class == 1
-    assert tally.histograms[1, 1, -1] == 2
-    assert tally.histograms[0, 1, -2] == 1
-    assert tally.histograms[0, 0, :3].tolist() == [2, 0, 1]
+    counts.add_scores(ScoredRows(np.arange(3), scores, np.array([0, 1]), np.array([1, 1])))
+    assert counts.without_class == 1
+    assert counts.histograms[1, 1, -1] == 2
+    assert counts.histograms[0, 1, -2] == 1
+    assert counts.histograms[0, 0, :3].tolist() == [2, 0, 1]
 
 
-def portion(scores: np.ndarray, threshold: float, first_row: int = 0) -> Portion:
-    pictures, classes = np.nonzero(scores > threshold)
-    return Portion(first_row + np.arange(len(scores)), scores, pictures, classes)
+def scored_rows(scores: np.ndarray, threshold: float, first_row: int = 0) -> ScoredRows:
+    images, classes = np.nonzero(scores > threshold)
+    return ScoredRows(first_row + np.arange(len(scores)), scores, images, classes)
 
 
-@pytest.mark.parametrize("portions", [1, 7])
-def test_the_gallery_has_best_and_middling_pictures_of_every_class(portions: int) -> None:
+@pytest.mark.parametrize("chunks", [1, 7])
+def test_the_samples_have_high_and_median_scores_of_every_class(chunks: int) -> None:
     scores = np.random.default_rng(3).random((700, 5)).astype(np.float32)
     scores[:, 4] = 0
     scores[[5, 600], 4] = 0.99, 0.96
-    candidates = Candidates(12, seed=0)
-    for part in np.split(np.arange(700), portions):
-        candidates.add(portion(scores[part], 0.5, part[0]))
+    samples = Samples(12, seed=0)
+    for part in np.split(np.arange(700), chunks):
+        samples.add(scored_rows(scores[part], 0.5, part[0]))
     images = (scores > 0.5).sum(axis=0)
-    chosen = candidates.choose(images)
+    chosen = samples.choose(images)
     assert len(chosen) == len(set(chosen)) == 12
     assert {5, 600} < set(chosen)
     for index in range(4):
         assert scores[:, index].argmax() in chosen
         assert any(0.65 < scores[row, index] < 0.85 for row in chosen)
-    assert candidates.choose(images) == chosen
+    assert samples.choose(images) == chosen
 
 
-def test_room_that_is_left_goes_to_any_picture() -> None:
-    candidates = Candidates(40, seed=0)
-    candidates.add(portion(np.zeros((30, 3), np.float32), 0.5))
-    assert sorted(candidates.choose(np.zeros(3, np.int64))) == list(range(30))
+def test_random_images_fill_the_remaining_places() -> None:
+    samples = Samples(40, seed=0)
+    samples.add(scored_rows(np.zeros((30, 3), np.float32), 0.5))
+    assert sorted(samples.choose(np.zeros(3, np.int64))) == list(range(30))
 
 
 def test_chosen_rows_are_read_with_their_masks_in_order_and_once(tmp_path: Path) -> None:
     ids = [*image_ids()[:11], "001.jpg"]
     labels = open_labels(str(write_output(tmp_path / "labels", labelled_rows(ids, ids, ids))), "--labels")
-    rows = read_rows(labels, tallied(labels).file_starts, [10, 1, 6, 11])
+    rows = read_rows(labels, count_labels(labels).file_starts, [10, 1, 6, 11])
     assert [row["image_id"] for row in rows] == ["010.jpg", "001.jpg", "006.jpg"]
     assert all(row["annotations"][0]["segmentation"]["size"] == [HEIGHT, WIDTH] for row in rows)
 
@@ -222,8 +215,8 @@ def test_pictures_are_found_in_every_kind_of_corpus(
     labels = write_output(tmp_path / "labels", labelled_rows(ids, uris, shards))
     flags = ["--images", str(tmp_path / "pictures")] if from_input else []
     data = page_data(make_report(labels, *flags, "--thumbnail-px", "40"))
-    assert sorted(picture["id"] for picture in data["pictures"]) == sorted(ids)
-    for picture in data["pictures"]:
+    assert sorted(picture["id"] for picture in data["images"]) == sorted(ids)
+    for picture in data["images"]:
         truth = draw(ids.index(picture["id"]), HEIGHT, WIDTH).labels
         assert (picture["width"], picture["height"]) == (40, 30)
         positions = np.frombuffer(zlib.decompress(base64.b64decode(picture["overlay"])), np.uint8).reshape(30, 40)
@@ -241,9 +234,9 @@ def test_pictures_that_cannot_be_read_or_decoded_are_left_out_with_a_note(tmp_pa
     Image.new("RGB", (WIDTH, HEIGHT + 1)).save(pictures / "005.jpg")
     (pictures / "006.jpg").write_bytes(b"")
     page = make_report(labels, "--images", str(pictures))
-    assert len(page_data(page)["pictures"]) == PICTURES - 5
+    assert len(page_data(page)["images"]) == PICTURES - 5
     text = page.read_text()
-    assert "5 chosen pictures can no longer be read" in text
+    assert "5 chosen images can no longer be read" in text
     for reason in ("no longer there", "no image in a known format", "damaged", "another size", "no bytes"):
         assert reason in text
 
@@ -258,12 +251,12 @@ def test_a_damaged_table_or_shard_costs_its_pictures_only(tmp_path: Path, damage
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"PAR1 nothing PAR1")
     data = page_data(make_report(write_output(tmp_path / "labels", labelled_rows(ids, uris, shards))))
-    assert len(data["pictures"]) in (range(7, PICTURES) if damage == "cut" else [0])
+    assert len(data["images"]) in (range(7, PICTURES) if damage == "cut" else [0])
 
 
 def test_an_address_that_cannot_be_opened_costs_its_picture_only() -> None:
     rows = labelled_rows(["a.jpg", "b.jpg"], ["nowhere://a.jpg", "s3://user:secret@host/b.jpg"], ["a.jpg", "b.jpg"])
-    made, unreadable = read_pictures(rows, None, lambda row, pixels: row)
+    made, unreadable = read_images(rows, None, lambda row, image: row)
     assert (made, [entry.image_id for entry in unreadable]) == ([], ["a.jpg", "b.jpg"])
     assert "secret" not in unreadable[1].reason
 
@@ -272,7 +265,7 @@ def test_a_single_file_stands_for_its_folder(tmp_path: Path) -> None:
     ids, _, shards = table_corpus(tmp_path / "pictures")
     labels = write_output(tmp_path / "labels", labelled_rows(ids, ["/not/there"] * PICTURES, shards))
     data = page_data(make_report(labels, "--images", str(tmp_path / "pictures" / "all.parquet"), "--pictures", "5"))
-    assert len(data["pictures"]) == 5
+    assert len(data["images"]) == 5
 
 
 def test_the_overlay_of_a_large_vocabulary_has_its_classes() -> None:
@@ -280,7 +273,7 @@ def test_the_overlay_of_a_large_vocabulary_has_its_classes() -> None:
     for entry in row["annotations"]:
         entry["category_id"] += 900
     row["class_scores"] = [0.1] * 1000
-    thumbnail = make_thumbnail(row, draw(0, HEIGHT, WIDTH).image, 320)
+    thumbnail = make_thumbnail(row, Image.fromarray(draw(0, HEIGHT, WIDTH).image), 320)
     assert (thumbnail.width, thumbnail.height) == (WIDTH, HEIGHT)
     positions = np.frombuffer(zlib.decompress(base64.b64decode(thumbnail.overlay)), np.uint8)
     categories = np.array([-1, *thumbnail.overlay_classes])[positions].reshape(HEIGHT, WIDTH)
@@ -360,4 +353,4 @@ def test_wrong_requests_end_with_one_sentence(tmp_path: Path, changes: list[str]
 
 def test_no_pictures_is_a_page_too(tmp_path: Path) -> None:
     labels, _ = write_example(tmp_path)
-    assert "There is no picture to show." in make_report(labels, "--pictures", "0").read_text()
+    assert "There is no image to show." in make_report(labels, "--pictures", "0").read_text()
