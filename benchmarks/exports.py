@@ -1,4 +1,7 @@
-"""Seconds and peak memory of filtering and exporting, on synthetic rows with drawn masks."""
+"""Measure seconds and peak memory of filtering and exporting, on synthetic rows with drawn masks.
+
+Run it from the repository root: ``python -m benchmarks.exports``.
+"""
 
 import json
 import os
@@ -20,28 +23,27 @@ from schemas.manifest import METADATA_KEY, coco_categories
 from schemas.rows import ROW_SCHEMA, Status
 from schemas.runs import annotations_from_labels
 
-ROOT = Path(__file__).parents[1]
 CLASSES = 20
 PATTERNS = 200
-"""Different label maps; rows share them."""
+"""Number of different label maps. The rows share them."""
 HEIGHT, WIDTH, BLOBS = 480, 640, 12
 ROWS_PER_FILE = 1000
 CONDITIONS = ["--require", "class 3>0.6", "--require-any", "class 5>0.5,class 7>0.5", "--min-area", "class 3=0.02"]
 
 
 @dataclass(frozen=True)
-class MeasureOptions:
+class ExportsOptions:
     """What to measure."""
 
     filter_rows: int = 1_000_000
-    """Rows to filter by three conditions."""
+    """Number of rows to filter by three conditions."""
     export_rows: tuple[int, ...] = (50_000, 200_000)
-    """Rows to export as COCO, one measurement each."""
+    """Numbers of rows to export as COCO, one measurement each."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print seconds and peak memory of each job."""
-    options = tyro.cli(MeasureOptions, args=arguments, description=__doc__)
+    options = tyro.cli(ExportsOptions, args=arguments, description=__doc__)
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         labels, output = Path(folder) / "labels", Path(folder) / "output"
@@ -53,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def report(console: Console, job: str, rows: int, labels: Path, flags: list[str]) -> None:
-    """Run a job in a process of its own and print what it took."""
+    """Run a job in its own process and print its time and memory."""
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, f"jobs/{job}.py", "--labels", str(labels), *flags], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-m", f"jobs.{job}", "--labels", str(labels), *flags])
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     seconds, peak_mb = time.monotonic() - started, usage.ru_maxrss * 1024 / 1e6
@@ -63,7 +65,7 @@ def report(console: Console, job: str, rows: int, labels: Path, flags: list[str]
 
 
 def write_labels(folder: Path, rows: int) -> None:
-    """An output folder with so many rows; a picture's neighbours by id are spread over the files."""
+    """Write an output folder. Images with neighbouring ids are in different files."""
     folder.mkdir(exist_ok=True)
     for path in folder.iterdir():
         path.unlink()
@@ -80,7 +82,7 @@ def write_labels(folder: Path, rows: int) -> None:
 
 
 def draw_patterns(rng: np.random.Generator) -> pa.Array:
-    """Annotations of label maps in which discs of random classes lie over each other."""
+    """Annotations of label maps with overlapping discs of random classes."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     patterns = []
     for _ in range(PATTERNS):

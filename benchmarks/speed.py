@@ -1,4 +1,7 @@
-"""How fast is it? The literal transcription of the method against the package, at full size with random weights."""
+"""Compare the speed of the package with the literal transcription of the method, at full size with random weights.
+
+Run it from the repository root: ``python -m benchmarks.speed --device cpu --clip ViT-B-16``.
+"""
 
 import csv
 import json
@@ -21,41 +24,40 @@ from rich.table import Table
 
 from benchmarks.measure import Case, Measurement, measure
 
-ROOT = Path(__file__).parents[1]
 VERSIONS = ("torch", "diffusers", "open_clip_torch")
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """What to measure. Lists are separated by commas; every combination is measured in a process of its own."""
+    """What to measure. Commas separate list items. Each combination is measured in its own process."""
 
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where the models run."""
+    """Device of the models."""
     clip: str = "ViT-L-14"
-    """open_clip architectures, each with Stable Diffusion 2.1-base, all with random weights; or demo."""
+    """open_clip architectures, each with Stable Diffusion 2.1-base and random weights; or demo."""
     variants: str = "literal,fast"
-    """The literal transcription of the method, the package, or both."""
+    """literal (the transcription of the method), fast (the package), or both."""
     compensation: str = "product,none"
     """With and without fine-grained compensation."""
     batch_sizes: str = "1"
-    """Pictures at a time; the literal transcription takes one after the other."""
+    """Images per batch. The literal transcription processes them one by one."""
     classes: str = "21"
     """Sizes of the vocabulary."""
     precision: Literal["bf16", "fp16", "fp32"] = "fp32"
-    """Number format of weights and activations."""
+    """Data type of weights and activations."""
     height_px: int = 375
-    """Height of the pictures."""
+    """Height of the images."""
     width_px: int = 500
-    """Width of the pictures."""
+    """Width of the images."""
     repeats: int = 3
-    """Timed runs of each combination; the fastest counts."""
+    """Timed runs of each combination. The fastest counts."""
     json: Path | None = None
-    """File for the rows."""
+    """JSON file for the rows."""
     results: Path | None = None
-    """CSV file that the rows are appended to, such as benchmarks/results.csv."""
+    """CSV file to append the rows to, such as benchmarks/results.csv."""
 
     def ordered_variants(self) -> list[str]:
-        """The literal transcription first, so that the other can be compared with it."""
+        """The literal transcription first, because the package is compared with it."""
         return [variant for variant in ("literal", "fast") if variant in self.variants.split(",")]
 
     def cases(self) -> Iterator[Case]:
@@ -71,7 +73,7 @@ class BenchmarkOptions:
 
 
 def main(options: BenchmarkOptions) -> None:
-    """Measure, print a table, and write the rows."""
+    """Measure, print tables and write the rows."""
     console = Console()
     if not console.is_terminal:
         console.width = 100
@@ -83,14 +85,14 @@ def main(options: BenchmarkOptions) -> None:
 
 
 def measure_cases(options: BenchmarkOptions, console: Console) -> list[dict[str, Any]]:
-    """Every combination, each variant in a process of its own."""
+    """Measure every combination, each variant in its own process."""
     rows: list[dict[str, Any]] = []
     for case in options.cases():
         measured: dict[str, Measurement] = {}
         found = []
         for variant in options.ordered_variants():
             single = replace(case, variant=variant)
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # its own peak of memory
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # its own peak memory
                 measured[variant] = process.submit(measure, single).result()
             agreement = measured[variant].agreement(measured["literal"]) if "literal" in measured else None
             found += [row | {"agreement": agreement} for row in measured[variant].rows(single)]
@@ -100,8 +102,13 @@ def measure_cases(options: BenchmarkOptions, console: Console) -> list[dict[str,
 
 
 def show(rows: list[dict[str, Any]], console: Console) -> None:
-    """Print one table a combination, with the ratio to the literal transcription."""
-    table = Table(title=" · ".join(describe(rows[0])), title_justify="left", caption="fastest run", min_width=70)
+    """Print the table of one combination, with ratios to the literal transcription."""
+    shared = rows[0]
+    title = " · ".join([
+        shared["clip"], f"compensation {shared['compensation']}", f"batch {shared['batch_size']}",
+        f"{shared['classes']} classes", shared["precision"], shared["device"],
+    ])  # fmt: skip
+    table = Table(title=title, title_justify="left", caption="fastest run", min_width=70)
     for column in ("variant", "stage", "ms/image", "images/s", "ratio", "of floor", "peak GB", "agreement"):
         table.add_column(column, justify="left" if column in {"variant", "stage"} else "right")
     slow = {row["stage"]: row["ms_per_image"] for row in rows if row["variant"] == "literal"}
@@ -120,15 +127,9 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
-def describe(row: dict[str, Any]) -> Iterator[str]:
-    """What the rows of one table have in common."""
-    yield from (row["clip"], f"compensation {row['compensation']}", f"batch {row['batch_size']}")
-    yield from (f"{row['classes']} classes", row["precision"], row["device"])
-
-
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Append rows to the collected results, with date, commit, machine and versions."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    """Append rows to a CSV file, with date, commit, machine and versions."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     origin = {
         "date": datetime.now(UTC).date().isoformat(),

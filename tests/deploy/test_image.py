@@ -60,6 +60,7 @@ def test_image_gets_what_the_job_needs_and_no_more() -> None:
     needed += [
         "cliper/published.json",
         "cliper/demo_model/clip/open_clip_model.safetensors",
+        "jobs/common/speeds.csv",
         "jobs/page/templates/report.css",
     ]
     assert all((ROOT / name).is_file() for name in needed)

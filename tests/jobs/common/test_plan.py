@@ -1,4 +1,4 @@
-"""What a job says of itself beforehand."""
+"""The plan that a job prints: images, speed, time and cost."""
 
 import csv
 import io
@@ -16,15 +16,28 @@ from jobs.common.plan import PlanOptions, count_images, expected_speed, show_pla
 from schemas.errors import RequestError
 from tests.support.corpora import sample_images, write_tars
 
+RESULTS = Path(__file__).parents[3] / "benchmarks/results.csv"
+
 
 @pytest.fixture
 def corpus_folder(tmp_path: Path) -> Path:
     return Path(write_tars(tmp_path / "in", sample_images(12), 4))
 
 
-def rows() -> list[dict[str, str]]:
-    with plan.RESULTS.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["stage"] == "total" and row["variant"] == "fast"]
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_packaged_speeds_are_the_newest_measurements() -> None:
+    """If this fails, copy the newest row from benchmarks/results.csv to jobs/common/speeds.csv."""
+    measured = [row for row in read_csv(RESULTS) if (row["stage"], row["variant"]) == ("total", "fast")]
+    speeds = read_csv(plan.SPEEDS)
+    assert len(speeds) == len({(row["device"], row["clip"], row["compensation"]) for row in speeds})
+    for speed in speeds:
+        same = [row for row in measured if all(row[key] == speed[key] for key in ("device", "clip", "compensation"))]
+        newest = max(same, key=lambda row: (row["date"], -int(row["classes"])))
+        assert speed.items() <= newest.items()
 
 
 def test_images_are_counted_or_estimated_from_a_shard(corpus_folder: Path, tmp_path: Path) -> None:
@@ -39,7 +52,7 @@ def test_images_are_counted_or_estimated_from_a_shard(corpus_folder: Path, tmp_p
 
 @pytest.mark.parametrize("clip", ["ViT-L-14", "ViT-L/14", "ViT-L-14:openai", "ViT-L-14@abc"])
 def test_measured_speeds_are_found_by_model_and_device(clip: str) -> None:
-    measured = [float(row["images_per_second"]) for row in rows() if row["clip"] == "ViT-L-14"]
+    measured = [float(row["images_per_second"]) for row in read_csv(plan.SPEEDS) if row["clip"] == "ViT-L-14"]
     with_compensation = expected_speed(PlanOptions(), MethodOptions(clip=clip), on_gpu=False)
     without = expected_speed(PlanOptions(), MethodOptions(clip=clip, diffusion="none"), on_gpu=False)
     assert with_compensation
@@ -49,7 +62,7 @@ def test_measured_speeds_are_found_by_model_and_device(clip: str) -> None:
     assert "two CPU cores" in with_compensation.source
 
 
-def test_what_was_not_measured_is_unknown_unless_given() -> None:
+def test_speeds_that_were_not_measured_are_unknown_unless_given() -> None:
     demo = MethodOptions(clip="demo", diffusion="demo")
     assert expected_speed(PlanOptions(), demo, on_gpu=False) is None
     given = expected_speed(PlanOptions(plan=True, actor_images_per_second=3.0), demo, on_gpu=True)
