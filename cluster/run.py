@@ -19,14 +19,11 @@ from cluster.output.resume import forget_passing_failures, take_stock
 from cluster.progress import ProgressDisplay, report, start_counter
 from cluster.session import ClusterOptions
 from cluster.sizing import Cluster, Resources
+from schemas.errors import JobFailedError
 from schemas.manifest import Manifest
 
 TARGET_BLOCK_BYTES = 16 * 1024**2
 """Small blocks keep every actor busy and little in flight; a dozen prepared images are this much."""
-
-
-class IncompleteError(Exception):
-    """The run ended without an error, but images have no row."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def run_to_completion(pipeline: Pipeline, console: Console, retry_failed: bool =
     Raises:
         RequestError: there is no such cluster.
         ray.exceptions.RayError: a stage failed; what is written stays and counts.
-        IncompleteError: images have no row.
+        JobFailedError: images have no row.
         OSError: the storage failed.
     """
     output = pipeline.output
@@ -92,12 +89,12 @@ def run_to_completion(pipeline: Pipeline, console: Console, retry_failed: bool =
 
 
 def check_complete(output: Output, corpus: Corpus) -> None:
-    """Raises IncompleteError if an image of the corpus has no row; shards without images need none."""
+    """Raises JobFailedError if an image of the corpus has no row; shards without images need none."""
     done = take_stock(output)
     begun = [shard.name for shard in done.remaining(corpus).shards if shard.done]
     unseen = [shard.name for shard in done.remaining(corpus).shards if not shard.done and not is_empty(corpus, shard)]
     if begun or unseen:
-        raise IncompleteError(
+        raise JobFailedError(
             f"images of {len(begun) + len(unseen):,} shards have no row (such as {(begun + unseen)[0]}): "
             f"give the same command again"
         )

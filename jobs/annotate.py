@@ -20,11 +20,11 @@ from cluster.output.summary import Counts, count_rows, show_summary, summary_doc
 from cluster.run import Pipeline, run_to_completion
 from cluster.session import ClusterOptions
 from cluster.storage import open_location
-from jobs.common.exit_codes import JobFailedError, run_to_exit_code
+from jobs.common.exit_codes import run_to_exit_code
 from jobs.common.options import MethodOptions
 from jobs.common.plan import PlanOptions, show_plan
 from jobs.common.request import find_models, read_vocabulary
-from schemas.errors import RequestError
+from schemas.errors import JobFailedError, RequestError
 from schemas.manifest import Manifest
 
 

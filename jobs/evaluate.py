@@ -21,14 +21,14 @@ from cluster.output.lease import Lease
 from cluster.run import Pipeline, run_to_completion
 from cluster.session import ClusterOptions
 from cluster.storage import open_location
-from jobs.common.exit_codes import JobFailedError, run_to_exit_code
+from jobs.common.exit_codes import run_to_exit_code
 from jobs.common.options import MethodOptions
 from jobs.common.request import Models, find_models
 from jobs.evaluation.ablations import GRIDS, Grid
 from jobs.evaluation.calibration import Goal, choose_background_thresholds, choose_score_thresholds
 from jobs.evaluation.datasets import FOLDER, Dataset, find_dataset, find_folder
 from jobs.evaluation.figures import Figures, Tally, class_table, figures_of, figures_table, markdown, tally
-from schemas.errors import RequestError
+from schemas.errors import JobFailedError, RequestError
 from schemas.manifest import Manifest
 from schemas.settings_file import Tuning
 

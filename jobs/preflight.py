@@ -14,9 +14,10 @@ from cluster.corpus.sources import list_corpus
 from cluster.preflight import Needs, check_nodes
 from cluster.session import ClusterOptions
 from cluster.storage import Location, open_location
-from jobs.common.exit_codes import JobFailedError, run_to_exit_code
+from jobs.common.exit_codes import run_to_exit_code
 from jobs.common.options import DEFAULT_CLIP, DEFAULT_DIFFUSION, MethodOptions
 from jobs.common.request import find_models
+from schemas.errors import JobFailedError
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ cliper knows neither Ray nor files, schemas neither torch nor Ray, and nothing b
 """
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,13 @@ def test_every_folder_with_modules_is_checked() -> None:
 def test_ray_meets_torch_in_one_file() -> None:
     users = [path for path in modules_in("cluster") if any(is_below(name, {"torch"}) for name in imports_of(path))]
     assert [str(path.relative_to(ROOT)) for path in users] == [ONLY_PLACE_FOR_TORCH_IN_CLUSTER]
+
+
+@pytest.mark.parametrize("job", ["filter", "export", "report"])
+def test_jobs_that_only_read_rows_start_without_torch(job: str) -> None:
+    """Torch and the model libraries take seconds and a gigabyte to import."""
+    code = f"import sys, jobs.{job}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize("folder", PRODUCT)

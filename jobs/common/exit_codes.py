@@ -6,16 +6,11 @@ from ray.exceptions import RayError
 from rich.console import Console
 
 from cluster.output.lease import LeaseLostError
-from cluster.run import IncompleteError
 from cluster.storage import STORAGE_ERRORS, storage_problem
-from schemas.errors import RequestError
+from schemas.errors import JobFailedError, RequestError
 
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 GOES_ON = "What is written stays. The same command goes on from there."
-
-
-class JobFailedError(Exception):
-    """The job could not be done; the message is one sentence."""
 
 
 def run_to_exit_code(job: Callable[[], None], errors: Console) -> int:
@@ -25,7 +20,7 @@ def run_to_exit_code(job: Callable[[], None], errors: Console) -> int:
     except RequestError as error:
         say(errors, str(error))
         return WRONG_REQUEST
-    except (JobFailedError, IncompleteError, LeaseLostError) as error:
+    except (JobFailedError, LeaseLostError) as error:
         say(errors, str(error))
         return FAILED
     except (RayError, *STORAGE_ERRORS) as error:

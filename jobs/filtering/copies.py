@@ -15,9 +15,8 @@ from cluster.output.folder import Output
 from cluster.output.lease import Lease
 from cluster.output.rows import Labels
 from cluster.storage import STORAGE_ERRORS, open_location
-from jobs.common.exit_codes import JobFailedError
 from jobs.filtering.selection import Selection
-from schemas.errors import RequestError
+from schemas.errors import JobFailedError, RequestError
 
 NO_LIMITS = Limits(max_file_mb=10**9)
 """A picture that was labelled is copied, whatever its size."""

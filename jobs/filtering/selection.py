@@ -14,9 +14,8 @@ from cluster.output.files import written_whole
 from cluster.output.rows import Labels, select_rows
 from cluster.output.sorting import in_order
 from cluster.storage import Location
-from jobs.common.exit_codes import JobFailedError
 from jobs.filtering.conditions import Conditions
-from schemas.errors import RequestError
+from schemas.errors import JobFailedError, RequestError
 from schemas.manifest import METADATA_KEY
 from schemas.rows import ANNOTATION, ROW_SCHEMA
 
