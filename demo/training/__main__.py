@@ -1,14 +1,14 @@
 """Train the demo models from scratch on drawn images. After a kill, the same command resumes the training."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 from matplotlib.figure import Figure
-from rich.console import Console
 
-from demo.training import clip, diffusion
-from demo.training.checkpoint import CHECKPOINT, read_losses
+from demo.training.checkpoint import CHECKPOINT, Schedule, read_losses
+from demo.training.clip import CLIP_IMAGES, CLIP_SCHEDULE, train_clip
+from demo.training.diffusion import AUTOENCODER_SCHEDULE, DIFFUSION_IMAGES, UNET_SCHEDULE, train_diffusion
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,12 @@ class TrainOptions:
     """Folder for drawn images and checkpoints."""
     target: Path = Path("demo-training/models")
     """Folder for the models, clip/ for open_clip and diffusion/ for diffusers, and for the plot of the losses."""
-    clip_steps: int = clip.SCHEDULE.steps
-    """Optimiser steps of CLIP."""
-    autoencoder_steps: int = diffusion.AUTOENCODER_SCHEDULE.steps
-    """Optimiser steps of the autoencoder."""
-    unet_steps: int = diffusion.UNET_SCHEDULE.steps
-    """Optimiser steps of the UNet."""
-    clip_images: int = clip.IMAGES
+    clip: Schedule = CLIP_SCHEDULE
+    autoencoder: Schedule = AUTOENCODER_SCHEDULE
+    unet: Schedule = UNET_SCHEDULE
+    clip_images: int = CLIP_IMAGES
     """Number of images drawn for CLIP."""
-    diffusion_images: int = diffusion.IMAGES
+    diffusion_images: int = DIFFUSION_IMAGES
     """Number of images drawn for the autoencoder and the UNet."""
     fused: bool = True
     """Compile the towers. This takes a minute, needs a C++ compiler, and is about 1.6 times as fast on two cores."""
@@ -35,15 +32,10 @@ class TrainOptions:
 
 def main(options: TrainOptions) -> None:
     """Train CLIP, then the autoencoder, then the UNet. Each resumes from its last checkpoint."""
-    console = Console()
-    schedule = replace(clip.SCHEDULE, steps=options.clip_steps)
-    clip.train_clip(options.folder, options.target / "clip", schedule, options.clip_images, console, options.fused)
-    autoencoder = replace(diffusion.AUTOENCODER_SCHEDULE, steps=options.autoencoder_steps)
-    unet = replace(diffusion.UNET_SCHEDULE, steps=options.unet_steps)
-    diffusion.train_diffusion(
-        options.folder, options.target / "diffusion", (autoencoder, unet), options.diffusion_images, console
-    )
-    draw_loss_curves(options.folder, options.target / "loss-curves.svg")
+    folder, target = options.folder, options.target
+    train_clip(folder, target / "clip", options.clip, options.clip_images, options.fused)
+    train_diffusion(folder, target / "diffusion", options.autoencoder, options.unet, options.diffusion_images)
+    draw_loss_curves(folder, target / "loss-curves.svg")
 
 
 def draw_loss_curves(folder: Path, target: Path) -> None:

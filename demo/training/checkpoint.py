@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,26 +21,21 @@ Loss = tuple[int, float]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Number of steps and learning rate.
-
-    Attributes:
-        steps: all optimiser steps.
-        learning_rate: the highest rate. The rate rises over the first hundred steps and then follows a cosine to zero.
-        save_every: steps between checkpoints.
-    """
+    """Number of steps and learning rate of a training."""
 
     steps: int
+    """Optimiser steps."""
     learning_rate: float
+    """The highest rate. The rate rises over the first hundred steps and then follows a cosine to zero."""
     save_every: int = 200
+    """Steps between checkpoints."""
 
     def rate(self, step: int) -> float:
         warm = min(1.0, (step + 1) / min(WARM_UP_STEPS, max(self.steps // 10, 1)))
         return self.learning_rate * warm * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / self.steps))))
 
 
-def train(
-    model: nn.Module, loss_of_step: Callable[[int], Tensor], schedule: Schedule, folder: Path, console: Console
-) -> None:
+def train(model: nn.Module, loss_of_step: Callable[[int], Tensor], schedule: Schedule, folder: Path) -> None:
     """Train a model. The training resumes from the last checkpoint if there is one.
 
     Args:
@@ -50,7 +44,6 @@ def train(
             same batches.
         schedule: number of steps and learning rate.
         folder: where the checkpoint is written, with all losses so far.
-        console: shows the progress.
     """
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
@@ -73,7 +66,7 @@ def train(
             losses.append((step + 1, mean))
             recent.clear()
             save(model, optimizer, path, losses)
-            console.print(f"{folder.name}: step {step + 1} of {schedule.steps}, loss {mean:.4f}", highlight=False)
+            print(f"{folder.name}: step {step + 1} of {schedule.steps}, loss {mean:.4f}", flush=True)
 
 
 def save(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path, losses: list[Loss]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,8 +38,8 @@ CLIPER_DEFAULTS = {
 }
 """Settings of the method for this model. The background threshold is low because every pixel has a name."""
 BATCH = 64
-SCHEDULE = Schedule(steps=3000, learning_rate=1.5e-3)
-IMAGES = 48_000
+CLIP_SCHEDULE = Schedule(steps=3000, learning_rate=1.5e-3)
+CLIP_IMAGES = 48_000
 PHRASES = (*NAMES, *(f"{colour} {name}" for name in sorted(PAINTED) for colour in PAINTS), *SKIES)
 """Phrases that captions contain: names, painted things with their colour, kinds of sky."""
 TEMPLATES = ("{}", "a {}", "a photo of {}", "a photo of a {}", "there is {} in the scene")
@@ -159,9 +158,7 @@ def contrast(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def train_clip(
-    folder: Path, target: Path, schedule: Schedule, images: int, console: Console, fused: bool = False
-) -> None:
+def train_clip(folder: Path, target: Path, schedule: Schedule, images: int, fused: bool) -> None:
     """Train CLIP and write it in half precision as an open_clip model folder.
 
     Args:
@@ -169,14 +166,13 @@ def train_clip(
         target: the model folder.
         schedule: number of steps and learning rate.
         images: number of images to draw.
-        console: shows the progress.
         fused: compile the towers.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = DemoClip().to(device)
     losses = Losses(model, TrainingImages(images, MODEL_CFG["vision_cfg"]["image_size"], folder), device, fused)
-    train(model, losses, schedule, folder / "clip", console)
+    train(model, losses, schedule, folder / "clip")
     target.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.half().cpu().contiguous() for name, tensor in model.clip.state_dict().items()}
     save_file(state, target / "open_clip_model.safetensors")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,7 +12,7 @@ from demo.training.checkpoint import Schedule, train
 from demo.training.images import TrainingImages
 
 SIDE_PX = 128
-IMAGES = 8_000
+DIFFUSION_IMAGES = 8_000
 AUTOENCODER_SCHEDULE = Schedule(steps=500, learning_rate=2e-3, save_every=100)
 UNET_SCHEDULE = Schedule(steps=4400, learning_rate=1e-3)
 AUTOENCODER_BATCH, UNET_BATCH = 12, 8
@@ -101,26 +100,23 @@ class UnetLosses:
         return F.mse_loss(predicted.float(), noise)
 
 
-def train_diffusion(
-    folder: Path, target: Path, schedules: tuple[Schedule, Schedule], images: int, console: Console
-) -> None:
+def train_diffusion(folder: Path, target: Path, vae_schedule: Schedule, unet_schedule: Schedule, images: int) -> None:
     """Train both parts and write them in half precision as a diffusers model folder.
 
     Args:
         folder: where drawn images and checkpoints are kept.
         target: the model folder.
-        schedules: for the autoencoder and for the UNet.
+        vae_schedule, unet_schedule: number of steps and learning rate of autoencoder and UNet.
         images: number of images to draw.
-        console: shows the progress.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     drawn = TrainingImages(images, SIDE_PX, folder)
     vae, unet = new_autoencoder().to(device), new_unet().to(device)
-    train(vae, AutoencoderLosses(vae, drawn), schedules[0], folder / "autoencoder", console)
+    train(vae, AutoencoderLosses(vae, drawn), vae_schedule, folder / "autoencoder")
     vae.requires_grad_(False)
     vae.register_to_config(scaling_factor=latent_scale(vae, drawn))
-    train(unet, UnetLosses(unet, vae, drawn), schedules[1], folder / "unet", console)
+    train(unet, UnetLosses(unet, vae, drawn), unet_schedule, folder / "unet")
     unet.register_to_config(sample_size=USED_LATENT_SIDE)
     vae.half().save_pretrained(target / "vae", safe_serialization=True)
     unet.half().save_pretrained(target / "unet", safe_serialization=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from cliper.coarse import Queries
@@ -23,7 +22,6 @@ from demo.world.scene import draw
 from tests.support.stages import predict
 
 ROOT = Path(__file__).parents[2]
-QUIET = Console(quiet=True)
 
 
 class KilledError(Exception):
@@ -41,7 +39,7 @@ def small_training(folder: Path, killed_at: int | None = None) -> dict[str, Tens
         x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
         return ((model(x) - x.sum(dim=1, keepdim=True)) ** 2).mean()
 
-    train(model, loss_of_step, Schedule(steps=10, learning_rate=0.05, save_every=2), folder, QUIET)
+    train(model, loss_of_step, Schedule(steps=10, learning_rate=0.05, save_every=2), folder)
     return model.state_dict()
 
 
@@ -84,7 +82,7 @@ def test_images_are_drawn_once_and_batches_depend_on_the_step(tmp_path: Path) ->
 def test_a_training_killed_between_models_gives_models_that_run(tmp_path: Path) -> None:
     places = ["--folder", str(tmp_path), "--target", str(tmp_path / "models"), "--no-fused"]
     sizes = ["--clip-images", "64", "--diffusion-images", "64"]
-    steps = ["--clip-steps", "2", "--autoencoder-steps", "2", "--unet-steps", "2"]
+    steps = ["--clip.steps", "2", "--autoencoder.steps", "2", "--unet.steps", "2"]
     command = [sys.executable, "-m", "demo.training", *places, *sizes, *steps]
     killed = subprocess.Popen(command, cwd=ROOT)
     while not (tmp_path / "clip/checkpoint.safetensors").exists():
