@@ -48,11 +48,8 @@ def main(options: DemoOptions) -> int:
         return exit_code
     figures = measure(folder / "labels", folder / "masks")
     (folder / "metrics.json").write_text(json.dumps(figures.document(), indent=1), encoding="utf-8")
-    console.print(
-        f"Mean IoU {figures.miou:.1f} % and image-level mean average precision {figures.map:.1f} % over "
-        f"{figures.images} images. Look at {page}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    quality = f"Mean IoU {figures.miou:.1f} % and image-level mean average precision {figures.map:.1f} %"
+    console.print(f"{quality} over {figures.images} images. Look at {page}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,20 +52,6 @@ def phrases_in(caption: str) -> list[bool]:
     return [re.search(rf"\b{phrase}\b", caption) is not None for phrase in PHRASES]
 
 
-@dataclass(frozen=True)
-class Encodings:
-    """A batch of encoded images, L2-normalised.
-
-    Attributes:
-        pooled: CLIP's own output [batch, dimensions], from the class token.
-        dense: two features [batch, patches, dimensions], computed as the method does: the last block's value
-            projection, early-layer attention, output projection, ``ln_post`` and the visual projection.
-    """
-
-    pooled: Tensor
-    dense: list[Tensor]
-
-
 class DemoClip(nn.Module):
     """A model of open_clip with the scales of the losses."""
 
@@ -77,10 +62,13 @@ class DemoClip(nn.Module):
         self.phrase_scale = nn.Parameter(torch.tensor(10.0).log())
         self.phrase_bias = nn.Parameter(torch.tensor(-3.0))
 
-    def encode(self, pixels: Tensor, early: Tensor) -> Encodings:
-        """Encode images. ``dense`` holds the features of block ``early``, a scalar index, and of the last block.
+    def encode(self, pixels: Tensor, early: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode images.
 
-        The attention goes through one round of normalisation, for speed. The method uses many rounds.
+        Returns:
+            CLIP's own output [batch, dimensions], and two dense features [batch, patches, dimensions]: of block
+            ``early`` (a scalar index) and of the last block. All are L2-normalised. Dense features are computed as in
+            the method, but for speed their attention goes through one round of normalisation.
         """
         visual = self.clip.visual
         tower = VisionTower(visual, MEAN, STD)
@@ -96,7 +84,7 @@ class DemoClip(nn.Module):
             value = project_value(last.attn, last.ln_1(feature))
             mixed = merge_heads(attention.to(value.dtype) @ value)
             dense.append(F.normalize((visual.ln_post(last.attn.out_proj(mixed)) @ visual.proj)[:, 1:], dim=-1))
-        return Encodings(F.normalize(pooled, dim=-1), dense)
+        return F.normalize(pooled, dim=-1), dense[0], dense[1]
 
 
 class Losses:
@@ -119,13 +107,13 @@ class Losses:
         template = rng.choice(TEMPLATES)
         with torch.autocast(self.device.type, torch.bfloat16):
             early = torch.tensor(rng.integers(MODEL_CFG["vision_cfg"]["layers"] - 1), device=self.device)
-            seen = self.encode(pixels.to(self.device), early)
+            encoded = self.encode(pixels.to(self.device), early)
             texts = self.texts(captions).float()
             phrases = self.texts([template.replace("{}", phrase) for phrase in PHRASES]).float()
         present = torch.tensor([phrases_in(caption) for caption in captions], device=self.device)
         scale = self.model.clip.logit_scale.exp()
-        early_dense, last_dense = (dense.float() for dense in seen.dense)
-        loss = contrast(seen.pooled.float(), texts, scale)
+        pooled, early_dense, last_dense = (feature.float() for feature in encoded)
+        loss = contrast(pooled, texts, scale)
         loss = loss + contrast(F.normalize(last_dense.mean(dim=1), dim=-1), texts, scale)
         similarity = last_dense @ phrases.T
         loss = loss + self.named_patches(similarity, present) + self.found(similarity, present)

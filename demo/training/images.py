@@ -3,6 +3,7 @@
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,6 @@ from demo.world.scene import draw
 
 FIRST_TRAINING_SEED = 1_000_000
 """Training images have seeds from here on. Smaller seeds are for evaluation."""
-
-
-def draw_one(seed_and_side: tuple[int, int]) -> tuple[np.ndarray, str]:
-    seed, side_px = seed_and_side
-    scene = draw(seed, side_px, side_px)
-    return scene.image, scene.caption
 
 
 class TrainingImages:
@@ -34,13 +29,13 @@ class TrainingImages:
         path = folder / f"images-{side_px}px-{count}.npy"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            seeds = [(FIRST_TRAINING_SEED + number, side_px) for number in range(count)]
+            seeds, side = range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + count), repeat(side_px)
             images = np.lib.format.open_memmap(f"{path}.part", "w+", np.uint8, (count, side_px, side_px, 3))
             captions = []
             with ProcessPoolExecutor(os.cpu_count()) as artists:
-                for number, (image, caption) in enumerate(artists.map(draw_one, seeds, chunksize=64)):
-                    images[number] = image
-                    captions.append(caption)
+                for number, scene in enumerate(artists.map(draw, seeds, side, side, chunksize=64)):
+                    images[number] = scene.image
+                    captions.append(scene.caption)
             images.flush()
             path.with_suffix(".json").write_text(json.dumps(captions))
             os.replace(f"{path}.part", path)

@@ -103,8 +103,3 @@ def stroke(u: np.ndarray, v: np.ndarray, x0: float, y0: float, x1: float, y1: fl
 
 def union(*distances: np.ndarray) -> np.ndarray:
     return np.minimum.reduce(distances)
-
-
-def subtract(distance: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The part of a shape that lies outside another one."""
-    return np.maximum(distance, -other)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from demo.world.canvas import box, circle, ellipse, polygon, stroke, subtract, union
+from demo.world.canvas import box, circle, ellipse, polygon, stroke, union
 
 Rgb = tuple[float, float, float]
 Part = tuple[np.ndarray, Rgb]
@@ -29,7 +29,7 @@ def sun(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb) -> I
 
 def moon(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb) -> Iterator[Part]:
     disc = circle(u, v, 0, -0.5, 0.46)
-    yield subtract(disc, circle(u, v, 0.24, -0.58, 0.38)), (0.93, 0.92, 0.80)
+    yield np.maximum(disc, -circle(u, v, 0.24, -0.58, 0.38)), (0.93, 0.92, 0.80)
 
 
 def cloud(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb) -> Iterator[Part]:
@@ -150,8 +150,5 @@ def snowman(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb) 
     yield union(circle(u, v, -0.07, -0.67, 0.03), circle(u, v, 0.07, -0.67, 0.03), circle(u, v, 0.0, -0.25, 0.03)), DARK
 
 
-DRAW: dict[str, Draw] = {
-    "sun": sun, "moon": moon, "cloud": cloud, "tree": tree, "house": house, "car": car, "boat": boat, "fish": fish,
-    "flower": flower, "balloon": balloon, "umbrella": umbrella, "fence": fence, "tent": tent, "cactus": cactus,
-    "snowman": snowman,
-}  # fmt: skip
+ALL = (sun, moon, cloud, tree, house, car, boat, fish, flower, balloon, umbrella, fence, tent, cactus, snowman)
+DRAW: dict[str, Draw] = {thing.__name__: thing for thing in ALL}
