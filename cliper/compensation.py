@@ -12,12 +12,12 @@ from cliper.settings import MethodSettings
 
 EPSILON = 1e-5
 CPU_ROWS = 256
-"""So many rows of an attention map are worked on together on a CPU: they stay in its cache."""
+"""Rows of an attention map that are worked on together on a CPU, so that they stay in its cache."""
 
 HeadQueriesAndKeys = Sequence[
     tuple[Float[Tensor, "layer_heads positions layer_width"], Float[Tensor, "layer_heads positions layer_width"]]
 ]
-"""Queries and keys of one picture's attention layers; their heads, layer after layer, are the heads of the method."""
+"""Queries and keys of one image's attention layers; their heads, layer after layer, are the heads of the method."""
 
 
 def refine(
@@ -30,22 +30,22 @@ def refine(
     the class maps, with one head's map in memory at a time.
 
     Args:
-        coarse: coarse maps of one picture on the patch grid.
+        coarse: coarse maps of one image on the patch grid.
         layers: queries and keys whose positions form a square.
         settings: ``compensation`` is not ``none``.
     """
     heads = [(q, k) for queries, keys in layers for q, k in zip(queries, keys, strict=True)]
     side = round(heads[0][0].shape[0] ** 0.5)
     maps = F.interpolate(coarse[None], (side, side), mode="bilinear", align_corners=False)[0].flatten(1)
-    room = heads[0][0].new_empty(side**2, side**2)
+    scratch = heads[0][0].new_empty(side**2, side**2)
     match settings.compensation:
         case "product":
             for query, key in reversed(heads):
-                maps = spread(query, key, maps, settings, room)
+                maps = spread(query, key, maps, settings, scratch)
         case "mean":
-            maps = torch.stack([spread(query, key, maps, settings, room) for query, key in heads]).mean(dim=0)
+            maps = torch.stack([spread(query, key, maps, settings, scratch) for query, key in heads]).mean(dim=0)
         case "head":
-            maps = spread(*heads[settings.head], maps, settings, room)
+            maps = spread(*heads[settings.head], maps, settings, scratch)
     return maps.float().unflatten(1, (side, side))
 
 
@@ -54,7 +54,7 @@ def spread(
     key: Float[Tensor, "positions head_width"],
     maps: Float[Tensor, "classes positions"],
     settings: MethodSettings,
-    room: Float[Tensor, "positions positions"],
+    scratch: Float[Tensor, "positions positions"],
 ) -> Float[Tensor, "classes positions"]:
     """Multiply maps by one head's attention, in the queries' number format: column vectors A x, written as rows x A^T.
 
@@ -66,13 +66,13 @@ def spread(
         query, key: of the head.
         maps: what is multiplied.
         settings: preset and threshold.
-        room: for the attention, which is computed and changed in place; allocating it for every head would cost more
-            than the product (on a CPU its pages would be given back and taken again).
+        scratch: holds the attention, which is computed and changed in place. Allocating it for every head would cost
+            more than the product: on a CPU its pages would be returned and mapped again.
     """
-    at_once = len(query) if query.is_cuda else CPU_ROWS
-    attention = room.split(at_once)
-    for rows, some in zip(attention, (query * query.shape[-1] ** -0.5).split(at_once), strict=True):
-        torch.softmax(some @ key.T, dim=-1, out=rows)
+    chunk_size = len(query) if query.is_cuda else CPU_ROWS
+    attention = scratch.split(chunk_size)
+    for rows, queries in zip(attention, (query * query.shape[-1] ** -0.5).split(chunk_size), strict=True):
+        torch.softmax(queries @ key.T, dim=-1, out=rows)
     maps = maps.to(query.dtype)
     if settings.preset == "paper":
         return torch.cat([maps @ rows.T for rows in attention], dim=1)
@@ -80,8 +80,8 @@ def spread(
     below = np.nextafter(np.float32(settings.attention_threshold), np.float32(-1))
     with_ones = torch.cat([maps, maps.new_ones(1, len(query))])
     weighted = torch.empty_like(with_ones)
-    for rows, part in zip(attention, weighted.split(at_once, dim=1), strict=True):
+    for rows, part in zip(attention, weighted.split(chunk_size, dim=1), strict=True):
         rows /= peaks
-        F.threshold(rows, float(below), 0.0, inplace=True)  # keeps what is above `below`: the threshold itself stays
+        F.threshold(rows, float(below), 0.0, inplace=True)  # keeps entries above `below`, so the threshold itself stays
         part.copy_(with_ones @ rows.T)
     return weighted[:-1] / (weighted[-1:] + EPSILON)

@@ -13,7 +13,7 @@ EPSILON = 1e-5
 
 
 def window_starts(length_px: int, crop_px: int) -> list[int]:
-    """First pixels of the windows along one side; the last window is shifted inwards to end with the picture."""
+    """First pixels of the windows along one side; the last window is shifted inwards to end with the image."""
     steps = -(-max(length_px - crop_px, 0) // SLIDING_STRIDE_PX) + 1
     return [min(step * SLIDING_STRIDE_PX, length_px - crop_px) for step in range(steps)]
 
@@ -24,7 +24,7 @@ def windowed_logits(
     queries: Queries,
     settings: MethodSettings,
 ) -> list[Float[Tensor, "queries patches"]]:
-    """Query logits of one picture seen through windows, for every kept feature.
+    """Query logits of one image seen through windows, for every kept feature.
 
     Each window runs through the tower on its own. Logits are averaged where windows overlap; the windows' attention
     maps are averaged over the windows that hold both patches into one [patches, patches] matrix with rows summing

@@ -1,4 +1,4 @@
-"""How far the job is: actors count, the driver shows."""
+"""The progress of a job: tasks and actors count, the driver shows."""
 
 import threading
 from types import TracebackType
@@ -30,7 +30,7 @@ class Counts(NamedTuple):
 
 
 class ProgressCounter:
-    """Counts over all actors and tasks; a picture that is done again after a crash counts again."""
+    """Counts over all actors and tasks. An image that is labelled again after a crash counts again."""
 
     def __init__(self) -> None:
         self.counts = Counts()
@@ -43,28 +43,28 @@ class ProgressCounter:
 
 
 def start_counter() -> ActorHandle:
-    """A counter actor; it takes no CPU slot. If its node dies it starts again elsewhere, from nothing."""
+    """A counter actor, which takes no CPU slot. If its node dies, it restarts elsewhere with empty counts."""
     actor: Any = ray.remote(ProgressCounter)
     handle: ActorHandle = actor.options(num_cpus=0, max_restarts=-1).remote()
     return handle
 
 
 def report(counter: ActorHandle, ok: int = 0, failed: int = 0, bytes_read: int = 0) -> None:
-    """Add to the counts, without waiting."""
+    """Add to the counts without waiting."""
     counter.add.remote(Counts(ok, failed, bytes_read))
 
 
 class ProgressDisplay:
-    """Shows a counter's state from a thread: a live bar on a terminal, a line every half minute elsewhere.
+    """Shows a counter's state from a thread: a live bar in a terminal, a line every half minute elsewhere.
 
     Args:
         counter: from `start_counter`.
-        total: images in all, if that is known.
+        total: number of images, if it is known.
         resources: what the actors need, to tell what the job waits for.
         console: to write to.
 
     Attributes:
-        counts: what was counted so far; little is missing if the counter's node died on the way.
+        counts: what was counted so far. A little is missing if the counter's node has died.
     """
 
     def __init__(self, counter: ActorHandle, total: int | None, resources: Resources, console: Console) -> None:
@@ -89,7 +89,7 @@ class ProgressDisplay:
         return self.before_restarts.plus(self.latest)
 
     def ask(self, timeout_s: float) -> None:
-        """Look at the counter; one that does not answer is let be."""
+        """Read the counter; nothing happens if it does not answer."""
         try:
             found: Any = ray.get(self.counter.get.remote(), timeout=timeout_s)
         except RayError:
@@ -99,7 +99,7 @@ class ProgressDisplay:
         self.latest = found
 
     def note(self) -> str:
-        """What besides the number of images is worth a look."""
+        """What to show beside the number of images."""
         if self.counts.failed:
             return f"{self.counts.failed:,} failed"
         if self.counts.ok:

@@ -1,8 +1,8 @@
-"""What the job counts for Prometheus, besides Ray's own series; `cluster/deploy/monitoring` looks at it.
+"""The job's own Prometheus series, beside Ray's; `cluster/deploy/monitoring` shows them.
 
-Ray writes ``ray_`` before these names and ``_total`` behind them, and adds labels for node, worker and session. Workers
-report to the node that they run on, which keeps the sums after they died. Ray puts every value of a histogram in the
-middle of its bucket, so that means would be wrong: seconds and images are counters, and their quotient is exact.
+Ray puts ``ray_`` before these names and ``_total`` after them, and adds labels for node, worker and session. Workers
+report to their node, which keeps the sums after they die. Seconds and images are counters, not histograms: Ray moves
+every observation of a histogram to the middle of its bucket, while the quotient of two counters is exact.
 """
 
 import logging
@@ -28,9 +28,9 @@ Item = TypeVar("Item")
 
 
 def add(counter: Counter, value: float, **tags: str) -> None:
-    """Add to a counter; outside Ray nobody looks at it. What goes wrong is logged: no count is worth a job."""
+    """Add to a counter. An error is logged and not raised: no count is worth a job."""
     if not value:
-        return  # Ray refuses to add nothing
+        return  # Ray refuses to add 0
     try:
         counter.inc(value, tags)
     except Exception:
@@ -50,7 +50,7 @@ def add_stage(stage: Stage, images: int, seconds: float) -> None:
 
 @contextmanager
 def timed_stage(stage: Stage, images: int) -> Iterator[None]:
-    """Count what goes on as a stage's time."""
+    """Count the time that the block takes."""
     started = perf_counter()
     yield
     add_stage(stage, images, perf_counter() - started)

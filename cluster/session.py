@@ -13,23 +13,23 @@ from schemas.errors import RequestError
 
 CONNECT_TIMEOUT_S = 10.0
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Threads of a CPU actor sleep while they wait for each other. By default they spin, and the job gets ten times slower
+"""Threads of a CPU actor sleep while they wait for each other. By default they spin, and the job becomes ten times slower
 as soon as another process wants a core."""
 
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Where a job runs, and in which portions."""
+    """Where a job runs, and with what batch sizes."""
 
     batch_size: int = 8
-    """Pictures that an actor gets at a time."""
+    """Images that an actor gets at a time."""
     actors: int | None = None
-    """Number of actors (default: as many as the GPUs allow; one without GPUs, which uses all cores). On a cluster that
-    grows: as many as it may grow to."""
+    """Number of actors (default: as many as the GPUs allow; without GPUs one, which uses all cores). On a cluster that
+    grows, give the number that it may grow to."""
     gpus_per_actor: float | None = None
     """GPUs for each actor; a fraction lets several share one, 0 uses none (default: 1 if the cluster has GPUs)."""
     rows_per_file: int = 1000
-    """Rows in a Parquet file, at least. Rows of unfinished files are done again after a crash."""
+    """Least number of rows in a Parquet file. Rows of unfinished files are labelled again after a crash."""
     address: str | None = None
     """Ray cluster to run on (default: RAY_ADDRESS, else Ray is started on this machine)."""
 
@@ -47,18 +47,18 @@ class ClusterOptions:
 def start(options: ClusterOptions) -> Resources:
     """Connect to the cluster at ``address`` (or ``RAY_ADDRESS``), else start Ray on this machine; plan the actors.
 
-    Ray on this machine gets a few more CPU slots than there are cores: the annotating actors
-    hold theirs all the time, and reading and decoding must never wait for them for ever.
+    On this machine Ray gets more CPU slots than there are cores: labelling actors hold theirs all the time, and on two
+    cores read tasks would wait for a slot forever.
 
     Raises:
-        RequestError: there is no cluster at the address, or it lacks GPUs and nothing tells how many there will be.
+        RequestError: there is no cluster at the address, or it lacks GPUs and the number of actors is not given.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):  # the console's; the log file below /tmp/ray keeps everything
+        if isinstance(handler, logging.StreamHandler):  # of the console; the log file below /tmp/ray keeps everything
             handler.setLevel(logging.CRITICAL)
     address = options.address or os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():  # by an earlier run of the same process

@@ -7,7 +7,7 @@ import ray
 from schemas.errors import RequestError
 
 CALLS_PER_GPU_ACTOR = 2
-"""Threads of an actor on a GPU: while it works on one batch, the CPU prepares the next and encodes the one before."""
+"""Threads of an actor on a GPU: while one batch is on the GPU, another is unpacked and a third is encoded."""
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Cluster:
     """What a cluster has at the moment.
 
     Attributes:
-        nodes: machines, those included that offer nothing to tasks.
-        cpus, gpus: in all.
+        nodes: machines, including those that offer nothing to tasks.
+        cpus, gpus: slots in total.
         memory_bytes: that tasks may ask for.
     """
 
@@ -35,11 +35,11 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Resources:
-    """How the annotating actors are placed.
+    """How the labelling actors are placed.
 
     Attributes:
         actors: number of actors.
-        gpus_per_actor: GPUs that each reserves; 0 runs on the CPU, and then it reserves one CPU slot.
+        gpus_per_actor: GPUs that each reserves. At 0 it runs on the CPU and reserves one CPU slot.
         calls_per_actor: threads in each.
     """
 
@@ -49,7 +49,7 @@ class Resources:
 
     @property
     def batches_in_flight(self) -> int:
-        """Batches that an actor has, being worked on or waiting: the next is there when one is done."""
+        """Batches that an actor works on or holds ready, so that the next is there when one is done."""
         return 2 * self.calls_per_actor
 
     @property
@@ -58,32 +58,32 @@ class Resources:
         return {"num_gpus": self.gpus_per_actor} if self.gpus_per_actor else {"num_cpus": 1}
 
     def sentence(self, cluster: Cluster, batch_size: int) -> str:
-        """The plan in words."""
+        """The plan as a sentence."""
         device = f"with {self.gpus_per_actor:g} GPU each" if self.gpus_per_actor else "on the CPU"
         slots = max(0.0, cluster.cpus - (0 if self.gpus_per_actor else self.actors))
         return (
             f"Labelling actors: {self.actors} {device}, each with {self.batches_in_flight} batches of {batch_size} "
-            f"in flight. Reading and decoding: one CPU slot a task, slots now: {slots:g}."
+            f"in flight. Reading: one CPU slot a task, slots now: {slots:g}."
         )
 
     def lacking(self, cluster: Cluster) -> str | None:
-        """What the cluster must get before the first picture can be labelled, if it lacks something."""
+        """The resource that must be added before the first image can be labelled; None if nothing is lacking."""
         if cluster.gpus < self.gpus_per_actor:
             return "GPU"
-        held = 0 if self.gpus_per_actor else self.actors  # for good; reading needs a slot besides
+        held = 0 if self.gpus_per_actor else self.actors  # all the time; reading needs one more
         return "CPU" if cluster.cpus < held + 1 else None
 
 
 def plan_resources(actors: int | None, gpus_per_actor: float | None, cluster: Cluster) -> Resources:
-    """Actors on all GPUs of the cluster if it has any, else one on the CPU, unless something else is asked for.
+    """Actors on all GPUs of the cluster, or one on the CPU if it has none, unless the user asks for something else.
 
     Args:
-        actors: number asked for. More than fit wait until the cluster has grown.
+        actors: number asked for. Those that do not fit wait until the cluster has grown.
         gpus_per_actor: GPUs for each; 0 for the CPU.
         cluster: what is there now.
 
     Raises:
-        RequestError: GPUs are asked for and none is there, so that nothing tells how many there will be.
+        RequestError: GPUs are asked for, none is there, and ``actors`` does not say how many there will be.
     """
     if not (cluster.gpus if gpus_per_actor is None else gpus_per_actor):
         return Resources(actors or 1, 0.0, calls_per_actor=1)
@@ -94,6 +94,6 @@ def plan_resources(actors: int | None, gpus_per_actor: float | None, cluster: Cl
             f"now: if it can grow, say to how many actors with --actors"
         )
     fitting = int(cluster.gpus // gpus_per_actor)
-    if gpus_per_actor < 1:  # no actor has its part on two GPUs
+    if gpus_per_actor < 1:  # an actor's share lies on one GPU
         fitting = int(cluster.gpus) * int(1 / gpus_per_actor)
     return Resources(actors or fitting, gpus_per_actor, CALLS_PER_GPU_ACTOR)

@@ -1,15 +1,15 @@
-"""One row per labelled picture: what an evaluation keeps of it, so that figures are sums over rows.
+"""One row per labelled image: what an evaluation keeps of it. Figures are sums over rows.
 
 ==================  ==============================================================================================
 field               meaning
 ==================  ==============================================================================================
 ``image_id``, ``uri``, ``shard``, ``shard_images``, ``width``, ``height``, ``status``, ``error``, ``class_scores``
                     as in `schemas.rows`
-``present``         indices of the labels that the truth holds, ascending
-``confusion``       pixels by true and predicted label, only those that occur
+``present``         labels in the ground truth, ascending
+``confusion``       pixels by true and predicted label, only pairs that occur
 ``winners``         when thresholds are looked for: per class, and per step of its map's value where the class wins
                     over the others, how many pixels there are and how many of them are the class's own
-``seconds``         time for labelling, shared out evenly among the pictures of a batch
+``seconds``         time for labelling, divided evenly among the images of a batch
 ==================  ==============================================================================================
 
 Label 0 is background, or no class where a data set has no background; label c + 1 is class c.

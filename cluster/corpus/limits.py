@@ -1,4 +1,4 @@
-"""What a single picture may cost before it is given up, so that one bad file cannot stop a job."""
+"""What a single image may cost before it is given up, so that one bad file cannot stop a job."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,16 @@ from schemas.errors import RequestError
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on pictures; what is above them becomes a row with a status."""
+    """Limits on single images. An image above a limit becomes a row with a status."""
 
     max_pixels: int = 178_956_970
-    """Largest picture in pixels (the default is Pillow's own limit, about 13,000 x 13,000)."""
+    """Largest image in pixels (the default is Pillow's own limit, about 13,000 x 13,000)."""
     max_file_mb: int = 256
     """Largest image file in MB (10^6 bytes)."""
     picture_timeout_s: float = 60.0
-    """Longest time for decoding one picture, in seconds."""
+    """Longest time for decoding one image, in seconds."""
     decode_memory_mb: int = 1800
-    """Memory that a decoding task reserves, in MB: 10 bytes for each pixel of the largest picture."""
+    """Memory that a read task reserves, in MB: 10 bytes for each pixel of the largest image."""
 
     @property
     def max_file_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Reading one file of a corpus: a tar shard, a table or an image file yields records."""
+"""Reading one file of a corpus, a tar shard, a table or an image file, as records."""
 
 import io
 import posixpath
@@ -23,7 +23,8 @@ USUAL_IMAGE_COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "img", "content")
 class Record(NamedTuple):
     """One image as it was found; ``data`` is None if ``status`` is a failure.
 
-    ``shard_images`` is the number of the shard's images, on its last one; it tells later that the shard is complete.
+    ``shard_images`` is the number of the shard's images, on its last one. A later run sees from it that the shard is
+    complete.
     """
 
     image_id: str
@@ -56,7 +57,7 @@ class Shard:
 
 
 class StorageFaultError(Exception):
-    """The storage failed, with ``error``, while something was read from it."""
+    """The storage failed with ``error`` during a read."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -64,7 +65,7 @@ class StorageFaultError(Exception):
 
 
 class StorageFile(io.RawIOBase):
-    """An open file whose own errors can be told from those of who reads it."""
+    """An open file whose own errors can be told apart from errors of its reader."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -121,21 +122,21 @@ def tar_members(file: StorageFile, uri: str, name: str, max_bytes: int) -> Itera
 
 
 class StrictTarInfo(tarfile.TarInfo):
-    """Reads members like its base, but does not take a damaged or missing header for the end of the archive."""
+    """Like its base, but a damaged or missing header is an error and not the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> "StrictTarInfo":
-        """Raises ReadError where tarfile would stop without a word."""
+        """Raises ReadError where tarfile would stop silently."""
         try:
             return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the mark at the end of a whole archive
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the regular end of an archive
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"{error} at byte {archive.offset}") from error
 
 
 def is_image_member(member: tarfile.TarInfo) -> bool:
-    """Regular files with an image's ending; hidden files (such as macOS's ``._`` companions) are none."""
+    """True for regular files with an image's ending that are not hidden (such as macOS's ``._`` companions)."""
     hidden = posixpath.basename(member.name).startswith(".")
     return member.isreg() and not hidden and member.name.lower().endswith(IMAGE_SUFFIXES)
 
@@ -168,13 +169,13 @@ def read_table(root: Location, shard: Shard, max_bytes: int) -> Iterator[Record]
 
 
 def raise_storage_failure(error: BaseException) -> None:
-    """Raise errors of the storage again: they say what they are or carry a number; damaged contents do neither."""
+    """Raise errors of the storage again: those have a known type or an errno, errors of damaged contents have neither."""
     if isinstance(error, UNREACHABLE) or (isinstance(error, OSError) and error.errno is not None):
         raise error
 
 
 def image_column(schema: pa.Schema) -> str:
-    """The column with image bytes: a usual name if there is one, else the only binary (or ``{bytes, path}``) column.
+    """The column with image bytes: one with a usual name, else the only binary (or ``{bytes, path}``) column.
 
     Raises:
         ValueError: none, or several and none of a usual name.
@@ -219,5 +220,5 @@ def too_large(record: Record, max_bytes: int) -> Record:
 
 
 def utf8(name: str) -> str:
-    """A name that can be stored: bytes that are not UTF-8 are written as ``\\xNN``."""
+    """A name that can be stored. Bytes that are not UTF-8 become ``\\xNN``."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -46,14 +46,14 @@ def list_corpus(
 ) -> Corpus:
     """Find the files of an input: a folder or prefix, a single file, or a pattern with ``*``.
 
-    Hidden files and everything below the output are passed over, and so are files of other kinds.
+    Hidden files, everything below the output and files of other kinds are passed over.
 
     Args:
         root: the input.
         wanted: the format, or ``auto`` to decide from the names' endings.
         output: where results go, if anywhere; never read as input.
         limit: use only the first so many images, counted in the order of names.
-        limits: on single pictures.
+        limits: on single images.
 
     Raises:
         RequestError: nothing there, nothing readable there, or several formats side by side.
@@ -116,7 +116,7 @@ def list_names(root: Location) -> tuple[str, list[str]]:
 def choose_format(
     root: Location, wanted: Literal["auto"] | CorpusFormat, shards: dict[CorpusFormat, list[Shard]]
 ) -> CorpusFormat:
-    """The format asked for, or the only one that is there."""
+    """The format asked for, or the only one found."""
     if wanted != "auto":
         if not shards[wanted]:
             endings = ", ".join(SUFFIXES[wanted])
@@ -146,7 +146,7 @@ def check_table(root: Location, shard: Shard) -> None:
 
 
 def limited(corpus: Corpus, limit: int) -> Corpus:
-    """The corpus's first ``limit`` images; shards are looked into until there are enough."""
+    """The corpus's first ``limit`` images. Shards are counted until there are enough."""
     shards: list[Shard] = []
     for shard in corpus.shards:
         if limit <= 0:
@@ -161,8 +161,8 @@ def limited(corpus: Corpus, limit: int) -> Corpus:
 def read_shard(corpus: Corpus, shard: Shard) -> Iterator[Record]:
     """The images of one file.
 
-    What is damaged, missing or forbidden becomes a record with a failure status; a storage that does not answer raises,
-    so that no image is given up because of a passing fault.
+    What is damaged, missing or forbidden becomes a record with a failure status. A storage that does not answer raises:
+    no image is given up because of a transient fault.
 
     Raises:
         OSError: the storage failed.
@@ -178,7 +178,7 @@ def is_empty(corpus: Corpus, shard: Shard) -> bool:
 
 
 def reachable(records: Iterator[Record], root: Location, shard: Shard) -> Iterator[Record]:
-    """The same records, with a failure in the end if the shard is not there or may not be read."""
+    """The same records, followed by a failure if the shard is not there or may not be read."""
     uri, name = Location(root.fs, shard.path).url, utf8(shard.name)
     try:
         yield from records
@@ -189,7 +189,7 @@ def reachable(records: Iterator[Record], root: Location, shard: Shard) -> Iterat
 
 
 def counted(records: Iterator[Record]) -> Iterator[Record]:
-    """The same records, the last one with how many they were."""
+    """The same records, the last one with their number."""
     held, count = None, 0
     for record in records:
         if held is not None:

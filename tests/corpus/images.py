@@ -11,7 +11,7 @@ from PIL import Image
 from schemas.rows import Status
 from tests.support.corpora import jpeg
 
-PICTURE = Image.open(io.BytesIO(jpeg(1, (60, 90))))
+IMAGE = Image.open(io.BytesIO(jpeg(1, (60, 90))))
 
 
 def encoded(image: Image.Image, image_format: str, **options: Any) -> bytes:
@@ -21,18 +21,18 @@ def encoded(image: Image.Image, image_format: str, **options: Any) -> bytes:
 
 
 def animation(image_format: str) -> bytes:
-    frames = [PICTURE.rotate(angle) for angle in (0, 90, 180)]
+    frames = [IMAGE.rotate(angle) for angle in (0, 90, 180)]
     return encoded(frames[0], image_format, save_all=True, append_images=frames[1:])
 
 
 def with_exif(exif: bytes) -> bytes:
-    return encoded(PICTURE, "JPEG", exif=exif)
+    return encoded(IMAGE, "JPEG", exif=exif)
 
 
 def oriented(orientation: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(PICTURE, "JPEG", exif=exif)
+    return encoded(IMAGE, "JPEG", exif=exif)
 
 
 def png_of_size(width: int, height: int) -> bytes:
@@ -53,8 +53,8 @@ def odd_images() -> dict[str, tuple[bytes, Status]]:
     """File name to its bytes and the status of its row."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8))
     wide = Image.fromarray(np.arange(60 * 90, dtype=np.uint16).reshape(60, 90) * 12)
-    bmp = encoded(PICTURE, "BMP")
-    palette = PICTURE.quantize(16)
+    bmp = encoded(IMAGE, "BMP")
+    palette = IMAGE.quantize(16)
     ok, cut = Status.OK, Status.TRUNCATED
     return {
         "good.jpg": (jpeg(1), ok),
@@ -72,26 +72,26 @@ def odd_images() -> dict[str, tuple[bytes, Status]]:
         "bomb.png": (png_of_size(30_000, 30_000), Status.TOO_LARGE),
         "bomb.gif": (gif_with_large_frame(50_000, 60_000), Status.TOO_LARGE),
         "bomb.bmp": (bmp[:18] + struct.pack("<ii", 60_000, 60_000) + bmp[26:], Status.TOO_LARGE),
-        "png-inside.jpg": (encoded(PICTURE, "PNG"), ok),
+        "png-inside.jpg": (encoded(IMAGE, "PNG"), ok),
         "jpeg-inside.png": (jpeg(2), ok),
         "page.jpg": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", Status.NOT_AN_IMAGE),
         "drawing.jpg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', Status.NOT_AN_IMAGE),
-        "postscript.jpg": (encoded(PICTURE, "EPS"), Status.NOT_AN_IMAGE),
-        "icon.png": (encoded(PICTURE, "ICO"), Status.NOT_AN_IMAGE),
+        "postscript.jpg": (encoded(IMAGE, "EPS"), Status.NOT_AN_IMAGE),
+        "icon.png": (encoded(IMAGE, "ICO"), Status.NOT_AN_IMAGE),
         "archive.jpg": (b"PK\x03\x04" + bytes(100), Status.NOT_AN_IMAGE),
-        "cmyk.jpg": (encoded(PICTURE.convert("CMYK"), "JPEG"), ok),
-        "grey.jpg": (encoded(PICTURE.convert("L"), "JPEG"), ok),
-        "progressive.jpg": (encoded(PICTURE, "JPEG", progressive=True), ok),
+        "cmyk.jpg": (encoded(IMAGE.convert("CMYK"), "JPEG"), ok),
+        "grey.jpg": (encoded(IMAGE.convert("L"), "JPEG"), ok),
+        "progressive.jpg": (encoded(IMAGE, "JPEG", progressive=True), ok),
         "rubbish-behind.jpg": (jpeg(1) + b"rubbish" * 100, ok),
         "16-bit.png": (encoded(wide, "PNG"), ok),
-        "bits.png": (encoded(PICTURE.convert("1"), "PNG"), ok),
+        "bits.png": (encoded(IMAGE.convert("1"), "PNG"), ok),
         "palette.png": (encoded(palette, "PNG"), ok),
         "transparent-palette.png": (encoded(palette, "PNG", transparency=0), ok),
-        "alpha.png": (encoded(PICTURE.convert("RGBA"), "PNG"), ok),
-        "grey-alpha.png": (encoded(PICTURE.convert("LA"), "PNG"), ok),
+        "alpha.png": (encoded(IMAGE.convert("RGBA"), "PNG"), ok),
+        "grey-alpha.png": (encoded(IMAGE.convert("LA"), "PNG"), ok),
         "animated.gif": (animation("GIF"), ok),
         "animated.webp": (animation("WEBP"), ok),
-        "float.tif": (encoded(PICTURE.convert("F"), "TIFF"), ok),
+        "float.tif": (encoded(IMAGE.convert("F"), "TIFF"), ok),
         "broken-exif.jpg": (with_exif(b"Exif\0\0II*\0\xff\xff\xff\xff rubbish"), ok),
         "exif-rubbish.jpg": (with_exif(b"Exif\0\0" + bytes(range(200))), ok),
         **{f"orientation-{number}.jpg": (oriented(number), ok) for number in range(1, 9)},

@@ -1,4 +1,4 @@
-"""CLIPer, transcribed literally: one picture, one step after the other, nothing clever.
+"""CLIPer, transcribed literally: one image, one step after the other, nothing clever.
 
 It shares no code with the package. The image tower runs from its raw weights, attention maps are all kept, the heads of
 the diffusion attention are multiplied from the left as [positions, positions] matrices, classes are upsampled together.
@@ -62,7 +62,7 @@ class ClipWeights:
 
 @dataclass
 class Stages:
-    """What the method leaves behind, stage by stage, as in `cliper.pipeline.Annotation`."""
+    """What the method leaves behind, stage by stage, as in `cliper.pipeline.Maps` and the readout."""
 
     attention: torch.Tensor
     coarse: torch.Tensor
@@ -81,7 +81,7 @@ def annotate(
     noise: torch.Tensor | None = None,
     allowed: set[int] | None = None,
 ) -> Stages:
-    """Run the method on one picture.
+    """Run the method on one image.
 
     Args:
         clip: the image tower.
