@@ -13,7 +13,7 @@ from schemas.errors import RequestError
 
 CONNECT_TIMEOUT_S = 10.0
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Threads of a CPU actor sleep while they wait for each other. By default they spin, and the job becomes ten times slower
+"""Threads of a CPU actor sleep while they wait for each other. By default they spin, which makes the job ten times slower
 as soon as another process wants a core."""
 
 

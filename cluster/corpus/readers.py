@@ -169,7 +169,7 @@ def read_table(root: Location, shard: Shard, max_bytes: int) -> Iterator[Record]
 
 
 def raise_storage_failure(error: BaseException) -> None:
-    """Raise errors of the storage again: those have a known type or an errno, errors of damaged contents have neither."""
+    """Raise errors of the storage again: they have a known type or an errno; errors of damaged files do not."""
     if isinstance(error, UNREACHABLE) or (isinstance(error, OSError) and error.errno is not None):
         raise error
 
