@@ -13,8 +13,8 @@ from schemas.errors import RequestError
 
 CONNECT_TIMEOUT_S = 10.0
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Threads of a CPU actor sleep while they wait for each other. By default they spin, which makes the job ten times slower
-as soon as another process wants a core."""
+"""Threads of a CPU actor sleep while they wait for each other. By default they spin, and the job is ten times slower as
+soon as another process wants a core."""
 
 
 @dataclass(frozen=True)
