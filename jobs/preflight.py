@@ -1,4 +1,4 @@
-"""Look at every node of a cluster before a job: GPU, driver, memory, disk, storage; and fetch the weights there."""
+"""Check every node of a cluster before a job: GPU, driver, memory, disk and storage. Fetch the weights on each node."""
 
 import sys
 from collections.abc import Sequence
@@ -22,32 +22,32 @@ from schemas.errors import JobFailedError
 
 @dataclass(frozen=True)
 class PreflightOptions:
-    """What a job would be given; the same names, the same meaning."""
+    """Options of the check. They have the names and meanings of the labelling job's options."""
 
     input: str | None = None
-    """Every node must be able to read a file of it."""
+    """Input to check: every node must be able to read a file of it."""
     output: str | None = None
-    """Every node must be able to write there; what is written is deleted again."""
+    """Output to check: every node must be able to write there. The file written is deleted again."""
     clip: str = DEFAULT_CLIP
-    """CLIP model; its weights are fetched on every node."""
+    """CLIP model. Its weights are fetched on every node."""
     diffusion: str = DEFAULT_DIFFUSION
-    """Diffusion model, likewise; or none."""
+    """Diffusion model, or none. Its weights are fetched on every node."""
     address: str | None = None
-    """Ray cluster to look at (default: RAY_ADDRESS, else Ray is started on this machine)."""
+    """Ray cluster to check (default: RAY_ADDRESS, else Ray is started on this machine)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the checks; returns the exit code: 0 all nodes are ready, 1 some are not, 2 wrong request."""
+    """Run the checks. Returns the exit code: 0 all nodes are ready, 1 some are not, 2 wrong request."""
     options = tyro.cli(PreflightOptions, args=arguments, description=__doc__)
     return run_to_exit_code(lambda: preflight(options, Console()), Console(stderr=True))
 
 
 def preflight(options: PreflightOptions, console: Console) -> None:
-    """From the request to a table.
+    """Check all nodes and print a table.
 
     Raises:
-        RequestError: the request is wrong already where it is made.
-        JobFailedError: nodes are not ready.
+        RequestError: the request is wrong.
+        JobFailedError: some nodes are not ready.
     """
     models = find_models(MethodOptions(clip=options.clip, diffusion=options.diffusion))
     output = open_location(options.output, "--output") if options.output else None

@@ -1,20 +1,21 @@
-"""A look at every node before a job: what is wrong is found, said in a sentence, and nothing is left behind."""
+"""Checks of nodes before a job. Each problem is one sentence, and no file is left behind."""
 
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cliper.gpus import usable_gpus
 from cliper.models import DEMO, LOCAL_PREFIX, find_clip, find_diffusion
-from cluster.preflight import Finding, Needs, look_at_node
+from cluster.preflight import Finding, Needs, check_node, check_nodes
 from cluster.storage import open_location
 from jobs.preflight import main
 from tests.support.corpora import sample_images, write_tars
-from tests.support.jobs import refusal
+from tests.support.jobs import SharedRay, refusal
 from tests.support.ray_processes import Head, ray_head, ray_worker
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ RAY = [pytest.mark.long, pytest.mark.end_to_end, pytest.mark.xdist_group("prefli
 
 @pytest.fixture(scope="module")
 def needs(tmp_path_factory: pytest.TempPathFactory) -> Needs:
-    """The demo's models, a shard and an output folder that is not there yet."""
+    """The demo's models, a shard and an output folder that does not exist yet."""
     folder = tmp_path_factory.mktemp("preflight")
     shard = write_tars(folder / "in", sample_images(2), 2) / "00000.tar"
     output = open_location(str(folder / "new" / "out"), "--output")
@@ -33,11 +34,11 @@ def needs(tmp_path_factory: pytest.TempPathFactory) -> Needs:
 
 
 def findings(needs: Needs, offers: dict[str, float] = OFFERS) -> dict[str, Finding]:
-    return {finding.check: finding for finding in look_at_node(needs, offers)}
+    return {finding.check: finding for finding in check_node(needs, offers)}
 
 
 def only_problem(needs: Needs, check: str, offers: dict[str, float] = OFFERS) -> str:
-    """What is said about the one check that fails."""
+    """The message of the one check that fails."""
     found = findings(needs, offers)
     assert [name for name, finding in found.items() if not finding.ok] == [check], found
     assert "\n" not in found[check].said
@@ -54,7 +55,7 @@ def test_a_node_that_has_everything(needs: Needs) -> None:
     assert not any(Path(found["output"].said).iterdir())
 
 
-def test_what_is_not_needed_is_not_looked_at(needs: Needs) -> None:
+def test_what_is_not_needed_is_not_checked(needs: Needs) -> None:
     assert list(findings(replace(needs, diffusion=None, input_file=None, output=None))) == CHECKS[:4]
 
 
@@ -62,7 +63,7 @@ def test_a_head_without_work_needs_no_weights(needs: Needs) -> None:
     assert list(findings(needs, {"memory": 1e9})) == ["disk", "input", "output"]
 
 
-def test_storage_that_the_node_does_not_reach(needs: Needs, tmp_path: Path) -> None:
+def test_storage_that_the_node_cannot_reach(needs: Needs, tmp_path: Path) -> None:
     missing, file = tmp_path / "missing.tar", tmp_path / "file"
     file.touch()
     advice = "(every node needs the same storage)"
@@ -83,7 +84,7 @@ def test_gpus_that_torch_cannot_use(needs: Needs) -> None:
 @pytest.mark.parametrize("offers", [{"CPU": 4.0}, {"CPU": 4.0, "memory": 1e9}])
 def test_too_little_memory_for_decoding(needs: Needs, offers: dict[str, float]) -> None:
     said = only_problem(needs, "memory", offers)
-    assert "decoding a picture asks for 1.8" in said
+    assert "decoding an image asks for 1.8" in said
     assert "--decode-memory-mb" in said
 
 
@@ -118,8 +119,22 @@ def test_wrong_requests_end_before_ray_starts(flags: list[str], message: str, tm
     assert message.format(tmp=tmp_path) in refusal(main, "--clip", DEMO, "--diffusion", DEMO, *given)
 
 
+class Fatal:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (1,)
+
+
+@pytest.mark.end_to_end
+@pytest.mark.slow
+def test_a_node_that_does_not_answer(needs: Needs, ray_here: SharedRay) -> None:
+    ((_, findings),) = check_nodes(replace(needs, clip=Fatal()))
+    assert findings == [Finding("node", False, "it did not answer (WorkerCrashedError)")]
+
+
 def preflight(head: Head, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The command; its table is as wide as it needs to be."""
+    """Run the command in a terminal wide enough for its table."""
     places = ["--input", str(folder / "in"), "--output", str(folder / "out"), "--address", head.address]
     return subprocess.run(
         [sys.executable, "jobs/preflight.py", "--clip", DEMO, "--diffusion", DEMO, *places],
