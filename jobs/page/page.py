@@ -4,7 +4,7 @@ import base64
 import io
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -66,12 +66,8 @@ class Thumbnail:
         return self.image_id.rpartition("/")[2] or self.image_id
 
     def data(self) -> dict[str, Any]:
-        """The data for the page's script."""
-        return {
-            "id": self.image_id, "name": self.name, "width": self.width, "height": self.height,
-            "original": self.original, "found": self.found, "nearMisses": self.near_misses,
-            "overlay": self.overlay, "overlayClasses": self.overlay_classes,
-        }  # fmt: skip
+        """The data for the page's script. The address is in the HTML already."""
+        return {name: value for name, value in asdict(self).items() if name != "address"}
 
 
 def make_thumbnail(row: Row, image: Image.Image, longer_side_px: int) -> Thumbnail:

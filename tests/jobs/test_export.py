@@ -1,4 +1,4 @@
-"""COCO files as their consumers read them."""
+"""COCO files, read by the tools that use them."""
 
 import json
 from pathlib import Path
@@ -17,13 +17,13 @@ from jobs.export import main
 from tests.support.drawn_labels import HEIGHT, WIDTH, failure, label_map, row, shuffled, write_labels
 from tests.support.jobs import refusal
 
-PICTURES = 12
+IMAGES = 12
 
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """True labels, and one failure."""
-    rows = [row(seed, label_map(seed)) for seed in range(PICTURES)]
+    rows = [row(seed, label_map(seed)) for seed in range(IMAGES)]
     return write_labels(tmp_path_factory.mktemp("export") / "labels", *shuffled([*rows, failure("gone.jpg")]))
 
 
@@ -45,7 +45,7 @@ def masks(coco: COCO, image: dict[str, Any]) -> np.ndarray:
 def test_pycocotools_reads_the_masks_that_were_written(flags: list[str], labels: Path, tmp_path: Path) -> None:
     document = export(labels, tmp_path / "coco.json", *flags)
     coco = COCO(str(tmp_path / "coco.json"))
-    assert [image["file_name"] for image in document["images"]] == [f"a.tar/{seed:03}.jpg" for seed in range(PICTURES)]
+    assert [image["file_name"] for image in document["images"]] == [f"a.tar/{seed:03}.jpg" for seed in range(IMAGES)]
     assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == list(NAMES)
     assert len({annotation["id"] for annotation in document["annotations"]}) == len(document["annotations"])
     for seed, image in enumerate(coco.loadImgs(coco.getImgIds())):
@@ -59,8 +59,8 @@ def test_pycocotools_reads_the_masks_that_were_written(flags: list[str], labels:
 
 
 def test_results_have_the_same_ids_and_cocoeval_scores_them_as_expected(labels: Path, tmp_path: Path) -> None:
-    """Every class of every picture is found but in the pictures with an odd number: recall is known per class."""
-    rows = [row(seed, label_map(seed) if seed % 2 == 0 else np.zeros((HEIGHT, WIDTH), int)) for seed in range(PICTURES)]
+    """Images with an even number have all classes, the others none. The recall of each class is therefore known."""
+    rows = [row(seed, label_map(seed) if seed % 2 == 0 else np.zeros((HEIGHT, WIDTH), int)) for seed in range(IMAGES)]
     half = write_labels(tmp_path / "half", *shuffled(rows))
     export(labels, tmp_path / "truth.json")
     results = export(half, tmp_path / "results.json", "--results")
@@ -73,12 +73,12 @@ def test_results_have_the_same_ids_and_cocoeval_scores_them_as_expected(labels: 
     evaluation.accumulate()
     recall = evaluation.eval["recall"][0, :, 0, -1]  # IoU 0.5, every class, all areas, most detections
     for index, category in enumerate(evaluation.params.catIds):
-        shown = [seed for seed in range(PICTURES) if (label_map(seed) == category).any()]
+        shown = [seed for seed in range(IMAGES) if (label_map(seed) == category).any()]
         if shown:
             assert recall[index] == pytest.approx(sum(seed % 2 == 0 for seed in shown) / len(shown))
 
 
-def test_files_of_some_pictures_each_are_complete_in_themselves(labels: Path, tmp_path: Path) -> None:
+def test_each_of_several_files_is_complete(labels: Path, tmp_path: Path) -> None:
     export(labels, tmp_path / "coco.json", "--images-per-file", "5")
     whole = export(labels, tmp_path / "whole.json")
     parts = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("coco-*.json"))]
@@ -88,7 +88,7 @@ def test_files_of_some_pictures_each_are_complete_in_themselves(labels: Path, tm
     assert all(part["categories"] == whole["categories"] for part in parts)
 
 
-def test_label_maps_are_read_as_they_were_and_named_like_the_pictures(labels: Path, tmp_path: Path) -> None:
+def test_label_maps_are_read_as_they_were_and_named_like_the_images(labels: Path, tmp_path: Path) -> None:
     document = export(labels, tmp_path / "coco.json", "--png", str(tmp_path / "maps"))
     names = json.loads((tmp_path / "maps/id2label.json").read_text())
     assert names["1"] == NAMES[0]
@@ -100,23 +100,23 @@ def test_label_maps_are_read_as_they_were_and_named_like_the_pictures(labels: Pa
 
 def test_supervision_imports_the_file(labels: Path, tmp_path: Path) -> None:
     export(labels, tmp_path / "coco.json")
-    for seed in range(PICTURES):
+    for seed in range(IMAGES):
         path = tmp_path / f"images/a.tar/{seed:03}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (WIDTH, HEIGHT)).save(path)
     dataset = supervision.DetectionDataset.from_coco(
         str(tmp_path / "images"), str(tmp_path / "coco.json"), force_masks=True
     )
-    assert len(dataset) == PICTURES
+    assert len(dataset) == IMAGES
     assert dataset.classes == list(NAMES)
-    present = sum(len(np.unique(label_map(seed)[label_map(seed) > 0])) for seed in range(PICTURES))
+    present = sum(len(np.unique(label_map(seed)[label_map(seed) > 0])) for seed in range(IMAGES))
     assert sum(len(detections) for _, _, detections in dataset) == present
 
 
 def test_hugging_face_reads_the_rows(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     rows = load_dataset("parquet", data_files=str(labels / "*.parquet"), cache_dir=str(tmp_path))["train"]
-    assert sorted(rows["image_id"]) == sorted([f"a.tar/{seed:03}.jpg" for seed in range(PICTURES)] + ["a.tar/gone.jpg"])
+    assert sorted(rows["image_id"]) == sorted([f"a.tar/{seed:03}.jpg" for seed in range(IMAGES)] + ["a.tar/gone.jpg"])
 
 
 @pytest.mark.parametrize(

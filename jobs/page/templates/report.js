@@ -39,7 +39,7 @@ function paint(canvas, image) {
   canvas.height = height;
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(width, height);
-  const colours = [null, ...image.overlayClasses.map((index) => hidden.has(index) ? null : channels(data.classes[index].colour))];
+  const colours = [null, ...image.overlay_classes.map((index) => hidden.has(index) ? null : channels(data.classes[index].colour))];
   for (let y = 0, at = 0; y < height; y++)
     for (let x = 0; x < width; x++, at++) {
       const label = map[at], colour = colours[label];
@@ -107,10 +107,10 @@ function scoreRow([index, score, share]) {
 
 function view(image) {
   viewed = image;
-  byId("viewer-name").textContent = image.id;
+  byId("viewer-name").textContent = image.image_id;
   byId("viewer-size").textContent = `${image.original.join(" × ")} pixels; shown at ${image.width} × ${image.height}`;
   Object.assign(viewer.querySelector("img"), { src: image.element.src, alt: image.element.alt });
-  viewer.querySelector("tbody").replaceChildren(...[...image.found, ...image.nearMisses].map(scoreRow));
+  viewer.querySelector("tbody").replaceChildren(...[...image.found, ...image.near_misses].map(scoreRow));
   if (!viewer.open) viewer.showModal();
   paint(viewer.querySelector("canvas"), image);
 }

@@ -1,4 +1,4 @@
-"""Filtering by what is in the pictures."""
+"""Selecting images by their classes."""
 
 import json
 from pathlib import Path
@@ -15,12 +15,12 @@ from jobs.filter import main
 from tests.support.drawn_labels import HEIGHT, WIDTH, failure, label_map, row, shuffled, write_labels
 from tests.support.jobs import refusal
 
-PICTURES = 30
+IMAGES = 30
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
-    return [row(seed, label_map(seed)) for seed in range(PICTURES)]
+    return [row(seed, label_map(seed)) for seed in range(IMAGES)]
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +59,12 @@ def kept(labels: Path, target: Path, *flags: str) -> list[str]:
         (["--where", "width < 10"], lambda r: False),
     ],
 )  # fmt: skip
-def test_conditions_keep_what_fulfils_them(
+def test_images_that_fulfil_the_conditions_are_kept(
     flags: list[str], holds: Any, labels: Path, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     expected = [entry["image_id"] for entry in rows if holds(entry)]
     assert kept(labels, tmp_path / "kept.parquet", *flags) == expected
-    assert len(expected) < PICTURES, "the condition tells nothing apart"
+    assert len(expected) < IMAGES, "the condition tells nothing apart"
 
 
 def test_the_table_has_scores_and_says_where_it_comes_from(
@@ -123,7 +123,7 @@ def test_wrong_requests_are_one_sentence(flags: list[str], message: str, labels:
     assert message in refusal(main, *right, *(flag.replace("{tmp}", str(tmp_path)) for flag in flags))
 
 
-def test_what_is_there_is_not_replaced_unasked(labels: Path, tmp_path: Path) -> None:
+def test_existing_files_are_replaced_only_with_overwrite(labels: Path, tmp_path: Path) -> None:
     target = tmp_path / "kept.parquet"
     first = kept(labels, target, "--require", "sky>0.5")
     assert "--overwrite" in refusal(main, "--labels", str(labels), "--output", str(target), "--require", "sky>0.8")

@@ -21,8 +21,8 @@ READY = f"Array.from(document.querySelectorAll('.card canvas')).every({PAINTED})
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    labels, pictures = write_example(folder)
-    return make_report(labels, "--images", str(pictures), "--pictures", "8")
+    labels, images = write_example(folder)
+    return make_report(labels, "--images", str(images), "--pictures", "8")
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def page(browser: Browser, report: Path) -> Iterator[Page]:
 
 
 def painted(page: Page) -> list[int]:
-    """How many pixels the overlay of every picture covers."""
+    """The number of pixels that each image's overlay covers."""
     return [canvas.evaluate(PAINTED) for canvas in page.locator(".card canvas").all()]
 
 
-def test_pictures_have_texts_and_hostile_names_are_only_names(page: Page) -> None:
+def test_images_have_texts_and_hostile_names_are_only_names(page: Page) -> None:
     assert page.locator(".card").count() == 8
     assert all(page.locator(".card img").evaluate_all("images => images.map(i => i.alt && i.naturalWidth > 0)"))
     assert page.locator("b").count() == 0
@@ -76,7 +76,7 @@ def test_the_class_filter_and_the_order(page: Page) -> None:
     assert [float(text) for text in page.locator(".card:visible .chosen").all_inner_texts()] == scores[::-1]
 
 
-def test_a_picture_opens_by_enter_and_closes_by_escape(page: Page) -> None:
+def test_a_image_opens_by_enter_and_closes_by_escape(page: Page) -> None:
     first = page.locator(".card .image").first
     first.focus()
     page.keyboard.press("Enter")
@@ -92,7 +92,7 @@ def test_a_picture_opens_by_enter_and_closes_by_escape(page: Page) -> None:
     assert first.evaluate("button => button === document.activeElement")
 
 
-def test_charts_say_their_numbers(page: Page) -> None:
+def test_charts_have_labels_with_their_numbers(page: Page) -> None:
     assert "12 ok" in str(page.locator(".statuses").get_attribute("aria-label"))
     kinds = page.locator(".failures tbody tr")
     assert kinds.locator("th").all_inner_texts() == ["truncated", "empty"]
@@ -102,7 +102,7 @@ def test_charts_say_their_numbers(page: Page) -> None:
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-def test_nothing_sticks_out_and_dark_mode_is_dark(width: int, browser: Browser, report: Path) -> None:
+def test_the_page_fits_the_window_and_dark_mode_is_dark(width: int, browser: Browser, report: Path) -> None:
     grounds = {}
     for scheme in ("light", "dark"):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)

@@ -1,4 +1,4 @@
-"""The report on a small output made by hand: what is counted, chosen, read and refused."""
+"""The report on a small output made by hand: counts, samples, images and refusals."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ from tests.support.drawn_labels import failure, row, write_labels
 from tests.support.jobs import refusal
 
 HEIGHT, WIDTH = 60, 80
-PICTURES = 12
+IMAGES = 12
 HOSTILE_ID = '"><script>alert(1)</script>.jpg'
 HOSTILE_CLASS = "</script><b>bold</b>"
 CLASS_NAMES = [HOSTILE_CLASS if name == "mountain" else name for name in NAMES]
@@ -40,30 +40,30 @@ FAILURES = {
 }
 
 
-def scores_of(picture: Scene, seed: int) -> np.ndarray:
+def scores_of(scene: Scene, seed: int) -> np.ndarray:
     """High for what is there, low for the rest, no two alike."""
     noise = np.random.default_rng(seed).random(len(NAMES)) * 0.4
-    there = np.isin(np.arange(1, len(NAMES) + 1), picture.categories)
+    there = np.isin(np.arange(1, len(NAMES) + 1), scene.categories)
     return np.where(there, 0.75 + noise, noise).astype(np.float32)
 
 
 def image_ids() -> list[str]:
-    return [HOSTILE_ID, *(f"{seed:03}.jpg" for seed in range(1, PICTURES))]
+    return [HOSTILE_ID, *(f"{seed:03}.jpg" for seed in range(1, IMAGES))]
 
 
-def jpeg(picture: Scene) -> bytes:
+def jpeg(scene: Scene) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(picture.image).save(file, "JPEG", quality=95)
+    Image.fromarray(scene.image).save(file, "JPEG", quality=95)
     return file.getvalue()
 
 
 def labelled_rows(ids: Sequence[str], uris: Sequence[str], shards: Sequence[str]) -> list[dict[str, Any]]:
-    """One row for every drawn picture, with its true labels."""
+    """One row for every drawn image, with its true labels."""
     rows = []
     for seed, (image_id, uri, shard) in enumerate(zip(ids, uris, shards, strict=True)):
-        picture = draw(seed, HEIGHT, WIDTH)
+        scene = draw(seed, HEIGHT, WIDTH)
         names = {"image_id": image_id, "uri": uri, "shard": shard, "shard_images": 1}
-        rows.append(row(seed, picture.labels, scores_of(picture, seed), **names))
+        rows.append(row(seed, scene.labels, scores_of(scene, seed), **names))
     return rows
 
 
@@ -76,8 +76,8 @@ def write_output(folder: Path, rows: Sequence[dict[str, Any]], finished: bool = 
     return write_labels(folder, rows[:middle], rows[middle:], class_names=CLASS_NAMES, finished=finished)
 
 
-def write_pictures(folder: Path) -> Path:
-    """The drawn pictures as files. A slash in the hostile id makes a folder of its first half."""
+def write_images(folder: Path) -> Path:
+    """The drawn images as files. The slash in the hostile id makes its first half a folder."""
     for seed, name in enumerate(image_ids()):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(jpeg(draw(seed, HEIGHT, WIDTH)))
@@ -85,11 +85,11 @@ def write_pictures(folder: Path) -> Path:
 
 
 def write_example(folder: Path, finished: bool = True) -> tuple[Path, Path]:
-    """An output with failures and hostile names, and the folder with its pictures."""
-    pictures = write_pictures(folder / "pictures")
+    """An output with failures and hostile names, and the folder with its images."""
+    images = write_images(folder / "images")
     ids = image_ids()
-    rows = labelled_rows(ids, [str(pictures / name) for name in ids], ids)
-    return write_output(folder / "labels", [*rows[:4], *failed_rows(), *rows[4:]], finished), pictures
+    rows = labelled_rows(ids, [str(images / name) for name in ids], ids)
+    return write_output(folder / "labels", [*rows[:4], *failed_rows(), *rows[4:]], finished), images
 
 
 def page_data(page: Path) -> dict[str, Any]:
@@ -109,13 +109,13 @@ def make_report(labels: Path, *flags: str) -> Path:
 def test_rows_are_counted_by_status_class_and_score(tmp_path: Path) -> None:
     labels, _ = write_example(tmp_path)
     counts = count_labels(open_labels(str(labels), "--labels"))
-    assert counts.by_status == {"ok": PICTURES, "truncated": 2, "empty": 1}
+    assert counts.by_status == {"ok": IMAGES, "truncated": 2, "empty": 1}
     assert counts.example_errors["truncated"] == f"torn.jpg: {FAILURES['torn.jpg'][1]}"
     assert counts.file_starts == [0, 7, 15]
     assert counts.without_class == 0
-    drawn = [draw(seed, HEIGHT, WIDTH) for seed in range(PICTURES)]
-    present = np.array([np.isin(np.arange(1, len(NAMES) + 1), picture.categories) for picture in drawn])
-    scores = np.array([scores_of(picture, seed) for seed, picture in enumerate(drawn)])
+    drawn = [draw(seed, HEIGHT, WIDTH) for seed in range(IMAGES)]
+    present = np.array([np.isin(np.arange(1, len(NAMES) + 1), scene.categories) for scene in drawn])
+    scores = np.array([scores_of(scene, seed) for seed, scene in enumerate(drawn)])
     assert counts.images_by_class.tolist() == present.sum(axis=0).tolist()
     for index in range(len(NAMES)):
         for found in (0, 1):
@@ -124,7 +124,7 @@ def test_rows_are_counted_by_status_class_and_score(tmp_path: Path) -> None:
             assert counts.histograms[found, index].tolist() == expected.tolist()
 
 
-def test_scores_beyond_the_last_bin_and_pictures_without_a_class_are_counted() -> None:
+def test_scores_beyond_the_last_bin_and_images_without_a_class_are_counted() -> None:
     counts = Counts(2)
     scores = np.array([[0.0, 9.0], [np.nan, 2.0], [0.11, 1.99]], np.float32)
     counts.add_scores(ScoredRows(np.arange(3), scores, np.array([0, 1]), np.array([1, 1])))
@@ -172,7 +172,7 @@ def test_chosen_rows_are_read_with_their_masks_in_order_and_once(tmp_path: Path)
 
 
 def folder_corpus(folder: Path) -> tuple[list[str], list[str], list[str]]:
-    write_pictures(folder)
+    write_images(folder)
     ids = image_ids()
     return ids, [str(folder / name) for name in ids], ids
 
@@ -180,8 +180,8 @@ def folder_corpus(folder: Path) -> tuple[list[str], list[str], list[str]]:
 def tar_corpus(folder: Path) -> tuple[list[str], list[str], list[str]]:
     """Two shards in a sub-folder; a member that comes twice."""
     (folder / "sub").mkdir(parents=True)
-    names = [f"{seed}.jpg" for seed in range(PICTURES - 1)] + [f"{PICTURES - 2}.jpg"]
-    shards = ["sub/a.tar" if seed < 6 else "sub/b.tar" for seed in range(PICTURES)]
+    names = [f"{seed}.jpg" for seed in range(IMAGES - 1)] + [f"{IMAGES - 2}.jpg"]
+    shards = ["sub/a.tar" if seed < 6 else "sub/b.tar" for seed in range(IMAGES)]
     for shard in dict.fromkeys(shards):
         with tarfile.open(folder / shard, "w") as archive:
             for seed, name in enumerate(names):
@@ -198,43 +198,43 @@ def tar_corpus(folder: Path) -> tuple[list[str], list[str], list[str]]:
 
 def table_corpus(folder: Path) -> tuple[list[str], list[str], list[str]]:
     folder.mkdir()
-    images = [{"bytes": jpeg(draw(seed, HEIGHT, WIDTH)), "path": None} for seed in range(PICTURES)]
+    images = [{"bytes": jpeg(draw(seed, HEIGHT, WIDTH)), "path": None} for seed in range(IMAGES)]
     pq.write_table(pa.table({"image": images}), folder / "all.parquet", row_group_size=5)
-    ids = [f"all.parquet/{row}" for row in range(PICTURES)]
-    return ids, [f"{folder / 'all.parquet'}#row={row}" for row in range(PICTURES)], ["all.parquet"] * PICTURES
+    ids = [f"all.parquet/{row}" for row in range(IMAGES)]
+    return ids, [f"{folder / 'all.parquet'}#row={row}" for row in range(IMAGES)], ["all.parquet"] * IMAGES
 
 
 @pytest.mark.parametrize("from_input", [False, True])
 @pytest.mark.parametrize("corpus", [folder_corpus, tar_corpus, table_corpus])
-def test_pictures_are_found_in_every_kind_of_corpus(
+def test_images_are_found_in_every_kind_of_corpus(
     tmp_path: Path, corpus: Callable[[Path], tuple[list[str], list[str], list[str]]], from_input: bool
 ) -> None:
-    ids, uris, shards = corpus(tmp_path / "pictures")
+    ids, uris, shards = corpus(tmp_path / "images")
     if from_input:
-        uris = ["/not/there"] * PICTURES
+        uris = ["/not/there"] * IMAGES
     labels = write_output(tmp_path / "labels", labelled_rows(ids, uris, shards))
-    flags = ["--images", str(tmp_path / "pictures")] if from_input else []
+    flags = ["--images", str(tmp_path / "images")] if from_input else []
     data = page_data(make_report(labels, *flags, "--thumbnail-px", "40"))
-    assert sorted(picture["id"] for picture in data["images"]) == sorted(ids)
-    for picture in data["images"]:
-        truth = draw(ids.index(picture["id"]), HEIGHT, WIDTH).labels
-        assert (picture["width"], picture["height"]) == (40, 30)
-        positions = np.frombuffer(zlib.decompress(base64.b64decode(picture["overlay"])), np.uint8).reshape(30, 40)
-        categories = np.array([0, *(index + 1 for index in picture["overlayClasses"])])[positions]
+    assert sorted(image["image_id"] for image in data["images"]) == sorted(ids)
+    for image in data["images"]:
+        truth = draw(ids.index(image["image_id"]), HEIGHT, WIDTH).labels
+        assert (image["width"], image["height"]) == (40, 30)
+        positions = np.frombuffer(zlib.decompress(base64.b64decode(image["overlay"])), np.uint8).reshape(30, 40)
+        categories = np.array([0, *(index + 1 for index in image["overlay_classes"])])[positions]
         assert (categories == truth[1::2, 1::2]).all()
-        for index, _, share in picture["found"]:
+        for index, _, share in image["found"]:
             assert share == pytest.approx((truth == index + 1).mean())
 
 
-def test_pictures_that_cannot_be_read_or_decoded_are_left_out_with_a_note(tmp_path: Path) -> None:
-    labels, pictures = write_example(tmp_path)
-    (pictures / "001.jpg").unlink()
-    (pictures / "002.jpg").write_bytes(b"no picture")
-    (pictures / "003.jpg").write_bytes((pictures / "004.jpg").read_bytes()[:700])
-    Image.new("RGB", (WIDTH, HEIGHT + 1)).save(pictures / "005.jpg")
-    (pictures / "006.jpg").write_bytes(b"")
-    page = make_report(labels, "--images", str(pictures))
-    assert len(page_data(page)["images"]) == PICTURES - 5
+def test_images_that_cannot_be_read_are_left_out_with_a_note(tmp_path: Path) -> None:
+    labels, images = write_example(tmp_path)
+    (images / "001.jpg").unlink()
+    (images / "002.jpg").write_bytes(b"no image")
+    (images / "003.jpg").write_bytes((images / "004.jpg").read_bytes()[:700])
+    Image.new("RGB", (WIDTH, HEIGHT + 1)).save(images / "005.jpg")
+    (images / "006.jpg").write_bytes(b"")
+    page = make_report(labels, "--images", str(images))
+    assert len(page_data(page)["images"]) == IMAGES - 5
     text = page.read_text()
     assert "5 chosen images can no longer be read" in text
     for reason in ("no longer there", "no image in a known format", "damaged", "another size", "no bytes"):
@@ -242,19 +242,19 @@ def test_pictures_that_cannot_be_read_or_decoded_are_left_out_with_a_note(tmp_pa
 
 
 @pytest.mark.parametrize("damage", ["cut", "no table", "other"])
-def test_a_damaged_table_or_shard_costs_its_pictures_only(tmp_path: Path, damage: str) -> None:
-    ids, uris, shards = table_corpus(tmp_path / "pictures") if damage != "cut" else tar_corpus(tmp_path / "pictures")
-    file = tmp_path / "pictures" / shards[0]
+def test_a_damaged_table_or_shard_costs_its_images_only(tmp_path: Path, damage: str) -> None:
+    ids, uris, shards = table_corpus(tmp_path / "images") if damage != "cut" else tar_corpus(tmp_path / "images")
+    file = tmp_path / "images" / shards[0]
     if damage == "other":
         pq.write_table(pa.table({"text": ["a"]}), file)
     else:
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"PAR1 nothing PAR1")
     data = page_data(make_report(write_output(tmp_path / "labels", labelled_rows(ids, uris, shards))))
-    assert len(data["images"]) in (range(7, PICTURES) if damage == "cut" else [0])
+    assert len(data["images"]) in (range(7, IMAGES) if damage == "cut" else [0])
 
 
-def test_an_address_that_cannot_be_opened_costs_its_picture_only() -> None:
+def test_an_address_that_cannot_be_opened_costs_its_image_only() -> None:
     rows = labelled_rows(["a.jpg", "b.jpg"], ["nowhere://a.jpg", "s3://user:secret@host/b.jpg"], ["a.jpg", "b.jpg"])
     made, unreadable = read_images(rows, None, lambda row, image: row)
     assert (made, [entry.image_id for entry in unreadable]) == ([], ["a.jpg", "b.jpg"])
@@ -262,9 +262,9 @@ def test_an_address_that_cannot_be_opened_costs_its_picture_only() -> None:
 
 
 def test_a_single_file_stands_for_its_folder(tmp_path: Path) -> None:
-    ids, _, shards = table_corpus(tmp_path / "pictures")
-    labels = write_output(tmp_path / "labels", labelled_rows(ids, ["/not/there"] * PICTURES, shards))
-    data = page_data(make_report(labels, "--images", str(tmp_path / "pictures" / "all.parquet"), "--pictures", "5"))
+    ids, _, shards = table_corpus(tmp_path / "images")
+    labels = write_output(tmp_path / "labels", labelled_rows(ids, ["/not/there"] * IMAGES, shards))
+    data = page_data(make_report(labels, "--images", str(tmp_path / "images" / "all.parquet"), "--pictures", "5"))
     assert len(data["images"]) == 5
 
 
@@ -280,7 +280,7 @@ def test_the_overlay_of_a_large_vocabulary_has_its_classes() -> None:
     assert (categories == draw(0, HEIGHT, WIDTH).labels.astype(int) + 899).all()
 
 
-def test_classes_have_colours_of_their_own_that_stay() -> None:
+def test_colours_are_distinct_and_depend_on_the_position_only() -> None:
     colours = class_colours(200)
     assert len(set(colours)) == 200
     assert colours[:7] == class_colours(7)
@@ -288,11 +288,11 @@ def test_classes_have_colours_of_their_own_that_stay() -> None:
 
 
 @pytest.mark.parametrize(("share", "text"), [(0.0, "0.0 %"), (0.0004, "< 0.1 %"), (0.5, "50.0 %"), (1.0, "100.0 %")])
-def test_what_is_not_nothing_never_looks_like_nothing(share: float, text: str) -> None:
+def test_small_shares_are_never_shown_as_zero(share: float, text: str) -> None:
     assert percent(share) == text
 
 
-def test_hostile_text_is_no_markup(tmp_path: Path) -> None:
+def test_hostile_text_is_escaped(tmp_path: Path) -> None:
     labels, _ = write_example(tmp_path)
     text = make_report(labels).read_text()
     assert "<script>alert" not in text
@@ -301,7 +301,7 @@ def test_hostile_text_is_no_markup(tmp_path: Path) -> None:
     assert "alert(1)" in text
 
 
-def test_the_same_seed_makes_the_same_page_and_another_one_can_make_another(tmp_path: Path) -> None:
+def test_the_seed_determines_the_page(tmp_path: Path) -> None:
     labels, _ = write_example(tmp_path)
     pages = [make_report(labels, "--pictures", "8", "--seed", seed).read_bytes() for seed in "00123456"]
     assert pages[0] == pages[1]
@@ -322,12 +322,12 @@ def test_an_unfinished_output_has_a_note_and_only_rows_that_count(
     ("changes", "message"),
     [
         (["--labels", "{tmp}/nowhere"], "--labels {tmp}/nowhere has no manifest.json"),
-        (["--labels", "{tmp}/pictures"], "--labels {tmp}/pictures has no manifest.json"),
+        (["--labels", "{tmp}/images"], "--labels {tmp}/images has no manifest.json"),
         (["--labels", "{tmp}/begun"], "--labels {tmp}/begun has no rows"),
         (["--labels", "{tmp}/foreign"], "{tmp}/foreign holds rows that do not fit the manifest"),
         (["--images", "{tmp}/nowhere"], "--images {tmp}/nowhere cannot be read: it does not exist"),
         (["--images", "s3://user:secret@bucket/x"], "--images carries credentials"),
-        (["--output", "{tmp}/pictures"], "--output {tmp}/pictures is a folder"),
+        (["--output", "{tmp}/images"], "--output {tmp}/images is a folder"),
         (["--output", "{tmp}/file/report.html"], "--output {tmp}/file/report.html cannot be written"),
         (["--output", "/proc/nowhere/report.html"], "--output /proc/nowhere/report.html cannot be written"),
         (["--pictures", "-1"], "--pictures must be between 0 and 2000, not -1"),
@@ -351,6 +351,6 @@ def test_wrong_requests_end_with_one_sentence(tmp_path: Path, changes: list[str]
     assert not (tmp_path / "report.html.part").exists()
 
 
-def test_no_pictures_is_a_page_too(tmp_path: Path) -> None:
+def test_a_page_without_images(tmp_path: Path) -> None:
     labels, _ = write_example(tmp_path)
     assert "There is no image to show." in make_report(labels, "--pictures", "0").read_text()
