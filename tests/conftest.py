@@ -1,22 +1,24 @@
-"""Shared fixtures. Shapes in the package's signatures are checked while tests run."""
+"""Shared fixtures. Shapes in the package's signatures are checked while tests run.
+
+Fixtures import what they need themselves: tests that need neither models nor Ray start at once.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
-from playwright.sync_api import Browser
 
 import tests.support.shape_checker  # noqa: F401 (the hook looks it up)
 
-install_import_hook("cliper", "tests.support.shape_checker.check")
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
-# ruff: noqa: E402 (what imports cliper comes after the hook)
-from tests.support.browser import chromium
-from tests.support.jobs import SharedRay, shared_ray
-from tests.support.s3_server import seaweed
-from tests.support.tiny import write_tiny_clip, write_tiny_diffusion
+    from tests.support.jobs import SharedRay
+
+install_import_hook("cliper", "tests.support.shape_checker.check")
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no-deadline")
@@ -34,29 +36,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.support.tiny import write_tiny_clip
+
     return write_tiny_clip(tmp_path_factory.mktemp("models") / "clip")
 
 
 @pytest.fixture(scope="session")
 def tiny_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.support.tiny import write_tiny_diffusion
+
     return write_tiny_diffusion(tmp_path_factory.mktemp("models") / "diffusion")
 
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """An S3 server; the variables with which a client reaches it."""
+    from tests.support.s3_server import seaweed
+
     with seaweed(tmp_path_factory.mktemp("s3")) as environment:
         yield environment
 
 
 @pytest.fixture(scope="session")
-def ray_here(s3: dict[str, str]) -> Iterator[SharedRay]:
+def ray_here(s3: dict[str, str]) -> Iterator["SharedRay"]:
     """Ray in this process, with the S3 server in its environment."""
+    from tests.support.jobs import shared_ray
+
     with shared_ray(s3) as shared:
         yield shared
 
 
 @pytest.fixture(scope="module")  # a session's browser would keep its event loop running in every other test
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator["Browser"]:
+    from tests.support.browser import chromium
+
     with chromium() as opened:
         yield opened
