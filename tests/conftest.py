@@ -3,6 +3,7 @@
 Fixtures import what they need themselves: tests that need neither models nor Ray start at once.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from tests.support.jobs import SharedRay
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of several test processes would wait for each other's cores
 install_import_hook("cliper", "tests.support.shape_checker.check")
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
