@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
+from cliper.fetch import main
 from cliper.models import CLIP_WEIGHTS, DEMO_MODEL
 from tests.support.model_hub import COMMIT, model_hub
 
@@ -100,7 +102,11 @@ def test_four_processes_of_a_machine_download_once(repositories: Path, tmp_path:
         assert set(hub.downloads.values()) == {1}
 
 
-def test_empty_names_and_models_on_the_machine_fetch_nothing(tmp_path: Path) -> None:
-    offline = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    assert run_python("-m", "cliper.fetch", "demo", "", **offline) == ""
+def test_empty_names_and_models_on_the_machine_fetch_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    main("demo", "")
+    assert capsys.readouterr().out == ""
     assert not any(tmp_path.iterdir())
