@@ -50,10 +50,7 @@ def predict(
     seeds: Sequence[int],
     allowed: Sequence[Collection[int] | None] | None = None,
 ) -> list[Result]:
-    prepared = [
-        segmenter.inputs.prepare(Image.fromarray(image), seed) for image, seed in zip(images, seeds, strict=True)
-    ]
-    return list(map(result_of, segmenter.predict(prepared, allowed)))
+    return list(map(result_of, segmenter.predict(prepare(segmenter.inputs, images, seeds), allowed)))
 
 
 def prepare(inputs: InputSpec, images: Sequence[np.ndarray], seeds: Sequence[int]) -> list[Prepared]:
