@@ -1,8 +1,6 @@
 """The shipped models label as well as recorded, and the demo runs from drawing to page."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from cliper.models import DEMO_MODEL, find_clip
 from cluster.corpus.labelled import read_truth
 from cluster.corpus.limits import DEFAULT_LIMITS
+from demo.__main__ import DemoOptions, main
 from demo.world.__main__ import WorldOptions
 from demo.world.__main__ import main as draw_world
 from demo.world.names import NAMES
@@ -23,12 +22,11 @@ from demo.world.scene import draw
 from jobs.evaluation.datasets import find_folder
 from jobs.export import main as export
 from schemas.runs import annotations_from_labels
+from tests.support.jobs import SharedRay
 
-ROOT = Path(__file__).parents[2]
 RECORDED_MIOU = 71.1
 """Mean IoU of the shipped models on the first 40 images, in percent, as measured when they were committed."""
 IMAGES = 40
-RAY = [pytest.mark.slow, pytest.mark.end_to_end, pytest.mark.xdist_group("demo")]
 
 
 def test_the_shipped_models_are_small_and_not_pickled() -> None:
@@ -53,19 +51,18 @@ def test_an_evaluation_reads_the_drawn_world(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_folder(ray_here: SharedRay, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a demo."""
     folder = tmp_path_factory.mktemp("demo")
-    flags = ["--folder", str(folder), "--images", str(IMAGES)]
-    demo = subprocess.run([sys.executable, "-m", "demo", *flags], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    demo = ray_here.run(lambda _: main(DemoOptions(folder, IMAGES)))
     assert demo.returncode == 0, demo.stderr
     return folder
 
 
+@pytest.mark.slow
+@pytest.mark.end_to_end
 class TestDemo:
     """The whole demo, its figures and its page."""
-
-    pytestmark = RAY
 
     def test_labels_are_as_accurate_as_recorded(self, demo_folder: Path) -> None:
         figures = json.loads((demo_folder / "metrics.json").read_text())
