@@ -27,6 +27,7 @@ from tests.end_to_end.conftest import IMAGES, PER_SHARD, FinishedRun
 from tests.support.corpora import jpeg, sample_images, write_folder, write_tables, write_tars
 from tests.support.jobs import OutputReader, broken_copy
 from tests.support.s3_server import BUCKET, s3_client
+from tests.support.stages import predict
 
 CLASSES = ["thing", "other", "last thing, with a comma"]
 
@@ -96,7 +97,7 @@ class TestFinishedRun:
         rows = finished_run.reader().rows()
         for index in (0, 1, IMAGES - 1):
             data = jpeg(index)
-            (ours,) = cliper.annotate([decode_image(data)], [image_seed(data)])
+            (ours,) = predict(cliper, [decode_image(data)], [image_seed(data)])
             row = rows[f"{index // PER_SHARD:05}.tar/{index:05}.jpg"]
             assert np.allclose(row["class_scores"], ours.scores, rtol=1e-4)
             expected = annotations_from_labels(ours.labels.numpy(), ours.scores.numpy())

@@ -1,5 +1,6 @@
 """Half precision gives the labels of full precision, but for a pixel in a hundred."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from cliper.models import DEMO
-from cliper.pipeline import ImageArray
+from cliper.preprocess import ImageArray
 from cliper.settings import MethodSettings
-from cluster.actors import AnnotatorSpec
+from cluster.actors import CliperSpec
 from cluster.corpus.decode import decode_image
 from demo.world.names import NAMES
 from demo.world.scene import draw
@@ -20,6 +21,7 @@ from jobs.common.request import VocabularyRequest, find_models
 from schemas.embeddings import embeddings_from_bytes
 from schemas.vocabulary import VocabularyClass
 from tests.end_to_end.test_photographs import PHOTOS, REAL_CLIP, write_embeddings
+from tests.support.stages import predict
 
 HALF = ["bf16", "fp16"]
 PRODUCTS = {
@@ -42,16 +44,14 @@ class SumsInFullPrecision(TorchDispatchMode):
         return function(*full[0], **full[1]).to(args[0].dtype)
 
 
-def agreement(spec: AnnotatorSpec, images: list[ImageArray], precision: str) -> float:
+def agreement(spec: CliperSpec, images: list[ImageArray], precision: str) -> float:
     """Share of all pixels that have the same label as in fp32."""
     same = pixels = 0
-    full, half = (
-        AnnotatorSpec(**(vars(spec) | {"precision": p})).build(torch.device("cpu")) for p in ("fp32", precision)
-    )
+    full, half = (replace(spec, precision=p).build(torch.device("cpu")) for p in ("fp32", precision))
     for seed, image in enumerate(images):
-        (theirs,) = full.annotate([image], [seed])
+        (theirs,) = predict(full, [image], [seed])
         with SumsInFullPrecision():
-            (ours,) = half.annotate([image], [seed])
+            (ours,) = predict(half, [image], [seed])
         same, pixels = same + int((ours.labels == theirs.labels).sum()), pixels + ours.labels.numel()
     return same / pixels
 
@@ -61,9 +61,7 @@ def agreement(spec: AnnotatorSpec, images: list[ImageArray], precision: str) -> 
 def test_drawn_images(precision: str) -> None:
     models = find_models(MethodOptions(clip=DEMO, diffusion=DEMO))
     vocabulary = VocabularyRequest(tuple(VocabularyClass(name, (name,)) for name in NAMES), (), ("{}",), ready=None)
-    spec = AnnotatorSpec(
-        models.clip, models.diffusion, models.empty_prompt(), vocabulary.embed(models.clip), models.settings, "fp32"
-    )
+    spec = models.spec(vocabulary.embed(models.clip), "fp32")
     images = [draw(seed, 240, 320).image for seed in range(8)]
     share = agreement(spec, images, precision)
     print(f"{precision}: {share:.4%} of the pixels")
@@ -82,7 +80,7 @@ def test_photographs(precision: str, tmp_path: Path) -> None:
         "normalize_maps": False,
     })  # fmt: skip
     embeddings = embeddings_from_bytes((tmp_path / "embeddings.safetensors").read_bytes())
-    spec = AnnotatorSpec(models.clip, None, None, embeddings, settings, "fp32")
+    spec = replace(models.spec(embeddings, "fp32"), settings=settings)
     images = [decode_image(path.read_bytes()) for path in sorted((Path(str(PHOTOS)) / "images").glob("*.jpg"))]
     share = agreement(spec, images, precision)
     print(f"{precision}: {share:.4%} of the pixels of {len(images)} photographs")

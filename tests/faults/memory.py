@@ -25,7 +25,7 @@ from tests.faults.trials import command_line, start
 
 SETTINGS = ["--clip", "demo", "--diffusion", "none", "--background", "none", "--shorter-side-px", "16"]
 PER_SHARD, ROWS_PER_FILE = 1000, 500
-PARTS = {"driver": "annotate.py", "actor": "Annotator", "Ray's servers": "raylet"}
+PARTS = {"driver": "annotate.py", "actor": "Labeller", "Ray's servers": "raylet"}
 """Part of the job to a word in its command line; other processes below the driver are tasks."""
 
 

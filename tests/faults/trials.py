@@ -161,7 +161,7 @@ def actor_killed(bench: Bench, number: int, rng: random.Random) -> Trial:
     time.sleep(rng.uniform(0, 1))
     since = time.monotonic()
     family = psutil.Process(job.pid).children(recursive=True) if job.poll() is None else []
-    actors = [process for process in family if "Annotator" in command_line(process)]
+    actors = [process for process in family if "Labeller" in command_line(process)]
     for process in actors:
         process.kill()
     assert actors or job.poll() is not None, "there is no actor to kill"
