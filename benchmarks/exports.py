@@ -5,6 +5,7 @@ Run it from the repository root: ``python -m benchmarks.exports``.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -66,9 +67,8 @@ def report(console: Console, job: str, rows: int, labels: Path, flags: list[str]
 
 def write_labels(folder: Path, rows: int) -> None:
     """Write an output folder. Images with neighbouring ids are in different files."""
-    folder.mkdir(exist_ok=True)
-    for path in folder.iterdir():
-        path.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     names = [f"class {number}" for number in range(1, CLASSES + 1)]
     manifest = json.dumps({"fingerprint": "none", "categories": coco_categories(names), "input": {"address": "none"}})
     (folder / "manifest.json").write_text(manifest)
@@ -113,8 +113,7 @@ def synthetic_rows(rng: np.random.Generator, numbers: np.ndarray, patterns: pa.A
         "class_scores": scores,
         "annotations": patterns.take(pa.array(rng.integers(0, PATTERNS, count))),
     }
-    return pa.Table.from_arrays([pa.array(values) if isinstance(values, list | np.ndarray) else values
-                                 for values in columns.values()], schema=schema)  # fmt: skip
+    return pa.Table.from_pydict(columns, schema)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from cluster.output.files import written_whole
 from cluster.output.rows import Labels, select_rows
 from cluster.output.sorting import in_order
 from cluster.storage import Location
-from jobs.filtering.conditions import Conditions
+from jobs.filtering.conditions import Conditions, quantity_sql
 from schemas.errors import JobFailedError, RequestError
 from schemas.manifest import METADATA_KEY
 from schemas.rows import ANNOTATION, ROW_SCHEMA
@@ -66,7 +66,7 @@ def select_images(labels: Labels, conditions: Conditions, target: Location | Non
 
     schema = kept_schema(labels, conditions)
     names = labels.class_names
-    scores = [f"class_scores[{names.index(name) + 1}] AS {quoted(column_of(name))}" for name in conditions.class_names]
+    scores = [quantity_sql("score", name, names) for name in conditions.class_names]
     select = ", ".join([*KEPT_COLUMNS, *scores, "shard"])
     images = [IDS.empty_table()]
     with sql_problems(), contextlib.ExitStack() as stack:
@@ -77,7 +77,7 @@ def select_images(labels: Labels, conditions: Conditions, target: Location | Non
         for kept in in_order(select_rows(counted(), rows_schema, select, conditions.sql(names), BATCH_ROWS)):
             images.append(kept.select(IDS.names).cast(IDS))
             if writer is not None:
-                writer.write_table(kept.select(schema.names).cast(schema))
+                writer.write_table(kept.drop_columns("shard").rename_columns(schema.names).cast(schema))
     return Selection(conditions, considered, pa.concat_tables(images))
 
 
@@ -94,21 +94,12 @@ def columns_for(labels: Labels, conditions: Conditions) -> tuple[pa.Schema, list
 def kept_schema(labels: Labels, conditions: Conditions) -> pa.Schema:
     """The schema of the written table. Its metadata holds the labels' manifest and the conditions."""
     fields = [ROW_SCHEMA.field(name) for name in KEPT_COLUMNS]
-    fields += [pa.field(column_of(name), pa.float32()) for name in conditions.class_names]
+    fields += [pa.field(f"score: {name}", pa.float32()) for name in conditions.class_names]
     request = {"labels": labels.location.url, **asdict(conditions)}
     return pa.schema(fields, {
         METADATA_KEY: json.dumps(labels.manifest, ensure_ascii=False).encode("utf-8"),
         FILTER_KEY: json.dumps(request, ensure_ascii=False).encode("utf-8"),
     })  # fmt: skip
-
-
-def column_of(class_name: str) -> str:
-    return f"score: {class_name}"
-
-
-def quoted(identifier: str) -> str:
-    escaped = identifier.replace('"', '""')
-    return f'"{escaped}"'
 
 
 @contextlib.contextmanager

@@ -100,9 +100,9 @@ def overlay_of(row: Row, size: tuple[int, int]) -> tuple[str, list[int]]:
     largest = sorted(row["annotations"], key=lambda entry: -entry["area"])[:MAX_OVERLAY_CLASSES]
     labels = labels_from_annotations(largest, row["height"], row["width"])
     categories = np.array([0, *(entry["category_id"] for entry in largest)])
-    order = np.argsort(categories)
-    positions = order[np.searchsorted(categories[order], labels)].astype(np.uint8)
-    reduced = Image.fromarray(positions).resize(size, Image.Resampling.NEAREST)
+    positions = np.zeros(categories.max() + 1, np.uint8)
+    positions[categories] = np.arange(len(categories))
+    reduced = Image.fromarray(positions[labels]).resize(size, Image.Resampling.NEAREST)
     packed = zlib.compress(reduced.tobytes(), level=9)
     return base64.b64encode(packed).decode("ascii"), (categories[1:] - 1).tolist()
 
