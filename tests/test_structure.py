@@ -26,6 +26,7 @@ MUST_NOT_IMPORT = {
     "cliper": {"ray", "fsspec", "s3fs", "pyarrow", "pycocotools"},
 }
 ONLY_PLACE_FOR_TORCH_IN_CLUSTER = "cluster/actors.py"
+TESTS_OF_NO_FOLDER = {"golden", "reference", "end_to_end", "corpus", "faults", "fuzz", "deploy", "support"}
 PRODUCT = [folder for folder in MAY_IMPORT if folder != "tests"]
 
 
@@ -63,6 +64,13 @@ def test_imports_point_one_way(folder: str) -> None:
 def test_every_folder_with_modules_is_checked() -> None:
     folders = {path.parent.name for path in ROOT.glob("*/*.py")}
     assert folders - {".venv"} == set(MAY_IMPORT)
+
+
+def test_tests_lie_where_the_tested_modules_lie() -> None:
+    tests = ROOT / "tests"
+    folders = {path.parent.relative_to(tests) for path in modules_in("tests")} - {Path()}
+    mirrored = {folder for folder in folders if folder.parts[0] not in TESTS_OF_NO_FOLDER}
+    assert [folder for folder in mirrored if not any((ROOT / folder).glob("*.py"))] == []
 
 
 def test_ray_meets_torch_in_one_file() -> None:

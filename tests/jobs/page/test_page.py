@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.jobs.page.test_report import HOSTILE_CLASS, HOSTILE_ID, make_report, write_example
+from tests.jobs.test_report import HOSTILE_CLASS, HOSTILE_ID, make_report, write_example
 from tests.support.browser import faultless_page
 
 PAINTED = """canvas => {
