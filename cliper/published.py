@@ -14,7 +14,7 @@ class EncoderSettings:
     """Published settings of one encoder on one benchmark, and what came of them.
 
     Attributes:
-        templates: name of the prompt templates, one of `cliper.templates.TEMPLATE_SETS`.
+        templates: name of the prompt templates, one of `cliper.text.TEMPLATE_SETS`.
         shorter_side_px, select_layer, logit_scale, attention_threshold, score_threshold, background_threshold,
             normalize_maps: as in `cliper.settings.MethodSettings`.
         sliding_crop_px: side of the windows in the results with ``sliding``; the others are without windows.

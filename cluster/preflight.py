@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cliper.fetch import fetch
-from cliper.gpus import cuda_version, usable_gpus
+from cliper.loading import cuda_version, usable_gpus
 from cliper.models import ClipSpec, DiffusionSpec, find_clip, find_diffusion, one_line
 from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.output.folder import PROBE

@@ -10,8 +10,7 @@ from cliper.loading import check_diffusion, embed_empty_prompt, load_text_encode
 from cliper.models import ClipSpec, DiffusionSpec, ModelError, find_clip, find_diffusion
 from cliper.published import Benchmark
 from cliper.settings import EncoderDefaults, MethodSettings
-from cliper.templates import TEMPLATE_SETS, parse_templates
-from cliper.text import embed_phrases
+from cliper.text import TEMPLATE_SETS, embed_phrases, parse_templates
 from cluster.actors import CliperSpec
 from cluster.storage import STORAGE_ERRORS, open_location, storage_problem
 from jobs.common.options import MethodOptions

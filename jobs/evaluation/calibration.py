@@ -5,10 +5,9 @@ from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
-import torch
-from torchmetrics.functional.classification import binary_precision_recall_curve
 
 from cluster.output.folder import Output
+from jobs.common.statistics import best_thresholds, intersection_over_union
 from jobs.evaluation.figures import Tally, read_rows
 from schemas.evaluation import VALUE_STEPS
 from schemas.rows import Status
@@ -28,27 +27,22 @@ def choose_score_thresholds(tuning: Tuning, class_names: Sequence[str], sums: Ta
     """
     classes = dict(tuning.classes)
     for index, name in enumerate(class_names):
-        scores, present = sums.scores[:, index], sums.present[:, index]
+        scores, present = sums.scores[:, index], sums.present[:, index] > 0
         chosen = best_score_threshold(scores, present) if present.any() else common
         classes[name] = classes.get(name, {}) | {"score_threshold": round(chosen, 4)}
     return Tuning(tuning.settings, classes)
 
 
 def best_score_threshold(scores: np.ndarray, present: np.ndarray) -> float:
-    """The threshold with the best F1, halfway between the scores that it separates.
+    """The lowest threshold with the best F1, halfway between the scores that it separates.
 
     Args:
-        scores: at least 0 [pictures].
-        present: 0 or 1, not all 0 [pictures].
+        scores: float32, at least 0 [images].
+        present: bool [images].
     """
-    scale = max(float(scores.max()), 1.0)
-    precision, recall, steps = binary_precision_recall_curve(
-        torch.from_numpy(scores / scale), torch.from_numpy(present)
-    )
-    f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-9)
-    lowest_found = float(steps[int(f1[:-1].argmax())]) * scale  # found where the score is at least this
-    below = scores[scores < lowest_found - 1e-6]
-    return (lowest_found + float(below.max())) / 2 if below.size else lowest_found / 2
+    below = best_thresholds(scores, present)[0]
+    above = scores[scores > below].min(initial=scores.max())
+    return (float(below) + float(above)) / 2
 
 
 def choose_background_thresholds(tuning: Tuning, class_names: Sequence[str], output: Output, sums: Tally) -> Tuning:
@@ -87,4 +81,4 @@ def best_step(pixels: np.ndarray, hits: np.ndarray, truth: int) -> int:
         truth: all of the class's pixels.
     """
     kept, right = pixels[::-1].cumsum()[::-1], hits[::-1].cumsum()[::-1]
-    return int(np.argmax(right / (truth + kept - right)))
+    return int(np.argmax(intersection_over_union(right, truth, kept)))

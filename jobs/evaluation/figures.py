@@ -8,11 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 from rich.table import Table
 
-from cliper.metrics import presence_figures, segmentation_figures
 from cluster.output.folder import Output
+from jobs.common.statistics import presence_figures, segmentation_figures
 from schemas.rows import Status
 
 
@@ -45,8 +44,8 @@ class Figures:
 
     Attributes:
         title: what was evaluated.
-        miou, pixel_accuracy, mean_accuracy, iou: of the label maps (`cliper.metrics.SegmentationFigures`).
-        map, f1, precision, recall: at image level (`cliper.metrics.PresenceFigures`).
+        miou, pixel_accuracy, mean_accuracy, iou: of the label maps (`jobs.common.statistics.SegmentationFigures`).
+        map, f1, precision, recall: at image level (`jobs.common.statistics.PresenceFigures`).
         images: how many pictures counted.
         failed: how many could not be evaluated.
         seconds_per_image: time for labelling one picture in its actor.
@@ -131,8 +130,8 @@ def figures_of(
         published: mean IoU in percent, or None.
         settings: the method's.
     """
-    segmentation = segmentation_figures(torch.from_numpy(sums.confusion), label_names)
-    presence = presence_figures(torch.from_numpy(sums.scores), torch.from_numpy(sums.present), torch.tensor(thresholds))
+    segmentation = segmentation_figures(sums.confusion, label_names)
+    presence = presence_figures(sums.scores, sums.present, thresholds)
     shares = {name: 100 * value for name, value in vars(segmentation).items() if name != "iou"}
     iou = {name: None if share is None else 100 * share for name, share in segmentation.iou.items()}
     seconds = sums.seconds / max(sums.images, 1)

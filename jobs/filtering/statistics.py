@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cluster.output.rows import Labels
 from jobs.common.counts import BINS_PER_UNIT, Counts, count_labels
+from jobs.common.statistics import best_thresholds, threshold_figures
 from jobs.filtering.conditions import check_class
 from jobs.filtering.ground_truth import read_ground_truth
 from schemas.errors import RequestError
@@ -98,33 +99,10 @@ def quality_table(names: Sequence[str], scores: np.ndarray, present: np.ndarray)
     for heading in ("class", "true", *(f"{threshold:.1f}" for threshold in THRESHOLDS), "best"):
         table.add_column(heading)
     for name, class_scores, is_present in zip(names, scores.T, present.T, strict=True):
-        best = best_threshold(class_scores, is_present)
+        best = best_thresholds(class_scores, is_present)[-1]
         *cells, best_cell = (
             "\n".join("-" if np.isnan(value) else f"{value:.2f}" for value in values)
-            for values in quality(class_scores, is_present, np.append(THRESHOLDS, best)).T
+            for values in threshold_figures(class_scores, is_present, np.append(THRESHOLDS, best)).T
         )
         table.add_row(name, f"{is_present.sum():,}", *cells, f"> {best:.4g}\n{best_cell}", end_section=True)
     return table
-
-
-def quality(scores: np.ndarray, present: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Precision, recall and F1 of ``score > threshold``, [3, thresholds]; NaN where undefined.
-
-    Args:
-        scores: float32 [images].
-        present: bool [images].
-        thresholds: float32 [thresholds].
-    """
-    order = np.argsort(scores)
-    first = np.searchsorted(scores, thresholds, side="right", sorter=order)  # in order, the first score above
-    found, hits = len(scores) - first, present.sum() - np.append(0, np.cumsum(present[order]))[first]
-    with np.errstate(invalid="ignore"):
-        return np.stack([hits / found, hits / present.sum(), 2 * hits / (found + present.sum())])
-
-
-def best_threshold(scores: np.ndarray, present: np.ndarray) -> np.float32:
-    """The threshold with the best F1: 0 or a score below the largest; of equally good ones the largest."""
-    candidates = np.unique(np.append(scores[scores < scores.max()], np.float32(0)))[::-1]
-    f1 = np.nan_to_num(quality(scores, present, candidates)[2])
-    best: np.float32 = candidates[np.argmax(f1)]
-    return best

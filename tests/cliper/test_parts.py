@@ -26,8 +26,7 @@ from cliper.pipeline import channels_first
 from cliper.preprocess import MAX_PATCHES, InputSpec, patch_grid_hw, resize_nearest
 from cliper.settings import VIT_B_16, VIT_L_14, MethodSettings, encoder_defaults
 from cliper.sliding import window_starts
-from cliper.templates import TEMPLATE_SETS, parse_templates
-from cliper.text import embed_phrases
+from cliper.text import TEMPLATE_SETS, embed_phrases, parse_templates
 from cliper.vision import check_supported, normalize
 from schemas.runs import labels_from_runs
 from tests.support.tiny import write_tiny_diffusion

@@ -9,7 +9,7 @@ import pytest
 
 from cliper.published import BENCHMARKS, Benchmark, find_benchmark, read_published
 from cliper.settings import MethodSettings
-from cliper.templates import TEMPLATE_SETS
+from cliper.text import TEMPLATE_SETS
 
 SOURCE = os.environ.get("CLIPER_PUBLISHED")
 ENCODERS = {"ViT-B/16": (16, 12), "ViT-L/14": (14, 24)}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cliper.gpus import usable_gpus
+from cliper.loading import usable_gpus
 from cliper.models import DEMO, LOCAL_PREFIX, find_clip, find_diffusion
 from cluster.preflight import Finding, Needs, check_node, check_nodes
 from cluster.storage import open_location
