@@ -36,11 +36,11 @@ class CorpusDatasource(Datasource):
     Args:
         corpus: what to read.
         prepare: makes a row of `PREPARED_SCHEMA` of an image.
-        report: is told how many bytes of images were read.
+        report: is told ``bytes_read``, of images.
         slots: CPU slots of the cluster.
     """
 
-    def __init__(self, corpus: Corpus, prepare: Prepare, report: Callable[[int], None], slots: int) -> None:
+    def __init__(self, corpus: Corpus, prepare: Prepare, report: Callable[..., None], slots: int) -> None:
         super().__init__()
         self.corpus, self.prepare, self.report, self.slots = corpus, prepare, report, slots
 
@@ -76,13 +76,13 @@ class CorpusDatasource(Datasource):
         ]
 
 
-def read_blocks(corpus: Corpus, prepare: Prepare, report: Callable[[int], None]) -> Iterator[Block]:
+def read_blocks(corpus: Corpus, prepare: Prepare, report: Callable[..., None]) -> Iterator[Block]:
     """The prepared images of a task's part of the corpus, without those that are done, in blocks.
 
     Args:
         corpus: what to read.
         prepare: see `CorpusDatasource`.
-        report: is told, shard by shard, how many bytes of images were read.
+        report: is told ``bytes_read``, of images, shard by shard.
     """
     rows: list[dict[str, Any]] = []
     for shard in corpus.shards:
@@ -97,7 +97,7 @@ def read_blocks(corpus: Corpus, prepare: Prepare, report: Callable[[int], None])
             if len(rows) == BLOCK_ROWS:
                 yield pa.Table.from_pylist(rows, PREPARED_SCHEMA)
                 rows = []
-        report(shard_bytes)
+        report(bytes_read=shard_bytes)
         prometheus.add(prometheus.READ_BYTES, shard_bytes)
     if rows:
         yield pa.Table.from_pylist(rows, PREPARED_SCHEMA)

@@ -1,8 +1,9 @@
 """The progress of a job: tasks and actors count, the driver shows."""
 
 import threading
+from collections import Counter
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -18,27 +19,16 @@ LAST_ANSWER_S = 10.0
 STARTING = "starting the models"
 
 
-class Counts(NamedTuple):
-    """Images labelled, images failed, and bytes of images read."""
-
-    ok: int = 0
-    failed: int = 0
-    bytes_read: int = 0
-
-    def plus(self, other: "Counts") -> "Counts":
-        return Counts(*map(sum, zip(self, other, strict=True)))
-
-
 class ProgressCounter:
-    """Counts over all actors and tasks. An image that is labelled again after a crash counts again."""
+    """Counts over all actors and tasks, by name. An image that is labelled again after a crash counts again."""
 
     def __init__(self) -> None:
-        self.counts = Counts()
+        self.counts: Counter[str] = Counter()
 
-    def add(self, counts: Counts) -> None:
-        self.counts = self.counts.plus(counts)
+    def add(self, **counts: int) -> None:
+        self.counts.update(counts)
 
-    def get(self) -> Counts:
+    def get(self) -> Counter[str]:
         return self.counts
 
 
@@ -49,9 +39,9 @@ def start_counter() -> ActorHandle:
     return handle
 
 
-def report(counter: ActorHandle, ok: int = 0, failed: int = 0, bytes_read: int = 0) -> None:
-    """Add to the counts without waiting."""
-    counter.add.remote(Counts(ok, failed, bytes_read))
+def report(counter: ActorHandle, **counts: int) -> None:
+    """Add to the counts ``ok``, ``failed`` (images) and ``bytes_read`` (of images), without waiting."""
+    counter.add.remote(**counts)
 
 
 class ProgressDisplay:
@@ -69,7 +59,8 @@ class ProgressDisplay:
 
     def __init__(self, counter: ActorHandle, total: int | None, resources: Resources, console: Console) -> None:
         self.counter, self.total, self.resources, self.console = counter, total, resources, console
-        self.before_restarts = self.latest = Counts()
+        self.before_restarts: Counter[str] = Counter()
+        self.latest: Counter[str] = Counter()
         self.finished = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
 
@@ -85,8 +76,8 @@ class ProgressDisplay:
         self.ask(LAST_ANSWER_S)
 
     @property
-    def counts(self) -> Counts:
-        return self.before_restarts.plus(self.latest)
+    def counts(self) -> Counter[str]:
+        return self.before_restarts + self.latest
 
     def ask(self, timeout_s: float) -> None:
         """Read the counter; nothing happens if it does not answer."""
@@ -94,15 +85,15 @@ class ProgressDisplay:
             found: Any = ray.get(self.counter.get.remote(), timeout=timeout_s)
         except RayError:
             return
-        if any(now < before for now, before in zip(found, self.latest, strict=True)):
+        if not self.latest <= found:
             self.before_restarts = self.counts
         self.latest = found
 
     def note(self) -> str:
         """What to show beside the number of images."""
-        if self.counts.failed:
-            return f"{self.counts.failed:,} failed"
-        if self.counts.ok:
+        if self.counts["failed"]:
+            return f"{self.counts['failed']:,} failed"
+        if self.counts["ok"]:
             return ""
         lacking = self.resources.lacking(Cluster.now())
         return f"waiting for the cluster to get a node with a {lacking}" if lacking else STARTING
@@ -121,7 +112,7 @@ class ProgressDisplay:
             waited = 0.0
             while not self.finished.wait(INTERVAL_S):
                 self.ask(INTERVAL_S)
-                done, note = self.counts.ok + self.counts.failed, self.note()
+                done, note = self.counts["ok"] + self.counts["failed"], self.note()
                 bar.update(task, completed=done, note=note)
                 waited += INTERVAL_S
                 if not self.console.is_terminal and waited % LOG_INTERVAL_S == 0:

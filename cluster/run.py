@@ -112,7 +112,7 @@ def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> 
     configure(pipeline.output)
     counter = start_counter()
     slots = max(1, int(Cluster.now().cpus))
-    source = CorpusDatasource(pipeline.corpus, pipeline.prepare, partial(report_bytes, counter), slots)
+    source = CorpusDatasource(pipeline.corpus, pipeline.prepare, partial(report, counter), slots)
     rows = ray.data.read_datasource(
         source,
         override_num_blocks=len(source.groups()),
@@ -141,11 +141,7 @@ def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> 
             schema=pipeline.encoder.schema.with_metadata(pipeline.manifest.parquet_metadata()),
             compression="zstd",
         )
-    return progress.counts.bytes_read
-
-
-def report_bytes(counter: ray.actor.ActorHandle, count: int) -> None:
-    report(counter, bytes_read=count)
+    return progress.counts["bytes_read"]
 
 
 def configure(output: Output) -> None:

@@ -39,7 +39,7 @@ def drawn_images(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
 def prepare_all(labelled: LabelledCorpus, background: bool) -> list[dict[str, Any]]:
     """Every image's row as it leaves the read tasks."""
     prepare = Preparer(InputSpec(16, 16), labelled.corpus.limits, labelled, background)
-    table = pa.concat_tables(read_blocks(labelled.corpus, prepare, report=lambda _: None))
+    table = pa.concat_tables(read_blocks(labelled.corpus, prepare, report=lambda **_: None))
     return table.to_pylist()
 
 

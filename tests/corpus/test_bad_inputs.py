@@ -27,7 +27,7 @@ def rows_of(folder: Path, name: str, content: bytes) -> list[dict[str, str]]:
     (folder / name).write_bytes(content)
     corpus = list_corpus(open_location(str(folder), "--input"), "auto", open_location("/nowhere", "--output"))
     prepare = Preparer(InputSpec(16, 16), DEFAULT_LIMITS)
-    rows = [row for table in read_blocks(corpus, prepare, report=lambda _: None) for row in table.to_pylist()]
+    rows = [row for table in read_blocks(corpus, prepare, report=lambda **_: None) for row in table.to_pylist()]
     assert [row["shard_images"] for row in rows] == [None] * (len(rows) - 1) + [len(rows)] * bool(rows)
     return rows
 
