@@ -37,7 +37,7 @@ class FilterOptions:
     require: Repeated = ()
     """Conditions that must all hold: "dog>0.6"."""
     require_any: Repeated = ()
-    """Conditions separated by commas, at least one of which must hold: "car>0.5,truck>0.5"."""
+    """Groups of conditions with commas between them: "car>0.5,truck>0.5". One condition of each group must hold."""
     exclude: Repeated = ()
     """Conditions that must not hold: "person>0.3"."""
     min_area: Repeated = ()

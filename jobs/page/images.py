@@ -90,10 +90,8 @@ def read_group(
                 reason = record.error or reason  # a record of the file as a whole
             if not left:
                 break
-    except STORAGE_ERRORS as error:
+    except (*STORAGE_ERRORS, pa.ArrowException, ValueError) as error:
         reason = storage_problem(error)
-    except (RequestError, pa.ArrowException, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
     return results | {image_id: Unreadable(image_id, reason) for image_id in left}
 
 
