@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from cluster.corpus.readers import Record, Shard
 from cluster.corpus.sources import Corpus, CorpusFormat, list_corpus, read_shard
-from cluster.datasource import BLOCK_ROWS, CorpusDatasource, read_blocks
 from cluster.storage import Location, open_location
 from schemas.errors import RequestError
 from schemas.rows import Status
-from tests.support.corpora import jpeg, sample_images, tar_bytes, write_folder, write_tables, write_tars
+from tests.support.corpora import sample_images, tar_bytes, write_folder, write_tables, write_tars
 
 
 def corpus_at(folder: Path | str, wanted: Literal["auto"] | CorpusFormat = "auto", limit: int | None = None) -> Corpus:
@@ -240,22 +239,3 @@ def test_limit_takes_the_first_images(kind: str, limit: int, tmp_path: Path) -> 
         write_folder(tmp_path, images)
     everything = [record.image_id for record in records_of(corpus_at(tmp_path))]
     assert [record.image_id for record in records_of(corpus_at(tmp_path, limit=limit))] == everything[:limit]
-
-
-def test_blocks_hold_every_record_once(tmp_path: Path) -> None:
-    images = {f"{i:04}.jpg": bytes(100) for i in range(2 * BLOCK_ROWS + 5)}
-    corpus = corpus_at(write_tars(tmp_path, images, per_shard=150))
-    reported: list[int] = []
-    blocks = list(read_blocks(corpus, reported.append))
-    assert sum(reported) == 100 * len(images)
-    assert all(block.num_rows <= BLOCK_ROWS for block in blocks)
-    assert pa.concat_tables(blocks)["image_id"].to_pylist() == [record.image_id for record in records_of(corpus)]
-
-
-def test_every_shard_is_in_one_read_task(tmp_path: Path) -> None:
-    corpus = corpus_at(write_folder(tmp_path, {f"{i:03}.jpg": jpeg(i % 3) for i in range(150)}))
-    source = CorpusDatasource(corpus, [].append)
-    assert [len(group) for group in source.groups()] == [64, 64, 22]
-    assert tuple(shard for group in source.groups() for shard in group) == corpus.shards
-    rows = [row for task in source.get_read_tasks(3) for block in task() for row in block["image_id"].to_pylist()]
-    assert rows == [shard.name for shard in corpus.shards]
