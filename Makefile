@@ -1,8 +1,8 @@
-# `make demo` labels drawn images, `make test` runs all tests; both set up .venv first.
+# `make demo` labels drawn images, `make test` runs the tests. Both set up .venv first.
 PYTHON ?= python3.11
 UV_VERSION := 0.13.9
 BIN := .venv/bin
-# Tests that start Ray bring their own processes: more workers than two only get in each other's way.
+# Tests that start Ray start processes of their own: more than two workers would only slow each other down.
 WORKERS ?= 2
 
 .PHONY: setup lock test test-long test-faults faults fuzz check format demo train-demo clean
@@ -23,18 +23,18 @@ lock:
 test: setup
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 15 -m "not faults and not long"
 
-# What takes too long for every change: more evaluations of drawn images, clusters of several nodes.
+# Tests that take too long for every change: more evaluations of drawn images, clusters of several nodes.
 test-long: setup
 	$(BIN)/python -m pytest --durations 15 -m "long and not faults"
 
-# One trial of every kind; `make faults` runs all of them, for an hour.
+# One trial of each kind; `make faults` runs all trials, which takes an hour.
 test-faults: setup
 	$(BIN)/python -m pytest -m faults
 
 faults: setup
 	$(BIN)/python -m tests.faults
 
-# An hour of fuzzing.
+# One hour of fuzzing.
 fuzz: setup
 	for target in decode tar table vocabulary embeddings; do $(BIN)/python -m tests.fuzz $$target --seconds 720 || exit 1; done
 

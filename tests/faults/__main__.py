@@ -15,9 +15,9 @@ from tests.faults.trials import IMAGES, KINDS, Trial, prepare
 
 HEAD = """# Reliability
 
-Every input image ends in exactly one row, whatever dies. Each trial is the real job over {images} images in tar
-shards: something is broken at a random moment, the same command is given again until it ends well, and the rows are
-compared with those of a run that nothing disturbed. `make faults` runs all trials and writes this file ({date}, commit
+Every input image ends in exactly one row, whatever fails. Each trial runs the real job over {images} images in tar
+shards. Something is broken at a random moment, and the same command is given again until it succeeds. The rows are
+then compared with those of an undisturbed run. `make faults` runs all trials and writes this file ({date}, commit
 {commit}; two nodes are processes on one machine). An undisturbed run takes {seconds:.0f} s there, most of it start-up.
 
 | fault | trials | images lost | doubled | changed | command given (mean) | recovery: median | longest |
@@ -26,29 +26,31 @@ compared with those of a run that nothing disturbed. `make faults` runs all tria
 FOOT = """
 Recovery is the time from the fault to the end of the run that finishes the job.
 
-* driver killed: `kill -9` at any moment from the start to the end of an undisturbed run.
-* driver terminated: SIGTERM, and `kill -9` five seconds later, as spot machines get it.
-* actor killed: `kill -9` of the process that holds the models, after the first rows are there. Ray starts another one.
-* node killed: `kill -9` of one of two nodes of a cluster with everything on it; another node joins after three seconds.
-* node terminated: SIGTERM for one of two nodes, as a spot machine gets it before it is taken away; likewise.
+* driver killed: `kill -9` at any moment between the start and the end of an undisturbed run.
+* driver terminated: SIGTERM, and `kill -9` five seconds later, as on spot machines.
+* actor killed: `kill -9` of the process that holds the models, after the first rows exist. Ray starts another one.
+* node killed: `kill -9` of one of two nodes of a cluster with everything on it. Another node joins after three
+  seconds.
+* node terminated: SIGTERM for one of two nodes, as on a spot machine before it is taken away. Another node joins
+  likewise.
 * storage gone: the S3 server with input and output is killed and started again after 20 seconds.
-* storage unreliable: a proxy in front of the S3 server answers 15 % of the requests with 503 and stops halfway through
-  10 % of the answers for 2 seconds, from the first request to the last. Recovery is the whole run here.
-* disk full: the output's disk takes a part of the rows; then it is made larger.
+* storage unreliable: a proxy in front of the S3 server answers 15 % of the requests with 503 and pauses for 2 seconds
+  halfway through 10 % of the answers, from the first request to the last. Recovery is the whole run here.
+* disk full: the output's disk has room for only part of the rows; then it is made larger.
 
 ## Memory
 
 ![Memory of the job's processes over 200,000 images](memory.svg)
 
-`python -m tests.faults.memory` labels 200,000 tiny images and samples what each part of the job holds for itself: the
-driver 658 MB after 50,000 images and 659 MB in the end (+0.2 %), the actor 619 MB and 619 MB, tasks 1,023 MB and
-1,043 MB (+2 %). Samples are in memory.csv.
+`python -m tests.faults.memory` labels 200,000 tiny images and samples the private memory of each part of the job. The
+driver used 658 MB after 50,000 images and 659 MB at the end (+0.2 %), the actor 619 MB and 619 MB, tasks 1,023 MB and
+1,043 MB (+2 %). The samples are in memory.csv.
 
 ## Fuzzing
 
-`make fuzz` feeds the readers any bytes, with coverage, for an hour. The last one made 95 million tries: decoding 3.1
-million, tar 0.9, tables 0.6, vocabularies 26, embeddings 65. It found a GIF of 900 bytes that took 3 GB (its frame is
-larger than it announces); that is mended and in `tests/corpus`.
+`make fuzz` feeds random bytes to the readers for an hour, guided by coverage. The last run made 95 million attempts:
+decoding 3.1 million, tar 0.9, tables 0.6, vocabularies 26, embeddings 65. It found a GIF of 900 bytes that took 3 GB,
+because its frame is larger than the file announces. This is fixed, and the GIF is in `tests/corpus`.
 """
 
 
