@@ -247,7 +247,7 @@ def test_labels_and_scores_follow_from_the_logits(
 def pixel_label(
     probabilities: list[float], class_of_row: list[int], threshold: float = 0.0, barred: tuple[int, ...] = ()
 ) -> int:
-    """The label of a image of one pixel whose queries have these probabilities (classes' first, then background)."""
+    """The label of an image of one pixel whose queries have these probabilities (classes' first, then background)."""
     rows = torch.zeros(len(probabilities) + 1, 2)
     queries = Queries(rows, torch.tensor(class_of_row), max(class_of_row) + 1)
     logits = torch.tensor(probabilities).log().view(-1, 1, 1)

@@ -76,7 +76,7 @@ def test_the_class_filter_and_the_order(page: Page) -> None:
     assert [float(text) for text in page.locator(".card:visible .chosen").all_inner_texts()] == scores[::-1]
 
 
-def test_a_image_opens_by_enter_and_closes_by_escape(page: Page) -> None:
+def test_an_image_opens_by_enter_and_closes_by_escape(page: Page) -> None:
     first = page.locator(".card .image").first
     first.focus()
     page.keyboard.press("Enter")
