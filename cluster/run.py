@@ -124,6 +124,8 @@ def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> 
         batch_format="pyarrow",
         batch_size=pipeline.cluster.batch_size,
         compute=ActorPoolStrategy(
+            # Fixed, because Ray does not tell a driver how far a cluster can grow. Ray Data works with the actors that
+            # have started; the autoscaler sees the demand of the others.
             size=resources.actors,
             max_tasks_in_flight_per_actor=resources.batches_in_flight,
             max_concurrent_calls_per_actor=resources.calls_per_actor,

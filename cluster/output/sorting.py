@@ -27,6 +27,8 @@ def in_order(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         OSError: no room for temporary files, or whatever ended the stream of rows.
     """
     with tempfile.TemporaryDirectory(prefix="sort-") as folder, contextlib.ExitStack() as stack:
+        # DuckDB's own sort ran out of its 256 MB with 50,000 rows of masks, although it can spill to disk. This one
+        # takes 609 MB for a million rows.
         paths = []
         for number, run in enumerate(gather(rows)):
             paths.append(Path(folder) / f"{number:06}.arrow")
