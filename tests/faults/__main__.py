@@ -31,8 +31,8 @@ Recovery is the time from the fault to the end of the run that finishes the job.
 * actor killed: `kill -9` of the process that holds the models, after the first rows exist. Ray starts another one.
 * node killed: `kill -9` of one of two nodes of a cluster with everything on it. Another node joins after three
   seconds.
-* node terminated: SIGTERM for one of two nodes, as on a spot machine before it is taken away. Another node joins
-  likewise.
+* node terminated: SIGTERM for one of two nodes, as on a spot machine before it is taken away. A replacement
+  joins in the same way.
 * storage gone: the S3 server with input and output is killed and started again after 20 seconds.
 * storage unreliable: a proxy in front of the S3 server answers 15 % of the requests with 503 and pauses for 2 seconds
   halfway through 10 % of the answers, from the first request to the last. Recovery is the whole run here.
