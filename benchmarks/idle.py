@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from cliper.labels import find_runs
 from cliper.pipeline import Prediction
 from cliper.preprocess import InputSpec, Prepared
+from cliper.runs import find_runs
 
 BATCH_SIZE = 8
 REGIONS_HW = (6, 8)

@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.full_size import build_models
 from cliper.coarse import Queries
 from cliper.fusion import fuse
-from cliper.labels import Runs, find_runs
 from cliper.pipeline import Cliper, channels_first, stage
 from cliper.preprocess import InputSpec
+from cliper.runs import Runs, find_runs
 from cliper.settings import MethodSettings
 from cliper.vision import VisionTower, trace
 from cluster.actors import PRECISIONS

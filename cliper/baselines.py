@@ -14,10 +14,11 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from cliper.coarse import Queries, class_maps, query_logits
-from cliper.labels import ResizedMaps, empty_labels, find_runs
+from cliper.labels import ResizedMaps, empty_labels
 from cliper.pipeline import Prediction, Winners, batch_limit, channels_first
 from cliper.preprocess import InputSpec, Prepared
 from cliper.proxy import ProxyModel, mix_by_proxy
+from cliper.runs import find_runs
 from cliper.vision import (
     VisionTower,
     attention_probabilities,

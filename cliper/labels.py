@@ -1,11 +1,9 @@
 """Class scores and the label map at the image's own size."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -191,46 +189,3 @@ class MapValues:
 def thresholds(of_classes: Sequence[float], common: float, classes: int) -> Float[Tensor, " classes"]:
     """One threshold per class: its own where classes have some, else the common one."""
     return torch.tensor(of_classes or [common] * classes, dtype=torch.float32)
-
-
-@dataclass(frozen=True, eq=False)
-class Runs:
-    """A label map as runs of equal labels, in column-major order as COCO counts pixels.
-
-    Attributes:
-        starts: first pixel of each run, ascending, from 0. Neighbouring runs differ in their label.
-        labels: 0 is background, c + 1 is class c.
-        image_hw: height and width of the label map.
-    """
-
-    starts: Int64[np.ndarray, " runs"]
-    labels: Integer[np.ndarray, " runs"]
-    image_hw: tuple[int, int]
-
-
-def find_runs(label_maps: Sequence[Integer[Tensor, "_height _width"]]) -> list[Runs]:
-    """The runs of label maps of any sizes, found where the maps are; only the runs leave a GPU, in two transfers."""
-    where = torch.cat([first_pixels(labels).flatten() for labels in label_maps]).nonzero()[:, 0]
-    values = torch.cat([labels.flatten() for labels in label_maps])[where].cpu().numpy()
-    firsts = where.cpu().numpy()
-    ends = np.cumsum([labels.numel() for labels in label_maps])
-    bounds = np.searchsorted(firsts, ends[:-1])
-    found = []
-    for labels, end, pixels, of_run in zip(
-        label_maps, ends, np.split(firsts, bounds), np.split(values, bounds), strict=True
-    ):
-        height, width = labels.shape
-        row, column = np.divmod(pixels - (end - labels.numel()), width)
-        starts = column * height + row
-        order = np.argsort(starts)
-        found.append(Runs(starts[order], of_run[order], (height, width)))
-    return found
-
-
-def first_pixels(labels: Integer[Tensor, "height width"]) -> Bool[Tensor, "height width"]:
-    """True where a run begins: where the pixel before, in column-major order, has another label."""
-    first = torch.empty(labels.shape, dtype=torch.bool, device=labels.device)
-    first[1:] = labels[1:] != labels[:-1]
-    first[0, 1:] = labels[0, 1:] != labels[-1, :-1]
-    first[0, 0] = True
-    return first

@@ -16,8 +16,9 @@ from cliper.coarse import Queries, class_maps, coarse_maps, query_logits
 from cliper.compensation import refine
 from cliper.diffusion import DiffusionModel, LayerQueriesAndKeys, check_head
 from cliper.fusion import fuse
-from cliper.labels import Runs, class_scores, find_runs, label_map, winning_classes
+from cliper.labels import class_scores, label_map, winning_classes
 from cliper.preprocess import ImageArray, InputSpec, Prepared
+from cliper.runs import Runs, find_runs
 from cliper.settings import MethodSettings
 from cliper.sliding import windowed_logits
 from cliper.vision import VisionTower, check_width, trace

@@ -19,11 +19,12 @@ from cliper.coarse import Queries, class_maps, coarse_maps
 from cliper.compensation import refine
 from cliper.diffusion import DiffusionModel, attention_layers
 from cliper.fusion import EarlyAttention, scale_rows
-from cliper.labels import ResizedMaps, find_runs, label_map
+from cliper.labels import ResizedMaps, label_map
 from cliper.loading import load_diffusion, load_text_encoder, load_vision_tower
 from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import channels_first
 from cliper.preprocess import MAX_PATCHES, InputSpec, patch_grid_hw, resize_nearest
+from cliper.runs import find_runs
 from cliper.settings import VIT_B_16, VIT_L_14, MethodSettings, encoder_defaults
 from cliper.sliding import window_starts
 from cliper.text import TEMPLATE_SETS, embed_phrases, parse_templates
