@@ -19,15 +19,7 @@ from cliper.pipeline import Prediction, Winners, batch_limit, channels_first
 from cliper.preprocess import InputSpec, Prepared
 from cliper.proxy import ProxyModel, mix_by_proxy
 from cliper.runs import find_runs
-from cliper.vision import (
-    VisionTower,
-    attention_probabilities,
-    check_width,
-    merge_heads,
-    normalize,
-    project_qkv,
-    trace,
-)
+from cliper.vision import VisionTower, attention_probabilities, check_width, merge_heads, normalize, project_qkv, trace
 
 BaselineMethod = Literal["clip", "maskclip", "sclip", "clearclip", "proxyclip"]
 OwnAttention = Literal["clip", "maskclip", "sclip", "clearclip"]
@@ -76,6 +68,10 @@ class Baseline:
         settings: input size and readout.
         proxy: needed for ``proxyclip``, on the tower's device; not used otherwise.
 
+    Attributes:
+        inputs: how images must be prepared.
+        largest_batch: see `cliper.pipeline.Segmenter`; each image is worked on alone anyway.
+
     Raises:
         ValueError: ``proxyclip`` without a proxy, or text embeddings of another width than the tower's.
     """
@@ -94,19 +90,9 @@ class Baseline:
         self.tower, self.method, self.settings, self.proxy = tower, method, settings, proxy
         self.classes = queries.classes
         self.queries = competing_queries(queries.to(tower.device))
-
-    @property
-    def inputs(self) -> InputSpec:
-        """How images must be prepared."""
-        proxy_patch_size_px = self.proxy.patch_size_px if self.proxy else None
-        return InputSpec(
-            self.settings.shorter_side_px, self.tower.patch_size_px, proxy_patch_size_px=proxy_patch_size_px
-        )
-
-    @property
-    def largest_batch(self) -> int:
-        """See `cliper.pipeline.batch_limit`; each image is worked on alone anyway."""
-        return batch_limit(self.tower.device)
+        proxy_patch_size_px = proxy.patch_size_px if proxy else None
+        self.inputs = InputSpec(settings.shorter_side_px, tower.patch_size_px, proxy_patch_size_px=proxy_patch_size_px)
+        self.largest_batch = batch_limit(tower.device)
 
     @torch.inference_mode()
     def predict(

@@ -7,14 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cliper.settings import MethodSettings
-from cliper.vision import (
-    VisionTower,
-    VisualTrace,
-    attention_probabilities,
-    merge_heads,
-    project_qkv,
-    project_value,
-)
+from cliper.vision import VisionTower, attention_probabilities, merge_heads, project_qkv, project_value, trace
 
 SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -68,14 +61,18 @@ class EarlyAttention:
         return (halved + halved.transpose(-1, -2)).sub_(means).clamp_(min=0)
 
 
-def fuse(tower: VisionTower, traced: VisualTrace, settings: MethodSettings) -> FusedFeatures:
-    """Send the features through the last block with its attention replaced (CLIPer equations 5 to 8, table 6).
+def fuse(
+    tower: VisionTower, pixels: Float[Tensor, "batch 3 input_height input_width"], settings: MethodSettings
+) -> FusedFeatures:
+    """Trace normalised pixels (`cliper.vision.trace`) and send the features through the last block with its attention
+    replaced (CLIPer equations 5 to 8, table 6).
 
     For feature k the output is ``ln_post(out_proj(P_k v_k)) @ projection`` with neither residual nor MLP, where ``v_k``
     is the value projection of the last block's ``ln_1`` of the feature, and ``P_k`` the replaced attention.
     Without early-layer embeddings only the feature at ``select_layer`` is kept; the number of normalisation rounds
     that its attention went through still follows from its index.
     """
+    traced = trace(tower, pixels, settings.preset, keep_attention=settings.attention == "early-layer")
     last = tower.blocks[-1]
     selected = settings.select_layer % len(traced.features)
     early = EarlyAttention(traced.attention_sum) if traced.attention_sum is not None else None
@@ -93,9 +90,7 @@ def fuse(tower: VisionTower, traced: VisualTrace, settings: MethodSettings) -> F
         dense.append(projected[:, 1:].float())
     assert attention is not None, "select_layer was checked against the encoder"
     return FusedFeatures(
-        dense=dense,
-        attention=attention.mean(dim=1)[:, 1:, 1:],
-        selected=selected if settings.early_embeddings else 0,
+        dense=dense, attention=attention.mean(dim=1)[:, 1:, 1:], selected=selected if settings.early_embeddings else 0
     )
 
 
@@ -110,23 +105,14 @@ def replaced_attention(
     if settings.attention == "early-layer":
         assert early is not None, "early-layer attention needs a trace with attention maps"
         return scale_rows(early.symmetric()) if settings.preset == "release" else early.total / blocks
-    query, key, value = project_qkv(last, x)
-    match settings.attention:
-        case "query-query":
-            return attention_probabilities(query, query)
-        case "key-key":
-            return attention_probabilities(key, key)
-        case "value-value":
-            return attention_probabilities(value, value)
-        case "query-key":
-            return attention_probabilities(query, key)
-        case "identity":
-            tokens = query.shape[-2]
-            return torch.eye(tokens, device=query.device).expand(*query.shape[:2], tokens, tokens)
+    if settings.attention == "identity":
+        batch, tokens, _ = x.shape
+        return torch.eye(tokens, device=x.device).expand(batch, last.num_heads, -1, -1)
+    parts = dict(zip(("query", "key", "value"), project_qkv(last, x), strict=True))
+    left, right = settings.attention.split("-")
+    return attention_probabilities(parts[left], parts[right])
 
 
-def scale_rows(
-    attention: Float[Tensor, "batch heads tokens tokens"],
-) -> Float[Tensor, "batch heads tokens tokens"]:
+def scale_rows(attention: Float[Tensor, "batch heads tokens tokens"]) -> Float[Tensor, "batch heads tokens tokens"]:
     """Rows scaled in place to sum to 1. A row of zeros stays (the official release divides by zero there)."""
     return attention.div_(attention.sum(dim=-1, keepdim=True).clamp(min=SMALLEST))

@@ -8,13 +8,13 @@ import open_clip
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cliper.diffusion import DiffusionModel, check_head, input_side_px
-from cliper.models import HUB_ERRORS, ClipSpec, DiffusionSpec, ModelError, one_line
+from cliper.models import ClipSpec, DiffusionSpec, explaining
 from cliper.settings import MethodSettings
 from cliper.vision import VisionTower, check_supported
 
@@ -30,14 +30,12 @@ def check_diffusion(spec: DiffusionSpec, settings: MethodSettings) -> int:
     Raises:
         ModelError: its UNet is of another kind or lacks the head asked for.
     """
-    try:
+    with explaining(f"diffusion model {spec.name!r} cannot be used"):
         unet = UNet2DConditionModel.load_config(**spec.source(), subfolder="unet")
         vae = AutoencoderKL.load_config(**spec.source(), subfolder="vae")
         with torch.device("meta"):
             check_head(UNet2DConditionModel.from_config(unet), settings)
         return input_side_px(unet, vae)
-    except (*HUB_ERRORS, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"diffusion model {spec.name!r} cannot be used: {one_line(error)}") from error
 
 
 def load_vision_tower(spec: ClipSpec, device: torch.device, dtype: torch.dtype) -> VisionTower:
@@ -46,15 +44,13 @@ def load_vision_tower(spec: ClipSpec, device: torch.device, dtype: torch.dtype) 
     Raises:
         ModelError: the weights do not fit the architecture, or the tower is of another kind.
     """
-    try:
+    with explaining(f"CLIP model {spec.name!r} cannot be loaded"):
         with torch.device("meta"):
             model = check_supported(open_clip.CLIP(**spec.model_cfg).visual)
         with safe_open(spec.weights(), framework="pt") as file:
             keys = [key for key in file.keys() if key.startswith("visual.")]  # noqa: SIM118 (not a dict)
             weights = {key.removeprefix("visual."): file.get_tensor(key) for key in keys}
         model.load_state_dict(weights, assign=True)
-    except (*HUB_ERRORS, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"CLIP model {spec.name!r} cannot be loaded: {one_line(error)}") from error
     return VisionTower(model.to(device, dtype).eval().requires_grad_(False), spec.mean, spec.std)
 
 
@@ -66,13 +62,11 @@ def load_text_encoder(
     Raises:
         ModelError: the weights do not fit the architecture.
     """
-    try:
+    with explaining(f"CLIP model {spec.name!r} cannot be loaded"):
         model = open_clip.CLIP(**spec.model_cfg)
         model.load_state_dict(load_file(spec.weights()))
         context = spec.model_cfg["text_cfg"].get("context_length", 77)
         tokenize = open_clip.SimpleTokenizer(context_length=context)
-    except (*HUB_ERRORS, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"CLIP model {spec.name!r} cannot be loaded: {one_line(error)}") from error
     model = model.to(device).eval().requires_grad_(False)
     return lambda tokens: model.encode_text(tokens.to(device)).cpu(), tokenize
 
@@ -88,14 +82,12 @@ def load_diffusion(
     Raises:
         ModelError: a part cannot be read or is of another kind.
     """
-    try:
+    with explaining(f"diffusion model {spec.name!r} cannot be loaded"):
         options = {"use_safetensors": True, "low_cpu_mem_usage": False}
         vae_dtype = autoencoder_dtype(dtype, device)
         vae = AutoencoderKL.from_pretrained(**spec.source(), subfolder="vae", torch_dtype=vae_dtype, **options)
         unet = UNet2DConditionModel.from_pretrained(**spec.source(), subfolder="unet", torch_dtype=dtype, **options)
         scheduler = PNDMScheduler.from_pretrained(**spec.source(), subfolder="scheduler")
-    except (*HUB_ERRORS, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"diffusion model {spec.name!r} cannot be loaded: {one_line(error)}") from error
     vae.decoder = vae.post_quant_conv = None
     vae, unet = (part.to(device).eval().requires_grad_(False) for part in (vae, unet))
     return DiffusionModel(vae, unet, scheduler, empty_prompt)
@@ -118,7 +110,7 @@ def embed_empty_prompt(spec: DiffusionSpec) -> Float[Tensor, "1 text_tokens text
     Raises:
         ModelError: the text encoder is announced but cannot be read.
     """
-    try:
+    with explaining(f"diffusion model {spec.name!r} has no usable text encoder"):
         if spec.folder is not None and (Path(spec.folder) / EMPTY_PROMPT_FILE).is_file():
             return load_file(Path(spec.folder) / EMPTY_PROMPT_FILE)["empty_prompt"]
         if spec.folder is not None and not has_text_encoder(Path(spec.folder)):
@@ -126,8 +118,6 @@ def embed_empty_prompt(spec: DiffusionSpec) -> Float[Tensor, "1 text_tokens text
             return torch.zeros(1, 77, unet["cross_attention_dim"])
         tokenizer = CLIPTokenizer.from_pretrained(**spec.source(), subfolder="tokenizer")
         encoder = CLIPTextModel.from_pretrained(**spec.source(), subfolder="text_encoder", use_safetensors=True).eval()
-    except (*HUB_ERRORS, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"diffusion model {spec.name!r} has no usable text encoder: {one_line(error)}") from error
     tokens = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
     return encoder(tokens.input_ids)[0].float()
 

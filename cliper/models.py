@@ -5,7 +5,8 @@ Weights are read from safetensors files only; nothing is unpickled.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import open_clip
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from open_clip.pretrained import get_pretrained_cfg
+from safetensors import SafetensorError
 
 from cliper.settings import EncoderDefaults, encoder_defaults
 
@@ -33,10 +35,25 @@ DEFAULT_CLIP_TAGS = {
 }
 DIFFUSION_PARTS = ("vae", "unet", "scheduler")
 HUB_ERRORS = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)
+UNUSABLE = (*HUB_ERRORS, SafetensorError, AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+"""What the hub, safetensors and the models' libraries raise for models that do not exist, do not fit or are damaged."""
 
 
 class ModelError(ValueError):
     """A model cannot be found or used; the message is one sentence for the user."""
+
+
+@contextmanager
+def explaining(what: str) -> Iterator[None]:
+    """Turns whatever goes wrong with a model into one sentence that begins with ``what``.
+
+    Raises:
+        ModelError: something went wrong.
+    """
+    try:
+        yield
+    except UNUSABLE as error:
+        raise ModelError(f"{what}: {one_line(error)}") from error
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from cliper.preprocess import ImageArray, InputSpec, Prepared
 from cliper.runs import Runs, find_runs
 from cliper.settings import MethodSettings
 from cliper.sliding import windowed_logits
-from cliper.vision import VisionTower, check_width, trace
+from cliper.vision import VisionTower, check_width
 
 
 class Winners(NamedTuple):
@@ -52,11 +52,13 @@ class Prediction:
 
 
 class Segmenter(Protocol):
-    """A method that labels images."""
+    """A method that labels images.
 
-    @property
-    def largest_batch(self) -> int:
-        """Most images that should go together."""
+    Attributes:
+        largest_batch: most images that should go together.
+    """
+
+    largest_batch: int
 
     def predict(
         self,
@@ -102,6 +104,9 @@ class Cliper:
         settings: the method's settings.
         diffusion: needed unless ``settings.compensation`` is ``none``.
 
+    Attributes:
+        inputs: how images must be prepared.
+
     Raises:
         ValueError: the settings do not go with the models.
     """
@@ -117,17 +122,9 @@ class Cliper:
         check_width(tower, queries.rows)
         self.tower, self.queries, self.settings = tower, queries.to(tower.device), settings
         self.diffusion = diffusion if settings.compensation != "none" else None
-
-    @property
-    def inputs(self) -> InputSpec:
-        """How images must be prepared."""
         side_px = self.diffusion.side_px if self.diffusion else None
-        return InputSpec(self.settings.shorter_side_px, self.tower.patch_size_px, diffusion_side_px=side_px)
-
-    @property
-    def largest_batch(self) -> int:
-        """See `batch_limit`."""
-        return batch_limit(self.tower.device)
+        self.inputs = InputSpec(settings.shorter_side_px, tower.patch_size_px, diffusion_side_px=side_px)
+        self.largest_batch = batch_limit(tower.device)
 
     @torch.inference_mode()
     def predict(
@@ -226,8 +223,7 @@ class Cliper:
         with stage("preprocess"):
             pixels = tower.normalize(channels_first(images, tower.device))
         with stage("clip"):
-            traced = trace(tower, pixels, settings.preset, keep_attention=settings.attention == "early-layer")
-            fused = fuse(tower, traced, settings)
+            fused = fuse(tower, pixels, settings)
             maps = (class_maps(query_logits(z, self.queries, settings.logit_scale), self.queries) for z in fused.dense)
             if settings.sliding_crop_px:
                 windowed = [windowed_logits(tower, single, self.queries, settings) for single in pixels]

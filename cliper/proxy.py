@@ -1,7 +1,5 @@
 """The vision model beside CLIP that ProxyCLIP takes its attention from (Lan et al. 2024, arXiv 2408.04883): DINO."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,14 +8,13 @@ import timm
 import torch
 from huggingface_hub import hf_hub_download
 from jaxtyping import Float
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import PatchEmbed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliper.models import HUB_ERRORS, LOCAL_PREFIX, ModelError, channels, one_line
+from cliper.models import LOCAL_PREFIX, channels, explaining
 from cliper.vision import merge_heads, project_value
 
 DEFAULT_PROXY = "vit_base_patch8_224.dino"
@@ -28,8 +25,6 @@ BETA = 1.2
 """Similarities below this many times their mean are no neighbours (the paper's value)."""
 GAMMA = 3.0
 """Factor on the similarities before the softmax, likewise."""
-UNUSABLE = (*HUB_ERRORS, SafetensorError, AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
-"""What timm, the hub and safetensors raise for models that do not exist, do not fit or are damaged."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ def load_proxy(name: str, device: torch.device, dtype: torch.dtype) -> ProxyMode
     Raises:
         ModelError: no such model, not reachable, or not a plain vision transformer.
     """
-    with explaining(name):
+    with explaining(f"proxy model {name!r} cannot be loaded"):
         model, folder = build_proxy(name)
         config = cast(dict[str, Any], model.pretrained_cfg)
         file = folder / PROXY_WEIGHTS if folder is not None else download_weights(config)
@@ -91,29 +86,12 @@ def proxy_patch_size_px(name: str) -> int:
     Raises:
         ModelError: no such model, or not a plain vision transformer.
     """
-    with explaining(name), torch.device("meta"):
+    with explaining(f"proxy model {name!r} cannot be loaded"), torch.device("meta"):
         return int(build_proxy(name)[0].patch_embed.patch_size[0])
 
 
-@contextmanager
-def explaining(name: str) -> Iterator[None]:
-    """Turns whatever goes wrong with a model into a sentence about it.
-
-    Raises:
-        ModelError: something went wrong.
-    """
-    try:
-        yield
-    except UNUSABLE as error:
-        raise ModelError(f"proxy model {name!r} cannot be loaded: {one_line(error)}") from error
-
-
 def build_proxy(name: str) -> tuple[VisionTransformer, Path | None]:
-    """The model with random weights, and its folder if it is a local one.
-
-    Raises:
-        One of `UNUSABLE`.
-    """
+    """The model with random weights, and its folder if it is a local one. Raises one of `cliper.models.UNUSABLE`."""
     if not name.startswith(LOCAL_PREFIX):
         return check_plain(timm.create_model(name, **PROXY_OPTIONS)), None
     folder = Path(name.removeprefix(LOCAL_PREFIX)).expanduser()
@@ -140,10 +118,7 @@ def check_plain(model: nn.Module) -> VisionTransformer:
 
 
 def download_weights(config: dict[str, Any]) -> Path:
-    """The weights file of a timm model in the model hub, downloaded on first use on this machine.
-
-    Args:
-        config: timm's ``pretrained_cfg`` of the model.
+    """The weights file of a timm model with this ``pretrained_cfg``, downloaded on first use on this machine.
 
     Raises:
         ValueError: timm knows no weights of this name in the hub.

@@ -5,9 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cliper.coarse import Queries, query_logits
-from cliper.fusion import FusedFeatures, fuse
+from cliper.fusion import fuse
 from cliper.settings import SLIDING_STRIDE_PX, MethodSettings
-from cliper.vision import VisionTower, trace
+from cliper.vision import VisionTower
 
 EPSILON = 1e-5
 
@@ -19,10 +19,7 @@ def window_starts(length_px: int, crop_px: int) -> list[int]:
 
 
 def windowed_logits(
-    tower: VisionTower,
-    pixels: Float[Tensor, "3 input_height input_width"],
-    queries: Queries,
-    settings: MethodSettings,
+    tower: VisionTower, pixels: Float[Tensor, "3 input_height input_width"], queries: Queries, settings: MethodSettings
 ) -> list[Float[Tensor, "queries patches"]]:
     """Query logits of one image seen through windows, for every kept feature.
 
@@ -42,7 +39,7 @@ def windowed_logits(
     seen = torch.zeros(patches, device=tower.device)
     totals: list[Tensor] = []
     for top, left in corners:
-        fused = fuse_window(tower, pixels[:, top : top + crop_h, left : left + crop_w], settings)
+        fused = fuse(tower, pixels[None, :, top : top + crop_h, left : left + crop_w], settings)
         inside = indices[top // patch : (top + crop_h) // patch, left // patch : (left + crop_w) // patch].flatten()
         logits = [query_logits(dense, queries, settings.logit_scale)[0] for dense in fused.dense]
         if not totals:
@@ -55,10 +52,3 @@ def windowed_logits(
     affinity = affinity / (pairs + EPSILON)
     affinity = affinity / affinity.sum(dim=-1, keepdim=True).clamp(min=EPSILON)
     return [total / seen @ affinity for total in totals]
-
-
-def fuse_window(
-    tower: VisionTower, pixels: Float[Tensor, "3 crop_h crop_w"], settings: MethodSettings
-) -> FusedFeatures:
-    traced = trace(tower, pixels[None], settings.preset, keep_attention=settings.attention == "early-layer")
-    return fuse(tower, traced, settings)

@@ -48,9 +48,7 @@ class VisionTower:
 
 
 def normalize(
-    pixels: UInt8[Tensor, "batch 3 height width"],
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
+    pixels: UInt8[Tensor, "batch 3 height width"], mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> Float[Tensor, "batch 3 height width"]:
     """Pixels in 0 to 1, less the mean, over the standard deviation of each channel."""
     shift, scale = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (mean, std))
@@ -102,10 +100,7 @@ class VisualTrace:
 
 
 def trace(
-    tower: VisionTower,
-    pixels: Float[Tensor, "batch 3 input_height input_width"],
-    preset: Preset,
-    keep_attention: bool,
+    tower: VisionTower, pixels: Float[Tensor, "batch 3 input_height input_width"], preset: Preset, keep_attention: bool
 ) -> VisualTrace:
     """Run blocks 0 to N-2 and keep what the last block needs (CLIPer section 3.2; early layers).
 
