@@ -1,7 +1,5 @@
 """Models for measuring speed: the published architectures with random weights, so that nothing is downloaded."""
 
-from dataclasses import dataclass
-
 import open_clip
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -18,17 +16,10 @@ SD_PROMPT = (1, 77, 1024)
 """Shape of the empty prompt's embedding in Stable Diffusion 2.1."""
 
 
-@dataclass(frozen=True)
-class MeasuredModels:
-    """Models on a device and the settings that suit them."""
-
-    tower: VisionTower
-    diffusion: DiffusionModel | None
-    defaults: EncoderDefaults
-
-
-def build_models(clip: str, with_diffusion: bool, device: torch.device, dtype: torch.dtype) -> MeasuredModels:
-    """Build models for a measurement.
+def build_models(
+    clip: str, with_diffusion: bool, device: torch.device, dtype: torch.dtype
+) -> tuple[VisionTower, DiffusionModel | None, EncoderDefaults]:
+    """Build models for a measurement, and find the settings that suit them.
 
     Args:
         clip: an open_clip architecture such as ViT-L-14, which goes with Stable Diffusion 2.1-base, both with random
@@ -39,15 +30,14 @@ def build_models(clip: str, with_diffusion: bool, device: torch.device, dtype: t
     """
     if clip == DEMO:
         spec, diffusion_spec = find_clip(DEMO), find_diffusion(DEMO)
-        tower = load_vision_tower(spec, device, dtype)
-        prompt = embed_empty_prompt(diffusion_spec)
+        tower, prompt = load_vision_tower(spec, device, dtype), embed_empty_prompt(diffusion_spec)
         diffusion = load_diffusion(diffusion_spec, prompt, device, dtype) if with_diffusion else None
-        return MeasuredModels(tower, diffusion, spec.defaults)
+        return tower, diffusion, spec.defaults
     with torch.device("meta"):
         model = open_clip.CLIP(**open_clip.get_model_config(clip)).visual
     tower = VisionTower(randomised(model, device, dtype), MEAN, STD)
     diffusion = stable_diffusion(device, dtype) if with_diffusion else None
-    return MeasuredModels(tower, diffusion, encoder_defaults(tower.patch_size_px))
+    return tower, diffusion, encoder_defaults(tower.patch_size_px)
 
 
 def stable_diffusion(device: torch.device, dtype: torch.dtype) -> DiffusionModel:
@@ -69,11 +59,8 @@ def stable_diffusion(device: torch.device, dtype: torch.dtype) -> DiffusionModel
             cross_attention_dim=1024,
             use_linear_projection=True,
         )
-    scheduler = stable_diffusion_scheduler()
-    vae_dtype = autoencoder_dtype(dtype, device)
-    return DiffusionModel(
-        randomised(vae, device, vae_dtype), randomised(unet, device, dtype), scheduler, torch.zeros(SD_PROMPT)
-    )
+    vae, unet = randomised(vae, device, autoencoder_dtype(dtype, device)), randomised(unet, device, dtype)
+    return DiffusionModel(vae, unet, stable_diffusion_scheduler(), torch.zeros(SD_PROMPT))
 
 
 @torch.no_grad()

@@ -3,8 +3,10 @@
 import io
 import resource
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from cliper.pipeline import Cliper, channels_first, stage
 from cliper.preprocess import InputSpec
 from cliper.runs import Runs, find_runs
 from cliper.settings import MethodSettings
-from cliper.vision import VisionTower, trace
+from cliper.vision import VisionTower
 from cluster.actors import PRECISIONS
 from cluster.corpus.decode import decode_image
 from schemas.runs import annotations_from_runs, labels_from_runs
@@ -67,16 +69,12 @@ class Measurement:
 
     def rows(self, case: Case) -> list[dict[str, Any]]:
         """One row per stage."""
+        columns = ("device", "clip", "compensation", "batch_size", "classes", "precision")
+        shared = {name: getattr(case, name) for name in columns}
         return [
-            {
-                "variant": case.variant,
-                "stage": stage,
-                "device": case.device,
-                "clip": case.clip,
-                "compensation": case.compensation,
-                "batch_size": case.batch_size,
-                "classes": case.classes,
-                "precision": case.precision,
+            {"variant": case.variant, "stage": stage}
+            | shared
+            | {
                 "images_per_second": 1 / seconds,
                 "ms_per_image": 1e3 * seconds,
                 "peak_memory_gb": self.peak_memory_gb,
@@ -90,19 +88,19 @@ class Measurement:
 def measure(case: Case) -> Measurement:
     """Run a case on smooth random images, whose noise depends on their number."""
     device, dtype = torch.device(case.device), PRECISIONS[case.precision]
-    models = build_models(case.clip, case.compensation != "none", device, dtype)
-    settings = MethodSettings(**vars(models.defaults) | {"compensation": case.compensation})
+    tower, diffusion, defaults = build_models(case.clip, case.compensation != "none", device, dtype)
+    settings = MethodSettings(**vars(defaults) | {"compensation": case.compensation})
     images = [some_image(case.height_px, case.width_px, number) for number in range(case.batch_size)]
-    queries = some_queries(models.tower, settings, images[0], case.classes)
-    cliper = Cliper(models.tower, queries, settings, models.diffusion)
-    run = literal_run(cliper, images) if case.variant == "literal" else fast_run(cliper, images)
+    cliper = Cliper(tower, some_queries(tower, settings, images[0], case.classes), settings, diffusion)
+    run = literal_run(cliper, images) if case.variant == "literal" else partial(fast_run, cliper, images)
 
     floor = products_seconds(run, device, dtype) / case.batch_size if case.variant == "fast" else None
-    if case.variant == "fast" and case.device == "cuda" and models.diffusion is not None:
-        models.diffusion.compile()  # as the actors do; after products were counted, which compiled code hides
+    if case.variant == "fast" and case.device == "cuda" and diffusion is not None:
+        diffusion.compile()  # as the actors do; after products were counted, which compiled code hides
     if case.device == "cuda":
         run()  # warm
-    with torch.inference_mode(), profile(activities=activities(case.device), acc_events=True) as recorded:
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if case.device == "cuda" else [])
+    with torch.inference_mode(), profile(activities=activities, acc_events=True) as recorded:
         runs = run()
         finish(case.device)
     seconds = {"total": min(timed(run, case.device) for _ in range(case.repeats)) / case.batch_size}
@@ -124,7 +122,7 @@ def some_queries(tower: VisionTower, settings: MethodSettings, image: np.ndarray
     """Classes and 25 background queries that a random tower tells apart: what sets patches off, and noise."""
     clip = InputSpec(settings.shorter_side_px, tower.patch_size_px).prepare(Image.fromarray(image), seed=0).clip
     pixels = tower.normalize(channels_first([clip], tower.device))
-    dense = fuse(tower, trace(tower, pixels, settings.preset, keep_attention=True), settings).dense[-1][0].cpu()
+    dense = fuse(tower, pixels, settings).dense[-1][0].cpu()
     patches = torch.arange(classes + 25) * 7919 % len(dense)
     rows = torch.nn.functional.normalize(dense - dense.mean(dim=0), dim=-1)[patches]
     rows = rows + torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)) / rows.shape[1] ** 0.5 / 2
@@ -132,15 +130,11 @@ def some_queries(tower: VisionTower, settings: MethodSettings, image: np.ndarray
     return Queries.build(rows[:classes], rows[classes:], torch.arange(classes))
 
 
-def fast_run(cliper: Cliper, images: list[np.ndarray]) -> Callable[[], list[Runs]]:
+def fast_run(cliper: Cliper, images: list[np.ndarray]) -> list[Runs]:
     """The package, from decoded images to runs."""
-
-    def run() -> list[Runs]:
-        with stage("preprocess"):
-            prepared = [cliper.inputs.prepare(Image.fromarray(image), seed) for seed, image in enumerate(images)]
-        return [prediction.runs for prediction in cliper.predict(prepared)]
-
-    return run
+    with stage("preprocess"):
+        prepared = [cliper.inputs.prepare(Image.fromarray(image), seed) for seed, image in enumerate(images)]
+    return [prediction.runs for prediction in cliper.predict(prepared)]
 
 
 def literal_run(cliper: Cliper, images: list[np.ndarray]) -> Callable[[], list[Runs]]:
@@ -174,31 +168,25 @@ def finish(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def activities(device: str) -> list[ProfilerActivity]:
-    return [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
-
-
 def stage_seconds(recorded: profile, case: Case) -> dict[str, float]:
     """Seconds per image of every stage that was named in the run."""
-    found: dict[str, float] = {}
+    microseconds: dict[str, float] = defaultdict(float)
     for event in recorded.key_averages():
-        name = event.key.removeprefix("cliper/")
-        if event.key.startswith("cliper/") and name in STAGES:
-            microseconds = event.device_time_total if case.device == "cuda" else event.cpu_time_total
-            found[name] = found.get(name, 0.0) + microseconds / 1e6 / case.batch_size
-    return {name: found[name] for name in STAGES if name in found}
+        microseconds[event.key] += event.device_time_total if case.device == "cuda" else event.cpu_time_total
+    keys = {name: f"cliper/{name}" for name in STAGES}
+    return {name: microseconds[key] / 1e6 / case.batch_size for name, key in keys.items() if key in microseconds}
 
 
 def host_seconds(image: np.ndarray, runs: Runs, classes: int) -> dict[str, float]:
     """Seconds per image of what happens around the method on the CPU: JPEG decoding, run-length encoding."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=90)
-    scores = np.ones(classes, np.float32)
-    decode = min(timed(lambda: decode_image(buffer.getvalue()), "cpu") for _ in range(10))
-    encode = min(
-        timed(lambda: annotations_from_runs(runs.starts, runs.labels, runs.image_hw, scores), "cpu") for _ in range(10)
-    )
-    return {"decode": decode, "rle": encode}
+    runs_and_scores = (runs.starts, runs.labels, runs.image_hw, np.ones(classes, np.float32))
+    steps = {
+        "decode": lambda: decode_image(buffer.getvalue()),
+        "rle": lambda: annotations_from_runs(*runs_and_scores),
+    }
+    return {name: min(timed(step, "cpu") for _ in range(10)) for name, step in steps.items()}
 
 
 def products_seconds(run: Callable[[], Any], device: torch.device, dtype: torch.dtype) -> float:

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.idle import BATCH_SIZE, IdleSpec
 from cliper.models import DEMO
-from cliper.preprocess import InputSpec, resize_bicubic, resize_nearest
+from cliper.preprocess import InputSpec
 from cluster import session
 from cluster.actors import CliperSpec
 from cluster.corpus.decode import decode_rgb
@@ -64,27 +64,9 @@ class PipelineOptions:
     """Also measure the job with the demo models."""
 
 
-@dataclass(frozen=True)
-class DataPlane:
-    """Figures of one size of images.
-
-    Attributes:
-        images_per_second: of the whole data plane.
-        bare_images_per_second: Pillow's decoding and the two resizes alone, on all cores.
-        actor_cpu_ms: CPU time of the labelling process per image.
-        store_mb: bytes through the object store per image, in MB.
-    """
-
-    images_per_second: float
-    bare_images_per_second: float
-    actor_cpu_ms: float
-    store_mb: float
-
-
 def main(options: PipelineOptions) -> None:
     """Measure and print."""
     console = Console()
-    sizes = [tuple(map(int, size.split("x"))) for size in options.image_size]
     models = find_models(MethodOptions(clip=DEMO, diffusion=DEMO))
     classes = tuple(VocabularyClass(f"class {number}", (f"class {number}",)) for number in range(options.classes))
     vocabulary = VocabularyRequest(classes, (), ("{}",), ready=None)
@@ -92,43 +74,42 @@ def main(options: PipelineOptions) -> None:
     job = models.spec(embeddings, "fp32")
     manifest = Manifest({}, vocabulary.manifest(), models.manifest(), asdict(models.settings))
     table = Table("image", "images/s", "bare images/s", "share", "actor CPU ms/image", "object store MB/image")
-    for width, height in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            write_jpegs(Path(folder) / "corpus", 2 * options.images, height, width)
-            bare = bare_rate(Path(folder) / "corpus", PUBLISHED_INPUTS)
+    for size in options.image_size:
+        width, height = map(int, size.split("x"))
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_jpegs(folder / "corpus", 2 * options.images, height, width)
+            bare = bare_rate(folder / "corpus")
             session.start(ClusterOptions())
-            found = data_plane(PUBLISHED_INPUTS, options, manifest, Path(folder), bare, console)
+            rate, actor_cpu_ms, store_mb = data_plane(options, manifest, folder, console)
             if options.demo:
-                measure_demo(job, manifest, Path(folder), options.images // DEMO_FRACTION, console)
+                measure_demo(job, manifest, folder, options.images // DEMO_FRACTION, console)
             ray.shutdown()
-        share = found.images_per_second / found.bare_images_per_second
-        table.add_row(
-            f"{width} x {height}", f"{found.images_per_second:.2f}", f"{bare:.2f}", f"{share:.0%}",
-            f"{found.actor_cpu_ms:.2f}", f"{found.store_mb:.2f}",
-        )  # fmt: skip
+        figures = (f"{rate:.2f}", f"{bare:.2f}", f"{rate / bare:.0%}", f"{actor_cpu_ms:.2f}", f"{store_mb:.2f}")
+        table.add_row(f"{width} x {height}", *figures)
     console.print(table)
 
 
 def data_plane(
-    inputs: InputSpec, options: PipelineOptions, manifest: Manifest, folder: Path, bare: float, console: Console
-) -> DataPlane:
-    """Figures over a local corpus, start-up excluded: the difference between two runs."""
+    options: PipelineOptions, manifest: Manifest, folder: Path, console: Console
+) -> tuple[float, float, float]:
+    """Figures over a local corpus, start-up excluded: the difference between two runs.
+
+    Returns:
+        Images per second; per image, ms of CPU time of the labelling process and MB through the object store.
+    """
     seconds, stored = [], []
     for number in (options.images, 2 * options.images):
         clock = folder / f"clock-{number}"
         before = stored_bytes()
-        idle = IdleSpec(inputs, options.classes, str(clock))
+        idle = IdleSpec(PUBLISHED_INPUTS, options.classes, str(clock))
         seconds.append(run_job(idle, manifest, folder / "corpus", folder / f"idle-{number}", number, console))
         stored.append(stored_bytes() - before)
     lines = [tuple(map(float, line.split())) for line in clock.read_text().splitlines()]
     counted = sum(images for _, _, images in lines[:-1])
     cpu = lines[-1][0] - lines[0][0] - sum(own for _, own, _ in lines[:-1])
-    return DataPlane(
-        images_per_second=options.images / (seconds[1] - seconds[0]),
-        bare_images_per_second=bare,
-        actor_cpu_ms=1e3 * cpu / counted,
-        store_mb=(stored[1] - stored[0]) / options.images / 1e6,
-    )
+    rate, store_mb = options.images / (seconds[1] - seconds[0]), (stored[1] - stored[0]) / options.images / 1e6
+    return rate, 1e3 * cpu / counted, store_mb
 
 
 def stored_bytes() -> int:
@@ -137,29 +118,26 @@ def stored_bytes() -> int:
     return int(internal_api.get_memory_info_reply(state).store_stats.cumulative_created_bytes)
 
 
-def bare_rate(corpus: Path, inputs: InputSpec) -> float:
+def bare_rate(corpus: Path) -> float:
     """Images per second of Pillow's decoding and the two resizes on all cores, without anything around."""
     shards = sorted(corpus.glob("*.tar"))
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
-        list(processes.map(partial(resize_shard, inputs=inputs, limit=1), shards * 4))  # start the processes
+        list(processes.map(partial(resize_shard, limit=1), shards * 4))  # start the processes
         started = time.monotonic()
-        counts = list(processes.map(partial(resize_shard, inputs=inputs, limit=None), shards))
+        counts = list(processes.map(resize_shard, shards))
         return sum(counts) / (time.monotonic() - started)
 
 
-def resize_shard(path: Path, inputs: InputSpec, limit: int | None) -> int:
+def resize_shard(path: Path, limit: int | None = None) -> int:
     """Decode and resize a shard's images; returns how many."""
-    count = 0
     with tarfile.open(path) as shard:
-        for member in shard.getmembers()[:limit]:
+        members = shard.getmembers()[:limit]
+        for member in members:
             file = shard.extractfile(member)
             assert file is not None, "members are files"
             image = decode_rgb(file.read())
-            size_hw = (image.height, image.width)
-            resize_bicubic(image, inputs.clip_hw(size_hw))
-            resize_nearest(image, inputs.affinity_hw(size_hw) or size_hw)
-            count += 1
-    return count
+            PUBLISHED_INPUTS.prepare(image, seed=0)
+    return len(members)
 
 
 def measure_demo(spec: CliperSpec, manifest: Manifest, folder: Path, count: int, console: Console) -> None:
