@@ -93,7 +93,8 @@ def read_blocks(corpus: Corpus, prepare: Prepare, report: Callable[..., None]) -
             shard_bytes += len(record.data or b"")
             if record.image_id in shard.done:
                 continue
-            rows.append(prepare(record))
+            with prometheus.timed_stage("prepare", 1):
+                rows.append(prepare(record))
             if len(rows) == BLOCK_ROWS:
                 yield pa.Table.from_pylist(rows, PREPARED_SCHEMA)
                 rows = []

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 
 from cliper.preprocess import InputSpec, Prepared
-from cluster import prometheus
 from cluster.corpus.decode import DecodeError, decode_rgb, image_seed, time_limit
 from cluster.corpus.ground_truth import IGNORED, TruthError, pack_truth
 from cluster.corpus.labelled import LabelledCorpus, read_truth
@@ -57,10 +56,9 @@ class Preparer:
         if data is None:
             return row
         try:
-            with prometheus.timed_stage("prepare", 1):
-                with time_limit(self.limits.picture_timeout_s):
-                    rgb = decode_rgb(data, self.limits.max_pixels)
-                image = self.inputs.prepare(rgb, image_seed(data))
+            with time_limit(self.limits.picture_timeout_s):
+                rgb = decode_rgb(data, self.limits.max_pixels)
+            image = self.inputs.prepare(rgb, image_seed(data))
             truth = self.truth_of(record.image_id, image.image_hw)
         except DecodeError as error:
             return row | {"status": error.status, "error": f"{record.uri}: {error}"}

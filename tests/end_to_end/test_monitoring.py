@@ -138,7 +138,7 @@ def test_counts_are_those_of_the_rows(watched: Watched) -> None:
     for attempt in Retrying(**PATIENCE):
         with attempt:
             assert watched.total("images", "status") == watched.statuses
-            stages = {"read": everything, "decode": everything, "label": ok, "encode": ok}
+            stages = {"read": everything, "prepare": everything, "label": ok, "encode": ok}
             assert watched.total("stage_images", "stage") == stages
             assert watched.total("read_bytes", "") == {"": watched.summary["bytes_read"]}
             assert watched.total("model_batches", "") == {"": ok}, "on a CPU every image goes alone"
@@ -146,7 +146,7 @@ def test_counts_are_those_of_the_rows(watched: Watched) -> None:
 
 def test_stages_take_less_time_than_there_is(watched: Watched) -> None:
     seconds = watched.total("stage_seconds", "stage")
-    assert seconds.keys() == {"read", "decode", "label", "encode"}
+    assert seconds.keys() == {"read", "prepare", "label", "encode"}
     assert all(0 < value < 4 * watched.summary["seconds"] for value in seconds.values())
 
 
