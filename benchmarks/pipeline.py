@@ -40,7 +40,7 @@ from cluster.session import ClusterOptions
 from cluster.storage import open_location
 from jobs.common.options import MethodOptions
 from jobs.common.request import VocabularyRequest, find_models
-from schemas.manifest import Manifest
+from schemas.manifest import Manifest, labelling_manifest
 from schemas.vocabulary import VocabularyClass
 
 PUBLISHED_INPUTS = InputSpec(shorter_side_px=336, patch_size_px=14, diffusion_side_px=512)
@@ -72,7 +72,7 @@ def main(options: PipelineOptions) -> None:
     vocabulary = VocabularyRequest(classes, (), ("{}",), ready=None)
     embeddings = vocabulary.embed(models.clip)
     job = models.spec(embeddings, "fp32")
-    manifest = Manifest({}, vocabulary.manifest(), models.manifest(), asdict(models.settings))
+    manifest = labelling_manifest({}, vocabulary.manifest(), models.manifest(), asdict(models.settings))
     table = Table("image", "images/s", "bare images/s", "share", "actor CPU ms/image", "object store MB/image")
     for size in options.image_size:
         width, height = map(int, size.split("x"))

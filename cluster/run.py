@@ -15,7 +15,7 @@ from cluster.corpus.sources import Corpus, is_empty
 from cluster.datasource import CorpusDatasource, Prepare
 from cluster.encoders import Encoder
 from cluster.output.folder import Output
-from cluster.output.resume import forget_passing_failures, take_stock
+from cluster.output.resume import forget_transient_failures, scan_output
 from cluster.progress import ProgressDisplay, report, start_counter
 from cluster.session import ClusterOptions
 from cluster.sizing import Cluster, Resources
@@ -63,7 +63,7 @@ def run_to_completion(pipeline: Pipeline, console: Console, retry_failed: bool =
     Args:
         pipeline: what to do.
         console: for progress.
-        retry_failed: label those failed images again whose failure may pass.
+        retry_failed: label images with transient failures again.
 
     Raises:
         RequestError: there is no such cluster.
@@ -74,8 +74,8 @@ def run_to_completion(pipeline: Pipeline, console: Console, retry_failed: bool =
     output = pipeline.output
     output.recover()
     if retry_failed:
-        console.print(f"Trying again: {forget_passing_failures(output):,} failed images.", highlight=False)
-    done = take_stock(output)
+        console.print(f"Trying again: {forget_transient_failures(output):,} failed images.", highlight=False)
+    done = scan_output(output)
     if done.images:
         console.print(f"Continuing: {done.images:,} images are labelled already.", highlight=False)
     left, bytes_read = done.remaining(pipeline.corpus), 0
@@ -90,7 +90,7 @@ def run_to_completion(pipeline: Pipeline, console: Console, retry_failed: bool =
 
 def check_complete(output: Output, corpus: Corpus) -> None:
     """Raises JobFailedError if an image of the corpus has no row; shards without images need none."""
-    done = take_stock(output)
+    done = scan_output(output)
     begun = [shard.name for shard in done.remaining(corpus).shards if shard.done]
     unseen = [shard.name for shard in done.remaining(corpus).shards if not shard.done and not is_empty(corpus, shard)]
     if begun or unseen:

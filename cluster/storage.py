@@ -1,12 +1,12 @@
-"""Local and object storage through fsspec, one way for reading and writing.
+"""Local and object storage through fsspec, with one interface for reading and writing.
 
 Credentials come from the environment of each process (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``GOOGLE_...``,
-instance roles); addresses that carry credentials are refused, because addresses are written to logs and manifests.
+instance roles). Addresses with credentials are refused, because addresses are written to logs and manifests.
 """
 
 import os
 import posixpath
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import fsspec
@@ -17,25 +17,30 @@ from fsspec import AbstractFileSystem
 from schemas.errors import RequestError
 
 STORAGE_ERRORS = (OSError, BotoCoreError)
-"""What file systems raise: fsspec's drivers translate to OSError, except for what S3's client finds out by itself."""
+"""What file systems raise. fsspec's drivers raise OSError, except for errors inside the S3 client itself."""
 
 S3_ATTEMPTS = 12
-"""Tries of a request once the job runs; pauses between them double from at most 1 s to at most 20 s."""
+"""Attempts of a request while the job runs. The maximum pause between them doubles from 1 s up to 20 s."""
 
 OBJECT_STORES = {"s3", "gs", "abfs", "az", "oss", "oci"}
 
 
 @dataclass(frozen=True)
 class Location:
-    """A file, folder or prefix on a file system.
+    """A file, folder or prefix on a file system. ``str()`` gives its flag and URL, for messages.
 
     Attributes:
-        fs: the file system; never caches listings.
+        fs: the file system. It never caches listings.
         path: the path as the file system knows it, without protocol and without a slash at the end.
+        flag: the command-line flag that named it, such as ``--output``. Equality ignores it.
     """
 
     fs: AbstractFileSystem
     path: str
+    flag: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.flag} {self.url}".strip()
 
     @property
     def url(self) -> str:
@@ -47,20 +52,28 @@ class Location:
 
     @property
     def is_object_store(self) -> bool:
-        """Folders are only names there."""
+        """True if folders are only prefixes of names."""
         return not OBJECT_STORES.isdisjoint(
             [self.fs.protocol] if isinstance(self.fs.protocol, str) else self.fs.protocol
         )
 
-    def patient(self) -> "Location":
-        """The same location with a client that goes on trying for a minute or two, for faults that pass."""
+    def with_retries(self) -> "Location":
+        """The same location with a client that retries transient faults for a minute or two.
+
+        This changes S3 only. The clients of Google Cloud Storage (6 attempts within about 30 s) and Azure (4 attempts)
+        always retry, and gcsfs and adlfs have no option for the number of attempts. Other file systems do not retry.
+        """
         if self.fs.protocol != ("s3", "s3a"):
             return self
         retries = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": S3_ATTEMPTS}}}
-        return Location(type(self.fs)(*self.fs.storage_args, **self.fs.storage_options | retries), self.path)
+        return replace(self, fs=type(self.fs)(*self.fs.storage_args, **self.fs.storage_options | retries))
 
     def __truediv__(self, name: str) -> "Location":
-        return Location(self.fs, posixpath.join(self.path, name))
+        return replace(self, path=posixpath.join(self.path, name))
+
+    def refusal(self, error: BaseException, verb: str = "used") -> RequestError:
+        """The error for a location that cannot be used, read or written."""
+        return RequestError(f"{self} cannot be {verb}: {storage_problem(error)}")
 
     def arrow_fs(self) -> pyarrow.fs.FileSystem:
         """The same file system for pyarrow."""
@@ -74,7 +87,7 @@ def open_location(address: str, flag: str) -> Location:
 
     Args:
         address: what the user gave.
-        flag: the flag it was given with, for the error's text.
+        flag: the flag that it was given with.
 
     Raises:
         RequestError: credentials in the address, an unknown protocol, or a driver that is not installed.
@@ -92,8 +105,8 @@ def open_location(address: str, flag: str) -> Location:
         raise RequestError(
             f"{flag} {address}: {error}; use a local path or a URL such as s3://bucket/prefix"
         ) from error
-    location = Location(fs, path.rstrip("/") or path)
-    return Location(fs, os.path.realpath(location.path)) if location.is_local else location
+    location = Location(fs, path.rstrip("/") or path, flag)
+    return replace(location, path=os.path.realpath(location.path)) if location.is_local else location
 
 
 def storage_problem(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Label images with a vocabulary of your own: masks and class scores, from object storage to Parquet."""
+"""Label images with your own vocabulary: masks and class scores, from object storage to Parquet."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ from cluster.corpus.prepare import Preparer
 from cluster.corpus.sources import CorpusFormat, list_corpus
 from cluster.encoders import AnnotationEncoder
 from cluster.output.folder import Output
-from cluster.output.lease import Lease
+from cluster.output.lease import exclusive_run
 from cluster.output.summary import Counts, count_rows, show_summary, summary_document
 from cluster.run import Pipeline, run_to_completion
 from cluster.session import ClusterOptions
@@ -25,7 +25,7 @@ from jobs.common.options import MethodOptions
 from jobs.common.plan import PlanOptions, show_plan
 from jobs.common.request import find_models, read_vocabulary
 from schemas.errors import JobFailedError, RequestError
-from schemas.manifest import Manifest
+from schemas.manifest import labelling_manifest
 
 
 @dataclass(frozen=True)
@@ -35,29 +35,29 @@ class AnnotateOptions:
     input: str
     """Folder, prefix, file or pattern with images: a local path or a URL such as s3://bucket/shards."""
     output: str
-    """Folder or prefix for the results. The same command again continues there."""
+    """Folder or prefix for the results. The same command resumes there."""
     method: MethodOptions
     vocab: str | None = None
     """Vocabulary: one class per line, or "name: query one; query two"."""
     background: str | None = None
-    """Background words: a file of the same form, or none (default: 25 common ones)."""
+    """Background words: a file in the same format, or none (default: 25 common words)."""
     text_embeddings: str | None = None
-    """Ready text embeddings (safetensors) in place of CLIP's text tower."""
+    """Precomputed text embeddings (safetensors), used instead of CLIP's text tower."""
     templates: str = "car"
     """Prompt templates: car (15), openai_imagenet_80, or a file with one template per line, {} for the class."""
     format: Literal["auto"] | CorpusFormat = "auto"
-    """What the input holds: tar shards, Parquet tables with an image column, or image files."""
+    """Format of the input: tar shards, Parquet tables with an image column, or image files."""
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
     limit: int | None = None
-    """Label only so many images, the first by name."""
+    """Maximum number of images to label, in the order of their names."""
     limits: Limits = field(default_factory=Limits)
     plan: PlanOptions = field(default_factory=PlanOptions)
     max_failed_fraction: float = 0.1
-    """The job fails in the end if more than this share of the images failed; what is written stays."""
+    """The job fails at the end if more than this share of the images failed. What is written stays."""
     retry_failed: bool = False
-    """Label those failed images again whose failure may pass: missing, forbidden, timed out, out of memory."""
+    """Retry transient failures: missing, forbidden, timed out, out of memory."""
     overwrite: bool = False
-    """Delete what an earlier run wrote to the output and start anew."""
+    """Delete what an earlier run wrote to the output and start over."""
 
     def check(self) -> None:
         """Raises RequestError: a number makes no sense."""
@@ -71,7 +71,7 @@ class AnnotateOptions:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job; returns the exit code: 0 done, 1 failed, 2 wrong request."""
+    """Run the job. Returns the exit code: 0 done, 1 failed, 2 wrong request."""
     options = tyro.cli(AnnotateOptions, args=arguments, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
     return run_to_exit_code(lambda: annotate(options, Console()), Console(stderr=True))
 
@@ -86,7 +86,7 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         open_location(options.input, "--input"), options.format, output.location, options.limit, options.limits
     )
     models = find_models(options.method, vocabulary.class_names)
-    manifest = Manifest(
+    manifest = labelling_manifest(
         input={"address": corpus.root.url, "format": corpus.format, "limit": options.limit},
         vocabulary=vocabulary.manifest(),
         models=models.manifest(),
@@ -94,18 +94,15 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
     )
     output.check(manifest, options.overwrite)
     if output.is_finished() and not (options.overwrite or options.retry_failed):
-        console.print("Already finished: nothing to do (--overwrite starts anew).")
+        console.print("Already finished: nothing to do (--overwrite starts over).")
         show_summary(output.read_json("summary.json") or {}, output.location.url, console)
         return
     if options.plan.plan:
         resources = session.start(options.cluster)
         show_plan(options.plan, options.method, corpus, resources, options.cluster.batch_size, console)
         return
-    with Lease(output, console):
-        output.begin(manifest, options.overwrite)
-        if output.is_finished():
-            output.reopen()
-        corpus, output = replace(corpus, root=corpus.root.patient()), Output(output.location.patient())
+    corpus = replace(corpus, root=corpus.root.with_retries())
+    with exclusive_run(output, manifest, console, options.overwrite) as output:
         embeddings = output.read_embeddings() or vocabulary.embed(models.clip)
         output.write_embeddings(embeddings)
         spec = models.spec(embeddings, options.method.precision)
@@ -119,7 +116,6 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         output.write_summary(summary)
         show_summary(summary, output.location.url, console)
         check_failures(counts, options.max_failed_fraction)
-        output.finish()
 
 
 def check_failures(counts: Counts, allowed: float) -> None:
@@ -128,7 +124,7 @@ def check_failures(counts: Counts, allowed: float) -> None:
     if failed > allowed * counts.images:
         raise JobFailedError(
             f"{failed:,} of {counts.images:,} images failed, more than --max-failed-fraction {allowed:g} allows; "
-            f"column error says why. A larger fraction accepts them, --retry-failed tries those again that may pass"
+            f"column error says why. Allow a larger fraction, or use --retry-failed to retry transient failures"
         )
 
 

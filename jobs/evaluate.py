@@ -17,7 +17,7 @@ from cluster.corpus.limits import Limits
 from cluster.corpus.prepare import Preparer
 from cluster.encoders import CountsEncoder
 from cluster.output.folder import Output
-from cluster.output.lease import Lease
+from cluster.output.lease import exclusive_run
 from cluster.run import Pipeline, run_to_completion
 from cluster.session import ClusterOptions
 from cluster.storage import open_location
@@ -29,7 +29,7 @@ from jobs.evaluation.calibration import Goal, choose_background_thresholds, choo
 from jobs.evaluation.datasets import FOLDER, Dataset, find_dataset, find_folder
 from jobs.evaluation.figures import Figures, Tally, class_table, figures_of, figures_table, markdown, tally
 from schemas.errors import JobFailedError, RequestError
-from schemas.manifest import Manifest
+from schemas.manifest import Manifest, labelling_manifest
 from schemas.settings_file import Tuning
 
 Method = Literal["cliper"] | BaselineMethod
@@ -204,7 +204,7 @@ class Evaluation:
     def request(self) -> Manifest:
         options, labelled = self.options, self.dataset.labelled
         names = [shard.name for shard in labelled.corpus.shards]
-        return Manifest(
+        return labelling_manifest(
             input={
                 "dataset": self.dataset.name,
                 "address": labelled.corpus.root.url,
@@ -231,14 +231,12 @@ class Evaluation:
         """
         console.print(f"{self.title}: {self.output.location.url}", highlight=False, soft_wrap=True)
         if not self.output.is_finished():
-            with Lease(self.output, console):
-                self.output.begin(self.manifest, overwrite=False)
-                run_to_completion(self.pipeline(), console)
-                self.output.finish()
+            with exclusive_run(self.output, self.manifest, console) as output:
+                run_to_completion(self.pipeline(output), console)
         return tally(self.output, len(self.dataset.classes))
 
-    def pipeline(self) -> Pipeline:
-        labelled, output = self.dataset.labelled.patient(), Output(self.output.location.patient())
+    def pipeline(self, output: Output) -> Pipeline:
+        labelled = self.dataset.labelled.with_retries()
         embeddings = output.read_embeddings() or self.vocabulary.embed(self.models.clip)
         output.write_embeddings(embeddings)
         precision, method = self.options.models.precision, self.options.method

@@ -16,10 +16,9 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from cluster.output.files import written_whole
-from cluster.output.image_names import split_id
+from cluster.output.files import atomic_write, split_id
 from cluster.output.rows import Labels, open_labels
-from cluster.output.sorting import in_order
+from cluster.output.sorting import sorted_by_id
 from cluster.storage import Location
 from jobs.common.exit_codes import run_to_exit_code
 from jobs.common.targets import check_file_target, check_target, note_unfinished
@@ -116,7 +115,7 @@ def json_targets(options: ExportOptions) -> Iterator[Location]:
 def coco_images(labels: Labels, style: CocoStyle, maps: "LabelMapWriter | None") -> Iterator[CocoImage]:
     """Every image and its annotations, with ids. Label maps are written on the way."""
     image_ids, annotation_ids = count(1), count(1)
-    for table in in_order(batch.select(COLUMNS) for batch in labels.batches(COLUMNS, BATCH_ROWS)):
+    for table in sorted_by_id(batch.select(COLUMNS) for batch in labels.batches(COLUMNS, BATCH_ROWS)):
         rows = table.to_pylist()
         files = maps.write(rows) if maps else [{}] * len(rows)
         for row, file in zip(rows, files, strict=True):
@@ -144,7 +143,7 @@ def write_file(target: Location, images: Iterator[CocoImage], labels: Labels, re
     """Write one JSON file. Returns the number of images in it."""
     description = f"Labels of {labels.manifest['input'].get('address')}"
     written = 0
-    with written_whole(target) as file:
+    with atomic_write(target) as file:
         document = results_file(file) if results else annotations_file(file, labels.manifest["categories"], description)
         with document as add:
             for image, annotations in images:
@@ -178,7 +177,7 @@ class LabelMapWriter:
         self.write_bytes(name, label_png(labels, self.classes))
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        with written_whole(self.folder / name) as file:
+        with atomic_write(self.folder / name) as file:
             file.write(content)
 
     def name(self, image_id: str) -> str:

@@ -13,7 +13,7 @@ from typing import IO
 import tyro
 from rich.console import Console
 
-from cluster.output.files import written_whole
+from cluster.output.files import atomic_write
 from cluster.output.folder import Output
 from cluster.output.rows import Labels, open_labels
 from cluster.storage import STORAGE_ERRORS, Location, storage_problem
@@ -89,7 +89,7 @@ def open_page(target: Location, address: str, stack: contextlib.ExitStack) -> IO
         RequestError: the file cannot be written.
     """
     try:
-        return stack.enter_context(written_whole(target))
+        return stack.enter_context(atomic_write(target))
     except STORAGE_ERRORS as error:
         raise RequestError(f"--output {address} cannot be written: {storage_problem(error)}") from error
 

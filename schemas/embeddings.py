@@ -1,8 +1,8 @@
-"""The embeddings file: a vocabulary as vectors, in the place of a text tower.
+"""The embeddings file: a vocabulary as vectors, used instead of a text tower.
 
-A safetensors file with ``classes`` [queries, D] and ``background`` [B, D] in float32, rows L2-normalised, and two
-metadata entries: ``classes``, a JSON list with one class name per row (a name repeats for each of its queries, on
-neighbouring rows), and ``background``, a JSON list of words.
+A safetensors file with two float32 tensors, ``classes`` [queries, D] and ``background`` [B, D]. Their rows are
+L2-normalised. There are two metadata entries. ``classes`` is a JSON list with one class name per row: a class with
+several queries has several neighbouring rows. ``background`` is a JSON list of words.
 """
 
 import hashlib
@@ -15,17 +15,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 
-class EmbeddingsError(ValueError):
-    """The embeddings file cannot be used; the message is one sentence."""
-
-
 @dataclass(frozen=True, eq=False)
 class VocabularyEmbeddings:
     """Text embeddings of a vocabulary.
 
     Attributes:
         classes: float32 [queries, D], L2-normalised rows.
-        row_names: the class that each row is a query of.
+        row_names: the class of each row.
         background: float32 [B, D], L2-normalised rows; B may be 0.
         background_words: one per row of ``background``.
     """
@@ -37,32 +33,32 @@ class VocabularyEmbeddings:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Each class once, in order of first appearance; its position plus one is its category id."""
+        """Each class once, in order of first appearance. Its position plus one is its category id."""
         return tuple(dict.fromkeys(self.row_names))
 
     @property
     def class_of_row(self) -> list[int]:
-        """For each row of ``classes`` the position of its class in ``class_names``."""
+        """For each row of ``classes``, the position of its class in ``class_names``."""
         position = {name: index for index, name in enumerate(self.class_names)}
         return [position[name] for name in self.row_names]
 
     @property
     def sha256(self) -> str:
-        """Digest of names and numbers; equal files in another encoding have the same."""
+        """Digest of the names and vectors. It does not depend on the encoding of the file."""
         digest = hashlib.sha256(json.dumps([self.row_names, self.background_words]).encode("ascii"))
         for rows in (self.classes, self.background):
             digest.update(np.ascontiguousarray(rows, dtype="<f4").tobytes())
         return digest.hexdigest()
 
     def select(self, names: Sequence[str]) -> "VocabularyEmbeddings":
-        """The rows of some classes, in the order given.
+        """Select the rows of some classes, in the given order.
 
         Raises:
-            EmbeddingsError: a class is not in the file.
+            ValueError: a class is not in the file.
         """
         unknown = [name for name in names if name not in self.row_names]
         if unknown:
-            raise EmbeddingsError(f"it has no class {unknown[0]!r}")
+            raise ValueError(f"it has no class {unknown[0]!r}")
         rows = [row for name in names for row, own in enumerate(self.row_names) if own == name]
         return VocabularyEmbeddings(
             self.classes[rows], tuple(self.row_names[row] for row in rows), self.background, self.background_words
@@ -86,7 +82,7 @@ def embeddings_from_bytes(data: bytes) -> VocabularyEmbeddings:
     """Read and check an embeddings file.
 
     Raises:
-        EmbeddingsError: not such a file, or its parts do not fit together.
+        ValueError: it is not an embeddings file, or its parts do not match. The message is one sentence.
     """
     try:
         tensors = load(data)
@@ -95,23 +91,23 @@ def embeddings_from_bytes(data: bytes) -> VocabularyEmbeddings:
         row_names, words = (tuple(json.loads(metadata[key])) for key in ("classes", "background"))
         classes, background = (tensors[key].astype(np.float32) for key in ("classes", "background"))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise EmbeddingsError(
+        raise ValueError(
             f"it is not a safetensors file with tensors and metadata named classes and background ({error!r})"
         ) from error
     check_rows("classes", classes, row_names)
     check_rows("background", background, words)
     if not row_names:
-        raise EmbeddingsError("it has no class")
+        raise ValueError("it has no class")
     if classes.shape[1] != background.shape[1]:
-        raise EmbeddingsError(f"classes have {classes.shape[1]} dimensions, background has {background.shape[1]}")
+        raise ValueError(f"classes have {classes.shape[1]} dimensions, background has {background.shape[1]}")
     return VocabularyEmbeddings(classes, row_names, background, words)
 
 
 def check_rows(what: str, rows: np.ndarray, names: tuple[object, ...]) -> None:
-    """Raises EmbeddingsError unless ``rows`` is [len(names), D], finite and without a zero row."""
+    """Raises ValueError unless ``rows`` is [len(names), D], finite and without a zero row."""
     if rows.ndim != 2 or len(rows) != len(names):
-        raise EmbeddingsError(f"{what} has shape {list(rows.shape)} for {len(names)} names")
+        raise ValueError(f"{what} has shape {list(rows.shape)} for {len(names)} names")
     if not all(isinstance(name, str) and name.strip() for name in names):
-        raise EmbeddingsError(f"{what} has an empty name")
+        raise ValueError(f"{what} has an empty name")
     if not np.isfinite(rows).all() or not rows.any(axis=1).all():
-        raise EmbeddingsError(f"{what} has a row that is zero or not finite")
+        raise ValueError(f"{what} has a row that is zero or not finite")

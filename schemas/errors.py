@@ -2,8 +2,8 @@
 
 
 class RequestError(ValueError):
-    """A request that cannot be carried out: the message is one sentence that says what, where and what to do."""
+    """A request that cannot be fulfilled. The message is one sentence: the problem, its place, and what to do."""
 
 
 class JobFailedError(Exception):
-    """The job could not be done. The message is one sentence."""
+    """The job failed. The message is one sentence."""

@@ -1,13 +1,13 @@
 """The run manifest: everything that decides what is in the output, and a fingerprint of it.
 
-The manifest lies in the output as ``manifest.json``, and in every Parquet file's metadata under the key ``cliper``.
-It never holds credentials: inputs with credentials in their address are refused before it is written.
+The manifest is the file ``manifest.json`` in the output. A labelling job also writes it to the metadata of every
+Parquet file, under the key ``cliper``. It never holds credentials: addresses with credentials are refused earlier.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.rows import SCHEMA_VERSION
@@ -17,46 +17,58 @@ METADATA_KEY = b"cliper"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was asked for.
+    """A request as a document with a fingerprint.
 
     Attributes:
-        input: address of the corpus, and how it is read.
-        vocabulary: per class its name and queries, in category order; the background words; where their embeddings
-            come from.
-        models: per model its name and revision.
-        settings: the method's settings and the precision.
+        content: the request, as JSON values. The fingerprint covers it.
+        derived: fields that follow from the content. The fingerprint does not cover them.
     """
 
-    input: dict[str, Any]
-    vocabulary: dict[str, Any]
-    models: dict[str, Any]
-    settings: dict[str, Any]
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """The part that the fingerprint covers, as JSON knows it."""
-        fields = {
-            "schema_version": SCHEMA_VERSION,
-            "input": self.input,
-            "vocabulary": self.vocabulary,
-            "models": self.models,
-            "settings": self.settings,
-        }
-        return json.loads(json.dumps(fields))
+    content: dict[str, Any]
+    derived: dict[str, Any] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the content; runs with the same fingerprint may continue each other."""
+        """SHA-256 of the content. Runs with the same fingerprint may continue each other."""
         canonical = json.dumps(self.content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
     def to_json(self) -> str:
-        categories = coco_categories([entry["name"] for entry in self.vocabulary["classes"]])
-        document = {"fingerprint": self.fingerprint, "categories": categories, **self.content}
+        document = {"fingerprint": self.fingerprint, **self.derived, **self.content}
         return json.dumps(document, indent=1, ensure_ascii=False)
 
     def parquet_metadata(self) -> dict[bytes, bytes]:
         return {METADATA_KEY: self.to_json().encode("utf-8")}
+
+    def is_same_kind(self, document: dict[str, Any]) -> bool:
+        """True if another manifest's document comes from the same kind of job: it has the same fields."""
+        return self.content.keys() <= document.keys()
+
+    def changes(self, document: dict[str, Any]) -> list[str]:
+        """Dotted names of the fields of the content in which another manifest's document differs."""
+        return list(changed_fields(json.loads(json.dumps(self.content)), {key: document[key] for key in self.content}))
+
+
+def labelling_manifest(
+    input: dict[str, Any], vocabulary: dict[str, Any], models: dict[str, Any], settings: dict[str, Any]
+) -> Manifest:
+    """The manifest of a labelling job.
+
+    Args:
+        input: address of the corpus, and how it is read.
+        vocabulary: name and queries of each class, in category order; the background words; the source of their
+            embeddings.
+        models: name and revision of each model.
+        settings: the method's settings and the precision.
+    """
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "input": input,
+        "vocabulary": vocabulary,
+        "models": models,
+        "settings": settings,
+    }
+    return Manifest(content, {"categories": coco_categories([entry["name"] for entry in vocabulary["classes"]])})
 
 
 def coco_categories(class_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -65,7 +77,7 @@ def coco_categories(class_names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def changed_fields(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted names of the fields in which two manifests' contents differ."""
+    """Dotted names of the fields in which two documents differ."""
     for key in sorted(ours.keys() | theirs.keys()):
         mine, other = ours.get(key), theirs.get(key)
         if isinstance(mine, dict) and isinstance(other, dict):

@@ -57,8 +57,8 @@ class Status(StrEnum):
     """The shard is damaged: this row stands for what could not be read of it."""
 
 
-MAY_PASS = frozenset({Status.MISSING, Status.FORBIDDEN, Status.TIMED_OUT, Status.OUT_OF_MEMORY})
-"""Failures that another try may not meet again; the others lie in the bytes."""
+TRANSIENT = frozenset({Status.MISSING, Status.FORBIDDEN, Status.TIMED_OUT, Status.OUT_OF_MEMORY})
+"""Transient failures: another attempt may succeed. All other failures are in the bytes themselves."""
 
 SEGMENTATION = pa.struct(
     [

@@ -1,31 +1,27 @@
-"""The vocabulary file: which classes to look for, and in which words.
+"""The vocabulary file: the classes to look for, and the words for each of them.
 
 UTF-8, one class per line. Blank lines and lines that begin with ``#`` are ignored. A line is a class name, or
-``name: query one; query two``; without queries the name is the query. Commas belong to the text.
-A background file has the same form; only its queries count.
+``name: query one; query two``. Without queries, the name is the query. Commas are part of the text.
+A background file has the same format, but only its queries are used.
 """
 
 from dataclasses import dataclass
 from importlib.resources import files
 
 
-class VocabularyError(ValueError):
-    """The vocabulary cannot be used; the message is one sentence that names the line."""
-
-
 @dataclass(frozen=True)
 class VocabularyClass:
-    """A class and the phrases that stand for it, at least one."""
+    """A class and its queries, at least one."""
 
     name: str
     queries: tuple[str, ...]
 
 
 def parse_vocabulary(text: str) -> tuple[VocabularyClass, ...]:
-    """The classes in file order.
+    """Parse the classes, in file order.
 
     Raises:
-        VocabularyError: no class, an empty name or query, or a name or a class's query given twice.
+        ValueError: no class, an empty name or query, or a repeated name or query. The message names the line.
     """
     classes: list[VocabularyClass] = []
     line_of_name: dict[str, int] = {}
@@ -35,25 +31,25 @@ def parse_vocabulary(text: str) -> tuple[VocabularyClass, ...]:
         name, colon, listed = (part.strip() for part in line.partition(":"))
         queries = tuple(query.strip() for query in listed.split(";")) if colon else (name,)
         if not name:
-            raise VocabularyError(f"line {number}: the class has no name")
+            raise ValueError(f"line {number}: the class has no name")
         if name in line_of_name:
-            raise VocabularyError(f"line {number}: class {name!r} is already on line {line_of_name[name]}")
+            raise ValueError(f"line {number}: class {name!r} is already on line {line_of_name[name]}")
         if not all(queries):
-            raise VocabularyError(f"line {number}: class {name!r} has an empty query")
+            raise ValueError(f"line {number}: class {name!r} has an empty query")
         if len(set(queries)) < len(queries):
-            raise VocabularyError(f"line {number}: class {name!r} has the same query twice")
+            raise ValueError(f"line {number}: class {name!r} has the same query twice")
         line_of_name[name] = number
         classes.append(VocabularyClass(name, queries))
     if not classes:
-        raise VocabularyError("there is no class in it: write one class name per line")
+        raise ValueError("there is no class in it: write one class name per line")
     return tuple(classes)
 
 
 def parse_background(text: str) -> tuple[str, ...]:
-    """The background phrases in file order, repetitions dropped; none is allowed.
+    """Parse the background phrases, in file order and without repetitions. There may be none.
 
     Raises:
-        VocabularyError: as for `parse_vocabulary`, except that the file may be empty.
+        ValueError: as for `parse_vocabulary`, except that the file may be empty.
     """
     if all(not line.strip() or line.lstrip().startswith("#") for line in text.removeprefix("\ufeff").splitlines()):
         return ()

@@ -62,10 +62,10 @@ class LabelledCorpus:
     masks: MaskRule
     truth: TruthFormat
 
-    def patient(self) -> "LabelledCorpus":
+    def with_retries(self) -> "LabelledCorpus":
         """The same data set, with clients that go on trying when the storage does not answer."""
-        corpus = replace(self.corpus, root=self.corpus.root.patient())
-        return replace(self, corpus=corpus, masks=replace(self.masks, folder=self.masks.folder.patient()))
+        corpus = replace(self.corpus, root=self.corpus.root.with_retries())
+        return replace(self, corpus=corpus, masks=replace(self.masks, folder=self.masks.folder.with_retries()))
 
 
 def list_labelled(
@@ -87,7 +87,7 @@ def list_labelled(
     if name not in LAYOUTS:
         raise RequestError(f"there is no data set {name!r}: choose {', '.join(LAYOUTS)}")
     layout = LAYOUTS[name]
-    with refusing_storage_errors(f"--root {root.url}"):
+    with refusing_storage_errors(str(root)):
         base, folder, names = find_pictures(root, layout)
         corpus = corpus_of(root, [posixpath.join(folder, picture) for picture in names[:limit]], limits)
         tail = layout.ending.rpartition(".")[0]
@@ -208,7 +208,7 @@ def file_names(folder: Location, depth: int | None = None) -> list[str]:
 
 
 def below(root: Location, *parts: str) -> Location:
-    return Location(root.fs, posixpath.join(root.path, *filter(None, parts)))
+    return replace(root, path=posixpath.join(root.path, *filter(None, parts)))
 
 
 def corpus_of(root: Location, names: Sequence[str], limits: Limits) -> Corpus:
@@ -228,13 +228,11 @@ def has_masks(corpus: Corpus, rule: MaskRule) -> bool:
 def lacking(root: Location, layout: Layout, files: Iterable[str]) -> RequestError:
     """The error for a root in which files of a layout were looked for and not found."""
     if not root.fs.exists(root.path):
-        return RequestError(f"--root {root.url}: it does not exist")
+        return RequestError(f"{root}: it does not exist")
     folders = [below(root, base, folder) for base in layout.bases for folder in layout.matlab]
     if any(name.endswith(".mat") for folder in folders for name in file_names(folder, depth=1)):
-        return RequestError(f"--root {root.url} has Matlab's masks (.mat), which cannot be read: {MATLAB_ADVICE}")
-    return RequestError(
-        f"--root {root.url} has no {' or '.join(files)}: give the folder in which the data set was unpacked"
-    )
+        return RequestError(f"{root} has Matlab's masks (.mat), which cannot be read: {MATLAB_ADVICE}")
+    return RequestError(f"{root} has no {' or '.join(files)}: give the folder in which the data set was unpacked")
 
 
 @contextmanager

@@ -61,10 +61,10 @@ def list_corpus(
     try:
         base, names = list_names(root)
     except (*STORAGE_ERRORS, ValueError) as error:
-        raise RequestError(f"--input {root.url}: {storage_problem(error)}") from error
+        raise RequestError(f"{root}: {storage_problem(error)}") from error
     below_output = f"{output.path}/" if output and type(output.fs) is type(root.fs) else None
     if output and below_output and f"{base}/".startswith(below_output):
-        raise RequestError(f"--input {root.url} lies in --output {output.url}: choose another folder for the output")
+        raise RequestError(f"{root} lies in {output}: choose another folder for the output")
     shards: dict[CorpusFormat, list[Shard]] = {"tar": [], "parquet": [], "folder": []}
     for path in names:
         relative = posixpath.relpath(path, base)
@@ -120,15 +120,13 @@ def choose_format(
     if wanted != "auto":
         if not shards[wanted]:
             endings = ", ".join(SUFFIXES[wanted])
-            raise RequestError(f"--input {root.url} has no files for --format {wanted} (their names end in {endings})")
+            raise RequestError(f"{root} has no files for --format {wanted} (their names end in {endings})")
         return wanted
     found = [kind for kind, members in shards.items() if members]
     if not found:
-        raise RequestError(f"--input {root.url} is empty: it has no tar shards, no Parquet tables and no image files")
+        raise RequestError(f"{root} is empty: it has no tar shards, no Parquet tables and no image files")
     if len(found) > 1:
-        raise RequestError(
-            f"--input {root.url} has files of several formats: choose one with --format {' or '.join(found)}"
-        )
+        raise RequestError(f"{root} has files of several formats: choose one with --format {' or '.join(found)}")
     return found[0]
 
 
@@ -142,7 +140,7 @@ def check_table(root: Location, shard: Shard) -> None:
     try:
         image_column(schema)
     except ValueError as error:
-        raise RequestError(f"--input {Location(root.fs, shard.path).url}: {error}") from error
+        raise RequestError(f"{replace(root, path=shard.path)}: {error}") from error
 
 
 def limited(corpus: Corpus, limit: int) -> Corpus:

@@ -1,8 +1,8 @@
-"""One run at a time per output: a lease that lies in the output and is renewed while the run goes on.
+"""One run at a time per output: the run protocol, and the lease that a run holds and renews in the output.
 
-``OUTPUT/_lease.json`` names the run that writes there. Clocks are not compared: who finds a lease watches whether it
-changes. Object stores have no locks that fsspec could use everywhere, so two runs that start in the same second may
-both write a lease; the later one stays, and the other sees it before it begins.
+``OUTPUT/_lease.json`` names the run that writes there. A run that finds a lease polls it for renewal, because clocks of
+machines differ. fsspec has no locks that every object store supports. Two runs that start in the same second may both
+write a lease. The later lease stays, and the other run sees it before it begins.
 """
 
 import _thread
@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 from uuid import uuid4
@@ -21,25 +22,53 @@ from rich.console import Console
 from cluster.output.folder import LEASE, Output
 from cluster.storage import STORAGE_ERRORS
 from schemas.errors import RequestError
+from schemas.manifest import Manifest
 
 RENEW_S = 5.0
 EXPIRES_S = 30.0
-"""A lease that does not change for so long belongs to a run that is dead."""
+"""A lease that does not change for this long belongs to a dead run."""
 SETTLE_S = 0.5
-"""Between writing a lease and believing in it."""
+"""Time between writing a lease and reading it back."""
 
 
 class LeaseLostError(Exception):
     """Another run has taken over the output."""
 
 
+@contextlib.contextmanager
+def exclusive_run(output: Output, manifest: Manifest, console: Console, overwrite: bool = False) -> Iterator[Output]:
+    """The run protocol: hold the lease, write the manifest, do the block's work, mark the output as finished.
+
+    An error in the block leaves the output unfinished. The next run with the same manifest continues it.
+
+    Args:
+        output: the output, finished or not.
+        manifest: the request.
+        console: told about waiting.
+        overwrite: delete what earlier runs wrote.
+
+    Yields:
+        The same output, with a storage client that retries transient faults.
+
+    Raises:
+        RequestError: the output belongs to another request or run, or cannot be written.
+        LeaseLostError: another run has taken over the output.
+    """
+    with Lease(output, console):
+        output.check(manifest, overwrite)  # another request may have begun since the job's own check
+        output.begin(manifest, overwrite)
+        retrying = output.with_retries()
+        yield retrying
+        retrying.finish()
+
+
 class Lease:
     """Holds an output for a run, as a context manager.
 
     Args:
-        output: the output; looked at and written to without the patience of `Location.patient`.
+        output: the output. Its storage client must not retry for long, because a lease expires.
         console: told about waiting.
-        expires_s: how long a lease may stay unchanged until it counts as left behind.
+        expires_s: how long a lease may stay unchanged before it counts as abandoned.
     """
 
     def __init__(self, output: Output, console: Console, expires_s: float = EXPIRES_S) -> None:
@@ -64,7 +93,7 @@ class Lease:
             if not self.is_ours():
                 raise self.refusal(self.read() or {})
         except STORAGE_ERRORS as error:
-            raise self.output.unusable(error) from error
+            raise self.output.location.refusal(error) from error
         self.thread.start()
         return self
 
@@ -74,17 +103,17 @@ class Lease:
         """Give the lease back.
 
         Raises:
-            LeaseLostError: another run took it, which was why this one was interrupted.
+            LeaseLostError: another run took the lease, and therefore this run was interrupted.
         """
         self.finished.set()
         self.thread.join()
         if self.lost:
-            raise LeaseLostError(f"another run has taken over --output {self.output.location.url}") from error
+            raise LeaseLostError(f"another run has taken over {self.output.location}") from error
         with contextlib.suppress(*STORAGE_ERRORS):  # it will expire
             self.output.location.fs.rm_file((self.output.location / LEASE).path)
 
     def wait_for_silence(self) -> None:
-        """Return once no other run holds the lease, and refuse if one shows that it is alive."""
+        """Return when no other run holds the lease. Refuse if another run renews it."""
         found = self.read()
         if found is None or is_dead(found):
             return
@@ -104,12 +133,12 @@ class Lease:
     def refusal(self, holder: dict[str, Any]) -> RequestError:
         where = f"{holder.get('host')} (process {holder.get('pid')})"
         return RequestError(
-            f"--output {self.output.location.url} is being written to by another run, on {where}: "
+            f"{self.output.location} is being written to by another run, on {where}: "
             f"wait until it ends, stop it, or choose another output"
         )
 
     def renew(self) -> None:
-        """In a thread: renew the lease until the run ends, and interrupt the run if another one has taken it."""
+        """In a thread: renew the lease until the run ends. Interrupt the run if another one has taken the lease."""
         while not self.finished.wait(RENEW_S):
             try:
                 if not self.is_ours():
@@ -118,7 +147,7 @@ class Lease:
                     return
                 self.write()
             except STORAGE_ERRORS:
-                continue  # the job's own requests tell whether it matters
+                continue  # if the fault matters, the job's own requests fail too
 
     def is_ours(self) -> bool:
         return (self.read() or {}).get("run") == self.content["run"]
@@ -135,7 +164,7 @@ class Lease:
 
 
 def is_dead(holder: dict[str, Any]) -> bool:
-    """True if the holder was a process of this machine that is gone."""
+    """True if the holder was a process of this machine that has ended."""
     pid = holder.get("pid")
     if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
         return False
@@ -143,6 +172,6 @@ def is_dead(holder: dict[str, Any]) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # it is somebody else's, and alive
+    except PermissionError:  # another user's process, and alive
         return False
     return False

@@ -1,8 +1,7 @@
-"""What a run that was cut off has done already, read from its rows, so that nothing is read or labelled again."""
+"""What earlier runs have done, read from their rows, so that no image is read or labelled twice."""
 
 import io
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -11,20 +10,20 @@ import pyarrow.parquet as pq
 
 from cluster.corpus.readers import utf8
 from cluster.corpus.sources import Corpus
-from cluster.output.folder import Output, file_name
-from schemas.rows import MAY_PASS
-
-READERS = 16
+from cluster.output.files import file_name
+from cluster.output.folder import Output
+from cluster.output.rows import first_rows, map_rows_files
+from schemas.rows import TRANSIENT
 
 
 @dataclass(frozen=True)
-class Done:
-    """Rows that are there.
+class Progress:
+    """The rows that an output has.
 
     Attributes:
-        images: how many.
+        images: their number.
         shards: names of the shards whose every image has its row.
-        ids: of the other shards that were begun, the images that have their row.
+        ids: for each other shard that was begun, the images that have their row.
     """
 
     images: int
@@ -32,7 +31,7 @@ class Done:
     ids: dict[str, frozenset[str]]
 
     def remaining(self, corpus: Corpus) -> Corpus:
-        """What is left of a corpus: complete shards are gone, begun ones know what to pass over."""
+        """The rest of a corpus, without complete shards. Begun shards know which images to skip."""
         named = ((utf8(shard.name), shard) for shard in corpus.shards)
         shards = (
             replace(shard, done=self.ids.get(name, frozenset())) for name, shard in named if name not in self.shards
@@ -40,73 +39,67 @@ class Done:
         return replace(corpus, shards=tuple(shards))
 
 
-def take_stock(output: Output) -> Done:
-    """Count the rows of every shard; ids are read only of shards that are not complete or that several runs wrote to.
+def scan_output(output: Output) -> Progress:
+    """Count the rows of every shard. Ids are read only of shards that are incomplete or that several runs wrote to.
 
-    Within a run an image has one row, but a run that seemed dead may have written while the next one had begun: rows
-    beyond an image's first are deleted.
+    A run writes one row per image. But a run that seemed dead may have written after the next one began. All rows of an
+    image except its first are deleted.
 
-    The columns needed repeat a few values over and over, so they are small: a file costs its footer and a few hundred
-    bytes. Every rows file must count, as after `Output.recover`.
+    The columns that are read repeat a few values, so they are small: a file costs its footer and a few hundred bytes.
     """
     rows: Counter[str] = Counter()
     expected: dict[str, int] = {}
     runs: defaultdict[str, set[str]] = defaultdict(set)
     shards_of_file: dict[str, list[str]] = {}
-    paths = output.rows_files()
-    with ThreadPoolExecutor(READERS) as readers:
-        for path, counts in zip(paths, readers.map(lambda path: count_shards(output, path), paths), strict=True):
-            shards_of_file[path] = [shard for shard, _, _ in counts]
-            for shard, count, last in counts:
-                rows[shard] += count
-                runs[shard].add(run_of(path))
-                if last is not None:
-                    expected[shard] = last
+    for path, counts in map_rows_files(output, ["shard", "shard_images"], count_shards):
+        shards_of_file[path] = [shard for shard, _, _ in counts]
+        for shard, count, last in counts:
+            rows[shard] += count
+            runs[shard].add(run_of(path))
+            if last is not None:
+                expected[shard] = last
     sure = {shard for shard, count in rows.items() if count == expected.get(shard) and len(runs[shard]) == 1}
-    ids = distinct_ids(output, [path for path in paths if not sure.issuperset(shards_of_file[path])], sure)
+    ids = distinct_ids(output, [path for path, shards in shards_of_file.items() if not sure.issuperset(shards)], sure)
     complete = frozenset(sure | {shard for shard, images in ids.items() if len(images) == expected.get(shard)})
     images = sum(rows[shard] for shard in sure) + sum(map(len, ids.values()))
-    return Done(images, complete, {shard: frozenset(ids[shard]) for shard in ids.keys() - complete})
+    return Progress(images, complete, {shard: frozenset(ids[shard]) for shard in ids.keys() - complete})
 
 
 def distinct_ids(output: Output, paths: list[str], sure: set[str]) -> dict[str, set[str]]:
-    """The image ids of every shard in these files but those that are sure; rows beyond an image's first are deleted."""
+    """The image ids in these files of every shard that is not sure. Repeated rows are deleted."""
     ids: defaultdict[str, set[str]] = defaultdict(set)
-    with ThreadPoolExecutor(READERS) as readers:
-        tables = readers.map(lambda path: read_columns(output, path, ["image_id", "shard"]), paths)
-        for path, table in zip(paths, tables, strict=True):
-            first = []
-            for image_id, shard in zip(table["image_id"].to_pylist(), table["shard"].to_pylist(), strict=True):
-                first.append(image_id not in ids[shard] if shard not in sure else True)
-                if shard not in sure:
-                    ids[shard].add(image_id)
-            if not all(first):
-                keep_rows(output, path, pa.array(first))
+    seen: set[str] = set()
+    for path, table in map_rows_files(output, ["image_id", "shard"], lambda table: table, paths):
+        image_ids = table["image_id"].to_pylist()
+        first = first_rows(image_ids, seen)
+        if not all(first):
+            keep_rows(output, path, pa.array(first))
+        for image_id, shard in zip(image_ids, table["shard"].to_pylist(), strict=True):
+            if shard not in sure:
+                ids[shard].add(image_id)
     return dict(ids)
 
 
-def forget_passing_failures(output: Output) -> int:
-    """Delete the rows of failures that another try may not meet again, so that a run labels these images once more.
+def forget_transient_failures(output: Output) -> int:
+    """Delete the rows of transient failures, so that the run labels these images again.
 
-    Rows files are replaced one by one, each whole. A crash in between loses nothing: an image without a row is labelled
-    by the next run.
+    Rows files are replaced one by one, each atomically. A crash in between loses nothing: the next run labels an image
+    without a row.
 
     Returns:
-        How many rows were deleted.
+        Number of deleted rows.
     """
     forgotten = 0
-    for path in output.rows_files():
-        statuses = read_columns(output, path, ["status"])["status"]
-        passing = pc.is_in(statuses, pa.array(sorted(MAY_PASS)))
-        if not pc.any(passing).as_py():
-            continue
-        keep_rows(output, path, pc.invert(passing))
-        forgotten += pc.sum(passing).as_py()
+    statuses = pa.array(sorted(TRANSIENT))
+    for path, failed in map_rows_files(output, ["status"], lambda table: pc.is_in(table["status"], statuses)):
+        if pc.any(failed).as_py():
+            keep_rows(output, path, pc.invert(failed))
+            forgotten += pc.sum(failed).as_py()
     return forgotten
 
 
 def keep_rows(output: Output, path: str, mask: pa.Array) -> None:
-    """Replace a rows file, whole, by one with those of its rows where the mask is true."""
+    """Replace a rows file atomically by one with the rows where the mask is true."""
     with output.location.fs.open(path, "rb") as file:
         table = pq.ParquetFile(file).read()
     buffer = io.BytesIO()
@@ -115,18 +108,12 @@ def keep_rows(output: Output, path: str, mask: pa.Array) -> None:
 
 
 def run_of(path: str) -> str:
-    """What the names of a run's rows files have in common: ``RUN_TASK-0.parquet``."""
+    """The part that the names of a run's rows files share: ``RUN_TASK-0.parquet``."""
     return file_name(path).rpartition("_")[0]
 
 
-def count_shards(output: Output, path: str) -> list[tuple[str, int, int | None]]:
-    """Of every shard in a rows file: its name, how many rows it has there, and its ``shard_images`` if it is there."""
-    table = read_columns(output, path, ["shard", "shard_images"])
+def count_shards(table: pa.Table) -> list[tuple[str, int, int | None]]:
+    """For every shard in a rows file: its name, its number of rows there, and its ``shard_images`` if it is there."""
     grouped = table.group_by("shard").aggregate([([], "count_all"), ("shard_images", "max")])
     columns = (grouped[name].to_pylist() for name in ("shard", "count_all", "shard_images_max"))
     return list(zip(*columns, strict=True))
-
-
-def read_columns(output: Output, path: str, columns: list[str]) -> pa.Table:
-    with output.location.fs.open(path, "rb") as file:
-        return pq.ParquetFile(file).read(columns=columns)

@@ -1,25 +1,28 @@
-"""Reading what a labelling job wrote: the rows of an output folder, as a stream of Arrow batches."""
+"""Read what a labelling job wrote: the rows of an output folder, as a stream of Arrow batches."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.output.folder import PENDING_SUFFIX, Output, checkpoint_name, file_name
-from cluster.storage import STORAGE_ERRORS, Location, open_location, storage_problem
+from cluster.output.folder import Output
+from cluster.storage import STORAGE_ERRORS, Location, open_location
 from schemas.errors import RequestError
 from schemas.rows import Status
 
+READERS = 16
 FILES_AHEAD = 8
 BATCH_ROWS = 1024
 SQL_MEMORY = "256MB"
-"""What conditions may use."""
+"""Memory for evaluating SQL conditions."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Labels:
         location: the folder.
         manifest: content of its ``manifest.json``.
         paths: its rows files that count.
-        finished: whether the job was done.
+        finished: True if the job is done.
     """
 
     location: Location
@@ -40,15 +43,15 @@ class Labels:
 
     @property
     def class_names(self) -> list[str]:
-        """In vocabulary order: a category's id is its position, from 1."""
+        """Names in vocabulary order. A category's id is its position, from 1."""
         return [category["name"] for category in self.manifest["categories"]]
 
     def batches(self, columns: Sequence[str], batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """The rows with status ok, file by file.
+        """Stream the rows with status ok, file by file.
 
         Args:
             columns: names of `schemas.rows.ROW_SCHEMA`, or of parts such as ``annotations.list.element.area``.
-            batch_rows: most rows at a time.
+            batch_rows: maximum number of rows at a time.
 
         Raises:
             OSError: the storage failed.
@@ -63,7 +66,7 @@ class Labels:
                 raise OSError(f"a rows file in {self.location.url} is damaged: {error}") from error
 
     def files(self) -> Iterator[pq.ParquetFile]:
-        """The rows files, opened a few ahead."""
+        """Open the rows files, a few of them ahead."""
         with ThreadPoolExecutor(FILES_AHEAD) as pool:
             opened: deque[Future[pq.ParquetFile]] = deque()
             for path in self.paths:
@@ -74,7 +77,7 @@ class Labels:
                 yield opened.popleft().result()
 
     def open(self, path: str) -> pq.ParquetFile:
-        """A rows file; of a remote one, only the parts that are wanted are fetched.
+        """Open a rows file. Of a remote one, only the requested parts are fetched.
 
         Raises:
             OSError: it cannot be read.
@@ -87,47 +90,78 @@ class Labels:
 
 
 def open_labels(address: str, flag: str) -> Labels:
-    """The labels in an output folder, finished or not.
+    """Open the labels in an output folder, finished or not.
 
     Raises:
-        RequestError: it is no such folder, or cannot be read.
+        RequestError: it is not an output folder, or cannot be read.
     """
     output = Output(open_location(address, flag))
     try:
         manifest = output.read_json("manifest.json")
-        finished, paths = output.is_finished(), rows_that_count(output)
+        finished, paths = output.is_finished(), output.rows_files()
     except (*STORAGE_ERRORS, ValueError) as error:
-        raise RequestError(f"{flag} {address} cannot be read: {storage_problem(error)}") from error
+        raise output.location.refusal(error, "read") from error
     if manifest is None or "categories" not in manifest:
-        raise RequestError(f"{flag} {address} has no manifest.json: name the --output of a labelling job")
+        raise RequestError(f"{output.location} has no manifest.json: name the output folder of a labelling job")
     return Labels(output.location, manifest, tuple(paths), finished)
 
 
-def rows_that_count(output: Output) -> list[str]:
-    """Rows files by the rule of `cluster.output.folder`, without touching those that do not count."""
-    paths = output.rows_files()
-    if output.is_finished():
-        return paths
-    committed = {file_name(path) for path in output.checkpoint_files() if not path.endswith(PENDING_SUFFIX)}
-    counted = set((output.read_json("_checkpoint/counted.json") or {}).get("files", ()))
-    return [path for path in paths if checkpoint_name(path) in committed or file_name(path) in counted]
+def map_rows_files(
+    output: Output, columns: Sequence[str], function: Callable[[pa.Table], Result], paths: Sequence[str] | None = None
+) -> Iterator[tuple[str, Result]]:
+    """Apply a function to columns of every rows file that counts, several files at a time.
+
+    Args:
+        output: the output.
+        columns: names of columns, or of parts such as ``annotations.list.element.area``.
+        function: takes a file's table. It is called from several threads.
+        paths: the files to read instead.
+
+    Yields:
+        Each file's path and the function's result.
+
+    Raises:
+        OSError: the storage failed.
+    """
+
+    def apply(path: str) -> Result:
+        with output.location.fs.open(path, "rb") as file:
+            return function(pq.ParquetFile(file).read(columns=list(columns)))
+
+    paths = output.rows_files() if paths is None else paths
+    with ThreadPoolExecutor(READERS) as readers:
+        yield from zip(paths, readers.map(apply, paths), strict=True)
+
+
+def first_rows(image_ids: Iterable[str], seen: set[str]) -> list[bool]:
+    """True for the first row of each image, False for repeated ones: two runs may have labelled an image.
+
+    Args:
+        image_ids: one per row.
+        seen: ids of the rows before these. The new ones are added.
+    """
+    first = []
+    for image_id in image_ids:
+        first.append(image_id not in seen)
+        seen.add(image_id)
+    return first
 
 
 def select_rows(
     rows: Iterable[pa.RecordBatch], schema: pa.Schema, select: str, where: str, batch_rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """What SQL says of rows, as a stream.
+    """Stream the result of an SQL query over rows.
 
     Args:
         rows: a stream, with more columns than are needed.
         schema: the columns that are needed.
         select: SQL for the columns to return.
-        where: SQL that holds for the rows to return. It sees the rows and nothing else: no files, no network.
-        batch_rows: most rows at a time.
+        where: SQL condition on the rows to return. It sees the rows and nothing else: no files, no network.
+        batch_rows: maximum number of rows at a time.
 
     Raises:
         duckdb.Error: the SQL is wrong, or needs more memory than it may have.
-        OSError: whatever error ended the stream of rows.
+        OSError: the stream of rows failed.
     """
     problems: list[Exception] = []
 

@@ -1,4 +1,8 @@
-"""Rows in the order of their image ids, more of them than memory holds: sorted runs on disk, then merged."""
+"""Rows sorted by image id, when they do not fit into memory: sorted runs on disk, then merged.
+
+Two jobs need it. `jobs.export` writes COCO files with images sorted by id. `jobs.filter` writes its table and its tar
+shards in the same order. All other readers take rows in the order of the files.
+"""
 
 import contextlib
 import tempfile
@@ -8,23 +12,25 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.output.rows import first_rows
+
 KEY = "image_id"
 RUN_BYTES = 64 * 1024**2
-"""Rows that are sorted in memory at a time."""
+"""Size of a run. Each run is sorted in memory."""
 HEAD_BYTES = 256 * 1024
-"""What the merge has of each run in memory."""
+"""Size of the part of each run that the merge holds in memory."""
 
 
-def in_order(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Rows in the order of their image ids (as UTF-8 bytes), each image once.
+def sorted_by_id(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Sort rows by image id (as UTF-8 bytes). Each image appears once.
 
-    In memory are `RUN_BYTES` of rows, then `HEAD_BYTES` for each `RUN_BYTES` that there are.
+    The memory needed is `RUN_BYTES` while reading, then `HEAD_BYTES` per run while merging.
 
     Args:
-        rows: a stream, all with the same columns; ``image_id`` must be one.
+        rows: a stream of batches with the same columns, among them ``image_id``.
 
     Raises:
-        OSError: no room for temporary files, or whatever ended the stream of rows.
+        OSError: the disk is full, or the stream of rows failed.
     """
     with tempfile.TemporaryDirectory(prefix="sort-") as folder, contextlib.ExitStack() as stack:
         # DuckDB's own sort ran out of its 256 MB with 50,000 rows of masks, although it can spill to disk. This one
@@ -38,7 +44,7 @@ def in_order(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 def gather(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Tables of about `RUN_BYTES`."""
+    """Gather batches into tables of about `RUN_BYTES`."""
     batches: list[pa.RecordBatch] = []
     size = 0
     for batch in rows:
@@ -67,7 +73,7 @@ def read_run(file: pa.OSFile) -> Iterator[pa.Table]:
 
 
 def merge(runs: list[Iterator[pa.Table]]) -> Iterator[pa.Table]:
-    """Merge sorted runs: whatever is not beyond the end of any run's head is next."""
+    """Merge sorted runs. The rows up to the smallest last id of all heads come next."""
     heads = [(next(run), run) for run in runs]
     while heads:
         bound = min(head[KEY][-1].as_py() for head, _ in heads)
@@ -83,11 +89,9 @@ def merge(runs: list[Iterator[pa.Table]]) -> Iterator[pa.Table]:
 
 
 def without_repetitions(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Of neighbouring rows with the same ``image_id`` the first: two runs may have labelled an image
-    (`cluster.output.lease`)."""
-    last = None
+    """Keep the first row of each image, in tables whose rows with the same ``image_id`` are neighbours."""
+    last: set[str] = set()
     for table in tables:
-        ids = table[KEY].combine_chunks()
-        before = pa.concat_arrays([pa.array([last], ids.type), ids[:-1]])
-        last = ids[-1].as_py()
-        yield table.filter(pc.fill_null(pc.not_equal(ids, before), True))
+        image_ids = table[KEY].to_pylist()
+        yield table.filter(pa.array(first_rows(image_ids, last)))
+        last = {image_ids[-1]}

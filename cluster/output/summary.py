@@ -1,26 +1,25 @@
-"""What is in the output, counted from the rows themselves."""
+"""The content of the output, counted from its rows."""
 
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from rich.console import Console, Group
 from rich.table import Table
 
 from cluster.output.folder import Output
+from cluster.output.rows import map_rows_files
 from schemas.rows import Status
 
-READERS = 16
 MOST_FREQUENT = 10
 COUNTED_COLUMNS = ["status", "annotations.list.element.category_id"]
 
 
 @dataclass
 class Counts:
-    """Images by status, and in how many images each category is present."""
+    """Number of images by status, and number of images in which each category is present."""
 
     by_status: Counter[str] = field(default_factory=Counter)
     by_category: Counter[int] = field(default_factory=Counter)
@@ -35,18 +34,15 @@ class Counts:
 
 
 def count_rows(output: Output) -> Counts:
-    """Read the status and category columns of all rows files; the masks are not read."""
+    """Read the status and category columns of the rows files that count. The masks are not read."""
     counts = Counts()
-    with ThreadPoolExecutor(READERS) as readers:
-        for single in readers.map(lambda path: count_file(output, path), output.rows_files()):
-            counts.by_status += single.by_status
-            counts.by_category += single.by_category
+    for _, single in map_rows_files(output, COUNTED_COLUMNS, count_table):
+        counts.by_status += single.by_status
+        counts.by_category += single.by_category
     return counts
 
 
-def count_file(output: Output, path: str) -> Counts:
-    with output.location.fs.open(path, "rb") as file:
-        table = pq.ParquetFile(file).read(columns=COUNTED_COLUMNS)
+def count_table(table: pa.Table) -> Counts:
     categories = pc.struct_field(pc.list_flatten(table["annotations"]), "category_id")
     return Counts(Counter(table["status"].to_pylist()), Counter(categories.to_pylist()))
 
@@ -54,7 +50,7 @@ def count_file(output: Output, path: str) -> Counts:
 def summary_document(
     counts: Counts, class_names: list[str], new_images: int, seconds: float, bytes_read: int
 ) -> dict[str, Any]:
-    """The content of ``summary.json``: the whole output's counts, then the last run's images, time and input."""
+    """The content of ``summary.json``: counts over the whole output, then the last run's images, time and input."""
     return {
         "images": counts.images,
         "ok": counts.ok,

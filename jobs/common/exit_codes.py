@@ -1,4 +1,4 @@
-"""How every job ends: its errors as one sentence, and the exit codes."""
+"""How every job ends: each error as one sentence, and an exit code."""
 
 from collections.abc import Callable
 
@@ -10,25 +10,25 @@ from cluster.storage import STORAGE_ERRORS, storage_problem
 from schemas.errors import JobFailedError, RequestError
 
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
-GOES_ON = "What is written stays. The same command goes on from there."
+CONTINUES = "What is written stays. The same command continues from there."
 
 
 def run_to_exit_code(job: Callable[[], None], errors: Console) -> int:
-    """Run a job; returns 0 done, 1 failed, 2 wrong request, 130 interrupted."""
+    """Run a job. Returns 0 done, 1 failed, 2 wrong request, 130 interrupted."""
     try:
         job()
     except RequestError as error:
         say(errors, str(error))
         return WRONG_REQUEST
+    except (RayError, *STORAGE_ERRORS) as error:  # first: Ray makes errors of a worker subclasses of JobFailedError too
+        say(errors, job_problem(error))
+        errors.print(CONTINUES, highlight=False)
+        return FAILED
     except (JobFailedError, LeaseLostError) as error:
         say(errors, str(error))
         return FAILED
-    except (RayError, *STORAGE_ERRORS) as error:
-        say(errors, job_problem(error))
-        errors.print(GOES_ON, highlight=False)
-        return FAILED
     except KeyboardInterrupt:
-        errors.print(f"interrupted. {GOES_ON}", highlight=False)
+        errors.print(f"interrupted. {CONTINUES}", highlight=False)
         return INTERRUPTED
     return DONE
 
@@ -38,9 +38,11 @@ def say(errors: Console, sentence: str) -> None:
 
 
 def job_problem(error: BaseException) -> str:
-    """Why the job failed, on one line: the cause in the worker rather than Ray's wrapping of it."""
+    """Why the job failed, on one line: the cause in the worker, without Ray's wrapping."""
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, STORAGE_ERRORS):
         return f"reading or writing failed: {storage_problem(cause)}"
+    if isinstance(cause, JobFailedError):
+        return str(cause)
     lines = [line for line in str(cause).strip().splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"

@@ -14,10 +14,10 @@ from cliper.text import TEMPLATE_SETS, embed_phrases, parse_templates
 from cluster.actors import CliperSpec
 from cluster.storage import STORAGE_ERRORS, open_location, storage_problem
 from jobs.common.options import MethodOptions
-from schemas.embeddings import EmbeddingsError, VocabularyEmbeddings, embeddings_from_bytes
+from schemas.embeddings import VocabularyEmbeddings, embeddings_from_bytes
 from schemas.errors import RequestError
 from schemas.settings_file import Tuning, parse_tuning
-from schemas.vocabulary import VocabularyClass, VocabularyError, default_background, parse_background, parse_vocabulary
+from schemas.vocabulary import VocabularyClass, default_background, parse_background, parse_vocabulary
 
 Parsed = TypeVar("Parsed")
 
@@ -148,7 +148,7 @@ def read_tuning(address: str | None, class_names: Sequence[str]) -> Tuning:
     """
     if address is None:
         return Tuning()
-    tuning = parse_file("--settings", address, parse_tuning)
+    tuning = parse_text("--settings", address, parse_tuning)
     if tuning.classes and class_names and tuning.classes.keys().isdisjoint(class_names):
         raise RequestError(f"--settings {address} has thresholds for classes, and none of them is in the vocabulary")
     return tuning
@@ -166,7 +166,7 @@ def read_vocabulary(
     """
     if vocab is None and text_embeddings is None:
         raise RequestError("--vocab is missing: name a file with one class per line (or give --text-embeddings)")
-    classes = parse_file("--vocab", vocab, parse_vocabulary) if vocab is not None else None
+    classes = parse_text("--vocab", vocab, parse_vocabulary) if vocab is not None else None
     if text_embeddings is not None:
         ready = read_embeddings(text_embeddings, [entry.name for entry in classes] if classes else None)
         classes = classes or tuple(VocabularyClass(name, (name,)) for name in ready.class_names)
@@ -178,38 +178,42 @@ def read_vocabulary(
         case "none":
             words = ()
         case address:
-            words = parse_file("--background", address, parse_background)
+            words = parse_text("--background", address, parse_background)
     return VocabularyRequest(classes, words, read_templates(templates), ready=None)
 
 
 def read_templates(templates: str) -> tuple[str, ...]:
     """The prompt templates of a set, or those in a file."""
-    return TEMPLATE_SETS.get(templates) or parse_file("--templates", templates, parse_templates)
+    return TEMPLATE_SETS.get(templates) or parse_text("--templates", templates, parse_templates)
 
 
 def read_embeddings(address: str, class_names: list[str] | None) -> VocabularyEmbeddings:
-    try:
-        embeddings = embeddings_from_bytes(read_file("--text-embeddings", address))
+    def parse(data: bytes) -> VocabularyEmbeddings:
+        embeddings = embeddings_from_bytes(data)
         return embeddings if class_names is None else embeddings.select(class_names)
-    except EmbeddingsError as error:
-        raise RequestError(f"--text-embeddings {address}: {error}") from error
+
+    return parse_file("--text-embeddings", address, parse)
 
 
-def parse_file(flag: str, address: str, parse: Callable[[str], Parsed]) -> Parsed:
-    """Read a text file and parse it; its errors become one sentence with the flag and the file."""
-    try:
-        return parse(read_file(flag, address).decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{flag} {address}: it is not UTF-8 text (byte {error.start})") from error
-    except (VocabularyError, ValueError) as error:
-        if isinstance(error, RequestError):
-            raise
-        raise RequestError(f"{flag} {address}: {error}") from error
+def parse_text(flag: str, address: str, parse: Callable[[str], Parsed]) -> Parsed:
+    """Read a text file and parse it. Raises RequestError as `parse_file` does."""
+    return parse_file(flag, address, lambda data: parse(data.decode("utf-8")))
 
 
-def read_file(flag: str, address: str) -> bytes:
+def parse_file(flag: str, address: str, parse: Callable[[bytes], Parsed]) -> Parsed:
+    """Read a file and parse it.
+
+    Raises:
+        RequestError: it cannot be read, or ``parse`` raised ValueError. The message names the flag and the file.
+    """
     location = open_location(address, flag)
     try:
-        return bytes(location.fs.cat_file(location.path))
+        data = bytes(location.fs.cat_file(location.path))
     except STORAGE_ERRORS as error:
         raise RequestError(f"{flag} {address} cannot be read: {storage_problem(error)}") from error
+    try:
+        return parse(data)
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{flag} {address}: it is not UTF-8 text (byte {error.start})") from error
+    except ValueError as error:
+        raise RequestError(f"{flag} {address}: {error}") from error

@@ -1,18 +1,18 @@
-"""What jobs that read labels check before they write."""
+"""Checks of the jobs that read labels, before they write."""
 
 from rich.console import Console
 
 from cluster.output.folder import Output
 from cluster.output.rows import Labels
-from cluster.storage import STORAGE_ERRORS, Location, open_location, storage_problem
+from cluster.storage import STORAGE_ERRORS, Location, open_location
 from schemas.errors import RequestError
 
 
 def check_target(flag: str, address: str, overwrite: bool) -> Location:
-    """Where to write.
+    """The location to write to.
 
     Raises:
-        RequestError: something is there already, or its place cannot be looked at.
+        RequestError: it exists already, or cannot be accessed.
     """
     target = open_location(address, flag)
     try:
@@ -22,22 +22,22 @@ def check_target(flag: str, address: str, overwrite: bool) -> Location:
         folder = taken and target.fs.isdir(target.path)
         empty = folder and not target.fs.ls(target.path)
     except STORAGE_ERRORS as error:
-        raise RequestError(f"{flag} {address} cannot be used: {storage_problem(error)}") from error
+        raise target.refusal(error) from error
     if taken and not empty and not overwrite:
-        raise RequestError(f"{flag} {address} exists already: choose another name, or --overwrite to replace it")
+        raise RequestError(f"{target} exists already: choose another name, or --overwrite to replace it")
     return target
 
 
 def check_file_target(flag: str, address: str, overwrite: bool) -> Location:
-    """Where to write a file; raises RequestError as `check_target`, and if it is a folder."""
+    """The file to write to. Raises RequestError as `check_target` does, and if it is a folder."""
     target = check_target(flag, address, overwrite)
     if target.fs.isdir(target.path):
-        raise RequestError(f"{flag} {address} is a folder: name a file")
+        raise RequestError(f"{target} is a folder: name a file")
     return target
 
 
 def note_unfinished(labels: Labels, console: Console) -> None:
-    """Say so if the labels are a part only."""
+    """Print a note if the labels are not complete."""
     if not labels.finished:
         rows = sum(file.metadata.num_rows for file in labels.files())
         console.print(

@@ -9,7 +9,7 @@ from cliper.settings import MethodSettings
 from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled
 from cluster.corpus.limits import Limits
 from cluster.storage import open_location
-from jobs.common.request import VocabularyRequest, parse_file, read_embeddings, read_templates
+from jobs.common.request import VocabularyRequest, parse_text, read_embeddings, read_templates
 from schemas.errors import RequestError
 from schemas.vocabulary import VocabularyClass, default_background, parse_vocabulary
 
@@ -105,7 +105,7 @@ def find_folder(
     """
     if images is None or masks is None or classes is None:
         raise RequestError(f"--dataset {FOLDER} needs --images, --masks and --classes")
-    entries = parse_file("--classes", classes, parse_vocabulary)
+    entries = parse_text("--classes", classes, parse_vocabulary)
     labelled = list_index_masks(
         open_location(images, "--images"), open_location(masks, "--masks"), len(entries), background,
         frozenset(ignore), limit, limits,

@@ -1,124 +1,82 @@
-"""Copying the pictures that a filter keeps; the same request continues where it stopped, another one is refused."""
+"""Copy the images that a filter keeps. The same request resumes, and another one is refused."""
 
 import hashlib
-import json
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
 
-from ray.exceptions import RayError
 from rich.console import Console
 
-from cluster.copying import PicturesChangedError, copy_pictures, finished_shards, plan_copies
+from cluster.copying import SHARD_PATTERN, copy_images, plan_copies
 from cluster.corpus.limits import Limits
 from cluster.corpus.sources import Corpus, list_corpus
 from cluster.output.folder import Output
-from cluster.output.lease import Lease
+from cluster.output.lease import exclusive_run
 from cluster.output.rows import Labels
-from cluster.storage import STORAGE_ERRORS, open_location
+from cluster.storage import open_location
 from jobs.filtering.selection import Selection
-from schemas.errors import JobFailedError, RequestError
+from schemas.errors import RequestError
+from schemas.manifest import Manifest
 
 NO_LIMITS = Limits(max_file_mb=10**9)
-"""A picture that was labelled is copied, whatever its size."""
+"""An image that was labelled is copied, whatever its size."""
 
 
-def check_copy(labels: Labels, pictures_per_shard: int) -> None:
+def check_copy(labels: Labels, images_per_shard: int) -> None:
     """Raises RequestError: the request makes no sense."""
-    if pictures_per_shard < 1:
-        raise RequestError(f"--pictures-per-shard must be at least 1, not {pictures_per_shard}")
+    if images_per_shard < 1:
+        raise RequestError(f"--pictures-per-shard must be at least 1, not {images_per_shard}")
     if not {"address", "format"} <= labels.manifest["input"].keys():
-        raise RequestError("--copy-to: the manifest of --labels does not say where the pictures are")
+        raise RequestError("--copy-to: the manifest of --labels does not say where the images are")
 
 
 def copy_kept(
     selection: Selection, labels: Labels, address: str, per_shard: int, cluster: str | None, overwrite: bool,
     console: Console,
 ) -> None:  # fmt: skip
-    """Copy the pictures of a selection, until all are there.
+    """Copy the images of a selection until all are there.
 
     Raises:
         RequestError: the target belongs to another request or cannot be used.
-        JobFailedError: pictures cannot be read or written; finished shards stay.
+        JobFailedError, ray.exceptions.RayError: images cannot be read or written. Finished shards stay.
     """
-    output = Output(open_location(address, "--copy-to"))
-    document = copy_manifest(selection, labels, per_shard)
-    claim(output, document, overwrite)
+    output = Output(open_location(address, "--copy-to"), SHARD_PATTERN)
+    manifest = copy_manifest(selection, labels, per_shard)
+    output.check(manifest, overwrite)
     if output.is_finished() and not overwrite:
-        console.print("Already copied: nothing to do (--overwrite starts anew).")
+        console.print("Already copied: nothing to do (--overwrite starts over).")
         return
-    corpus = corpus_of(labels, output)
-    with Lease(output, console):
-        if overwrite:
-            clear(output)
-        output.write("manifest.json", json.dumps(document, indent=1, ensure_ascii=False).encode("utf-8"))
-        images = zip(selection.images["image_id"].to_pylist(), selection.images["shard"].to_pylist(), strict=True)
-        try:
-            tasks = plan_copies(corpus, images, per_shard)
-            copy_pictures(corpus, tasks, output.location.patient(), cluster, console)
-        except (PicturesChangedError, RayError) as error:
-            reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
-            raise JobFailedError(f"{reason}: what is copied stays, the same command continues") from error
-        output.finish()
+    corpus = labelled_corpus(labels, output)
+    images = zip(selection.images["image_id"].to_pylist(), selection.images["shard"].to_pylist(), strict=True)
+    with exclusive_run(output, manifest, console, overwrite) as output:
+        tasks = plan_copies(corpus, images, per_shard)
+        copy_images(corpus, tasks, output, cluster, console)
     shards = sum(len(task.shards) for task in tasks)
-    console.print(f"Copied {selection.kept:,} pictures into {shards:,} shards: {output.location.url}", highlight=False)
+    console.print(f"Copied {selection.kept:,} images into {shards:,} shards: {output.location.url}", highlight=False)
 
 
-def copy_manifest(selection: Selection, labels: Labels, per_shard: int) -> dict[str, Any]:
-    """What is copied, with a fingerprint of it."""
+def copy_manifest(selection: Selection, labels: Labels, per_shard: int) -> Manifest:
     digest = hashlib.sha256()
     for batch in selection.images.to_batches():
         digest.update("\0".join([*batch["image_id"].to_pylist(), ""]).encode("utf-8"))
-    content = {
+    return Manifest({
         "labels": labels.location.url,
         "labels_fingerprint": labels.manifest["fingerprint"],
         "conditions": asdict(selection.conditions),
         "pictures": selection.kept,
         "ids_sha256": digest.hexdigest(),
         "pictures_per_shard": per_shard,
-    }
-    canonical = json.dumps(content, sort_keys=True).encode("ascii")
-    return {"fingerprint": hashlib.sha256(canonical).hexdigest(), **content}
+    })  # fmt: skip
 
 
-def claim(output: Output, document: dict[str, Any], overwrite: bool) -> None:
-    """Raises RequestError: the folder holds something else than copies of these pictures."""
-    where = f"--copy-to {output.location.url}"
-    try:
-        if not output.bucket_exists():
-            raise FileNotFoundError(output.location.path)
-        begun = output.read_json("manifest.json")
-        foreign = output.foreign_names() if begun is None else []
-    except (*STORAGE_ERRORS, json.JSONDecodeError) as error:
-        raise RequestError(f"{where} cannot be used: it is no folder that can be read and written") from error
-    if foreign or (begun is not None and "ids_sha256" not in begun):
-        raise RequestError(f"{where} holds other files: choose an empty folder")
-    if begun is not None and begun["fingerprint"] != document["fingerprint"] and not overwrite:
-        raise RequestError(
-            f"{where} was begun with other conditions or pictures: "
-            f"use the same ones, another folder, or --overwrite to start anew"
-        )
-
-
-def clear(output: Output) -> None:
-    """Delete what an earlier request copied."""
-    fs = output.location.fs
-    names = ["_SUCCESS", *(f"{number:06}.tar" for number in finished_shards(output.location))]
-    for name in names:
-        if fs.exists((output.location / name).path):
-            fs.rm_file((output.location / name).path)
-
-
-def corpus_of(labels: Labels, output: Output) -> Corpus:
+def labelled_corpus(labels: Labels, output: Output) -> Corpus:
     """The corpus that was labelled.
 
     Raises:
-        RequestError: it is not there any more.
+        RequestError: it no longer exists.
     """
     source = labels.manifest["input"]
     try:
-        corpus = list_corpus(
-            open_location(source["address"], "--labels"), source["format"], output.location, limits=NO_LIMITS
-        )
+        root = open_location(source["address"], "--labels")
+        corpus = list_corpus(root, source["format"], output.location, limits=NO_LIMITS)
     except RequestError as error:
-        raise RequestError(f"--copy-to: the pictures that were labelled cannot be found ({error})") from error
-    return Corpus(corpus.root.patient(), corpus.format, corpus.shards, corpus.limits)
+        raise RequestError(f"--copy-to: the images that were labelled cannot be found ({error})") from error
+    return replace(corpus, root=corpus.root.with_retries())

@@ -10,9 +10,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.output.files import written_whole
+from cluster.output.files import atomic_write
 from cluster.output.rows import Labels, select_rows
-from cluster.output.sorting import in_order
+from cluster.output.sorting import sorted_by_id
 from cluster.storage import Location
 from jobs.filtering.conditions import Conditions, quantity_sql
 from schemas.errors import JobFailedError, RequestError
@@ -72,9 +72,9 @@ def select_images(labels: Labels, conditions: Conditions, target: Location | Non
     with sql_problems(), contextlib.ExitStack() as stack:
         writer = None
         if target is not None:
-            file = stack.enter_context(written_whole(target))
+            file = stack.enter_context(atomic_write(target))
             writer = stack.enter_context(pq.ParquetWriter(file, schema, compression="zstd"))
-        for kept in in_order(select_rows(counted(), rows_schema, select, conditions.sql(names), BATCH_ROWS)):
+        for kept in sorted_by_id(select_rows(counted(), rows_schema, select, conditions.sql(names), BATCH_ROWS)):
             images.append(kept.select(IDS.names).cast(IDS))
             if writer is not None:
                 writer.write_table(kept.drop_columns("shard").rename_columns(schema.names).cast(schema))

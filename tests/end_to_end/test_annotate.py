@@ -264,7 +264,7 @@ def test_a_model_that_cannot_be_loaded_fails_the_job_in_one_sentence(
     assert run.returncode == 1
     assert "cannot be loaded" in run.stderr
     assert "Traceback" not in run.stderr
-    assert "The same command goes on" in run.stderr
+    assert "The same command continues" in run.stderr
 
 
 def test_no_bucket_is_ever_created(finished_run: FinishedRun) -> None:

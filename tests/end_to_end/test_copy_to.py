@@ -57,7 +57,7 @@ def test_every_byte_of_the_kept_images_arrives(finished_run: FinishedRun) -> Non
     assert "Already copied" in again.stdout
     other = finished_run.ray.run(main, *flags(finished_run.output, target, "width < height"))
     assert other.returncode == 2
-    assert "begun with other conditions" in other.stderr
+    assert f"--copy-to {target} was begun with another request (changed: conditions.where" in other.stderr
 
 
 @pytest.mark.long

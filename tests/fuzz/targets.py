@@ -13,9 +13,9 @@ from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.corpus.readers import Shard, read_table, read_tar
 from cluster.corpus.sources import counted
 from cluster.storage import Location, open_location
-from schemas.embeddings import EmbeddingsError, VocabularyEmbeddings, embeddings_from_bytes, embeddings_to_bytes
+from schemas.embeddings import VocabularyEmbeddings, embeddings_from_bytes, embeddings_to_bytes
 from schemas.rows import Status
-from schemas.vocabulary import VocabularyError, parse_background, parse_vocabulary
+from schemas.vocabulary import parse_background, parse_vocabulary
 from tests.corpus.images import odd_images
 from tests.corpus.shards import odd_tables, odd_tars
 
@@ -68,7 +68,7 @@ def check_shard(read: Callable[[Location, Shard, int], Iterator], name: str, dat
 def vocabulary(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     for parse in (parse_vocabulary, parse_background):
-        with contextlib.suppress(VocabularyError):
+        with contextlib.suppress(ValueError):
             found = parse(text)
             assert len(set(found)) == len(found)
 
@@ -76,7 +76,7 @@ def vocabulary(data: bytes) -> None:
 def embeddings(data: bytes) -> None:
     try:
         found = embeddings_from_bytes(data)
-    except EmbeddingsError:
+    except ValueError:
         return
     assert len(found.row_names) == len(found.classes) > 0
     assert np.isfinite(found.classes).all()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from schemas.embeddings import EmbeddingsError, VocabularyEmbeddings, embeddings_from_bytes, embeddings_to_bytes
+from schemas.embeddings import VocabularyEmbeddings, embeddings_from_bytes, embeddings_to_bytes
 
 
 def some_embeddings(background: int = 2) -> VocabularyEmbeddings:
@@ -37,7 +37,7 @@ def test_select_orders_classes_and_keeps_their_queries() -> None:
     chosen = some_embeddings().select(["dög", "cat"])
     assert chosen.row_names == ("dög", "dög", "cat")
     assert np.array_equal(chosen.classes, some_embeddings().classes[[1, 2, 0]])
-    with pytest.raises(EmbeddingsError, match="no class 'cow'"):
+    with pytest.raises(ValueError, match="no class 'cow'"):
         some_embeddings().select(["cow"])
 
 
@@ -73,13 +73,13 @@ NAMES = {"classes": json.dumps(["a", "b"]), "background": json.dumps(["sky"])}
     ],
 )
 def test_wrong_files_are_refused(tensors: dict[str, np.ndarray], metadata: dict[str, str], message: str) -> None:
-    with pytest.raises(EmbeddingsError, match=message):
+    with pytest.raises(ValueError, match=message):
         embeddings_from_bytes(save(tensors, metadata))
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
-    with pytest.raises(EmbeddingsError):
+    with pytest.raises(ValueError, match="it "):
         embeddings_from_bytes(data)
 
 
@@ -89,5 +89,5 @@ def test_damaged_files_are_read_or_refused(position: int, garbage: bytes) -> Non
     data[position : position + len(garbage)] = garbage
     try:
         embeddings_from_bytes(bytes(data))
-    except EmbeddingsError:
+    except ValueError:
         return

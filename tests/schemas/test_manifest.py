@@ -1,24 +1,34 @@
-import dataclasses
 import json
 from typing import Any
 
 import pytest
 
-from schemas.manifest import Manifest, changed_fields
+from schemas.manifest import Manifest, labelling_manifest
 
-MANIFEST = Manifest(
-    input={"address": "s3://bucket/shards", "format": "tar", "limit": None},
-    vocabulary={"classes": [{"name": "cat", "queries": ("cat", "kitten")}], "background": ("sky",)},
-    models={"clip": {"name": "ViT-L-14", "revision": "abc"}},
-    settings={"logit_scale": 50.0},
-)
+REQUEST: dict[str, Any] = {
+    "input": {"address": "s3://bucket/shards", "format": "tar", "limit": None},
+    "vocabulary": {"classes": [{"name": "cat", "queries": ("cat", "kitten")}], "background": ("sky",)},
+    "models": {"clip": {"name": "ViT-L-14", "revision": "abc"}},
+    "settings": {"logit_scale": 50.0},
+}
+MANIFEST = labelling_manifest(**REQUEST)
+FINGERPRINT = "dec2a315f87f624bef8389b26c85383a936d1e4b2690246e192f757586f8b120"
+
+
+def test_outputs_of_earlier_versions_keep_their_fingerprint_and_fields() -> None:
+    document = json.loads(MANIFEST.to_json())
+    assert document["fingerprint"] == FINGERPRINT
+    assert list(document) == [
+        "fingerprint", "categories", "schema_version", "input", "vocabulary", "models", "settings",
+    ]  # fmt: skip
+    assert document["schema_version"] == 2
 
 
 def test_document_names_categories_and_fingerprint() -> None:
     document = json.loads(MANIFEST.to_json())
     assert document["categories"] == [{"id": 1, "name": "cat"}]
     assert document["fingerprint"] == MANIFEST.fingerprint
-    assert {key: document[key] for key in MANIFEST.content} == MANIFEST.content
+    assert {key: document[key] for key in MANIFEST.content} == json.loads(json.dumps(MANIFEST.content))
 
 
 @pytest.mark.parametrize(
@@ -31,14 +41,20 @@ def test_document_names_categories_and_fingerprint() -> None:
     ],
 )
 def test_fingerprint_sees_every_part(change: dict[str, Any]) -> None:
-    assert dataclasses.replace(MANIFEST, **change).fingerprint != MANIFEST.fingerprint
+    assert labelling_manifest(**REQUEST | change).fingerprint != MANIFEST.fingerprint
 
 
 def test_fingerprint_survives_json() -> None:
-    again = Manifest(**{key: value for key, value in MANIFEST.content.items() if key != "schema_version"})
+    again = Manifest(json.loads(json.dumps(MANIFEST.content)))
     assert again.fingerprint == MANIFEST.fingerprint
 
 
 def test_changes_are_named() -> None:
-    other = dataclasses.replace(MANIFEST, settings={"logit_scale": 10.0, "head": 1})
-    assert list(changed_fields(MANIFEST.content, other.content)) == ["settings.head", "settings.logit_scale"]
+    other = labelling_manifest(**REQUEST | {"settings": {"logit_scale": 10.0, "head": 1}})
+    assert MANIFEST.changes(json.loads(other.to_json())) == ["settings.head", "settings.logit_scale"]
+
+
+def test_only_a_manifest_with_the_same_fields_is_of_the_same_kind() -> None:
+    assert MANIFEST.is_same_kind(json.loads(MANIFEST.to_json()))
+    assert not MANIFEST.is_same_kind(json.loads(Manifest({"labels": "a", "ids_sha256": "b"}).to_json()))
+    assert not MANIFEST.is_same_kind({})

@@ -4,7 +4,6 @@ from hypothesis import strategies as st
 
 from schemas.vocabulary import (
     VocabularyClass,
-    VocabularyError,
     default_background,
     parse_background,
     parse_vocabulary,
@@ -43,7 +42,7 @@ def test_accepted(text: str, expected: list[tuple[str, list[str]]]) -> None:
     ],
 )
 def test_refused_with_the_line(text: str, message: str) -> None:
-    with pytest.raises(VocabularyError, match=message):
+    with pytest.raises(ValueError, match=message):
         parse_vocabulary(text)
 
 
@@ -51,7 +50,7 @@ def test_refused_with_the_line(text: str, message: str) -> None:
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         classes = parse_vocabulary(text)
-    except VocabularyError:
+    except ValueError:
         return
     names = [entry.name for entry in classes]
     assert names

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from demo.world.names import NAMES
 from demo.world.scene import draw
-from schemas.manifest import Manifest
+from schemas.manifest import labelling_manifest
 from schemas.rows import ROW_SCHEMA, Status
 from schemas.runs import annotations_from_labels
 
@@ -64,7 +64,7 @@ def write_labels(
 ) -> Path:
     """Write rows files of several row groups. Of an output that is not finished, only the first file counts."""
     folder.mkdir(parents=True)
-    manifest = Manifest(
+    manifest = labelling_manifest(
         input={"address": "/nowhere", "format": "tar", "limit": None},
         vocabulary={
             "classes": [{"name": name, "queries": [name]} for name in class_names],

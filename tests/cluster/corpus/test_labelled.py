@@ -323,9 +323,9 @@ def in_object_storage(test: Callable[..., None]) -> Callable[..., None]:
 @pytest.mark.parametrize("name", STORED)
 def test_object_storage(name: str, bucket: str, tmp_path: Path) -> None:
     ids = export(name, tmp_path, scenes(name))
-    labelled = pickle.loads(pickle.dumps(list_exported(name, f"{bucket}/{STORED[name]}/").patient()))
+    labelled = pickle.loads(pickle.dumps(list_exported(name, f"{bucket}/{STORED[name]}/").with_retries()))
     for location in (labelled.corpus.root, labelled.masks.folder):
-        assert "config_kwargs" in location.fs.storage_options, "the client is not a patient one"
+        assert "config_kwargs" in location.fs.storage_options, "the client does not retry"
     assert ids_of(labelled) == ids
     for shard, (_, truth) in zip(labelled.corpus.shards, scenes(name), strict=True):
         (record,) = read_shard(labelled.corpus, shard)

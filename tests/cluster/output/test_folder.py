@@ -1,6 +1,5 @@
 """Who owns an output folder, and what counts in it after a crash at any point."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import pytest
 from cluster.output.folder import Output
 from cluster.storage import Location, open_location
 from schemas.errors import RequestError
-from schemas.manifest import Manifest
-from tests.schemas.test_manifest import MANIFEST
+from schemas.manifest import Manifest, labelling_manifest
+from tests.schemas.test_manifest import MANIFEST, REQUEST
 
 
 def output_at(folder: Path) -> Output:
@@ -44,7 +43,7 @@ def test_claim_writes_the_manifest_and_may_be_repeated(tmp_path: Path) -> None:
 def test_another_request_is_refused_and_the_change_named(tmp_path: Path) -> None:
     output = output_at(tmp_path)
     claim(output, MANIFEST)
-    other = dataclasses.replace(MANIFEST, settings={"logit_scale": 1.0})
+    other = labelling_manifest(**REQUEST | {"settings": {"logit_scale": 1.0}})
     with pytest.raises(RequestError, match=r"changed: settings\.logit_scale"):
         claim(output, other)
 
@@ -61,10 +60,39 @@ def test_overwrite_deletes_own_files_only(tmp_path: Path) -> None:
     output = output_at(tmp_path)
     claim(output, MANIFEST)
     write(tmp_path, "u_000000-0.parquet", "_checkpoint/u_000000.parquet", "_SUCCESS", "summary.json", "mine.txt")
-    other = dataclasses.replace(MANIFEST, settings={})
+    other = labelling_manifest(**REQUEST | {"settings": {}})
     claim(output, other, overwrite=True)
     assert names_in(tmp_path) == {"manifest.json", "mine.txt"}
     assert not output.is_finished()
+
+
+def test_an_output_of_another_job_is_refused_and_never_cleared(tmp_path: Path) -> None:
+    """``--copy-to`` with ``--overwrite`` must not delete the labels."""
+    claim(output_at(tmp_path), MANIFEST)
+    write(tmp_path, "u_000000-0.parquet", "_SUCCESS")
+    copies = Output(open_location(str(tmp_path), "--copy-to"), r"\d{6,}\.tar")
+    for overwrite in (False, True):
+        with pytest.raises(RequestError, match=f"--copy-to {tmp_path} holds files that are no output of this job"):
+            claim(copies, Manifest({"labels": "", "ids_sha256": ""}), overwrite)
+    assert names_in(tmp_path) == {"manifest.json", "u_000000-0.parquet", "_SUCCESS"}
+
+
+def test_overwrite_of_copies_deletes_numbered_shards_only(tmp_path: Path) -> None:
+    copies = Output(open_location(str(tmp_path), "--copy-to"), r"\d{6,}\.tar")
+    claim(copies, Manifest({"labels": "a"}))
+    write(tmp_path, "000000.tar", "1234567.tar", "_SUCCESS", "my.tar", "mine.parquet")
+    claim(copies, Manifest({"labels": "b"}), overwrite=True)
+    assert names_in(tmp_path) == {"manifest.json", "my.tar", "mine.parquet"}
+
+
+def test_rows_files_count_by_the_same_rule_for_recovery_and_readers(tmp_path: Path) -> None:
+    output = output_at(tmp_path)
+    claim(output, MANIFEST)
+    write(tmp_path, "run_000000-0.parquet", "run_000001-0.parquet", "_checkpoint/run/run_000001.parquet")
+    counted = output.rows_files()
+    assert [Path(path).name for path in counted] == ["run_000001-0.parquet"]
+    output.recover()
+    assert output.data_files() == output.rows_files() == counted
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
@@ -129,6 +157,23 @@ def test_wrong_addresses_are_refused_without_repeating_secrets(address: str, mes
     with pytest.raises(RequestError, match=message) as caught:
         open_location(address, "--input")
     assert "secret" not in str(caught.value)
+
+
+def test_locations_keep_the_flag_and_are_equal_without_it() -> None:
+    location = open_location("/a/b", "--root") / "c"
+    assert str(location) == "--root /a/b/c"
+    assert str(location.with_retries()) == "--root /a/b/c"
+    assert location == open_location("/a/b/c", "--images")
+    assert hash(location) == hash(open_location("/a/b/c", "--images"))
+
+
+def test_only_a_client_of_s3_gets_more_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:1")
+    location = (open_location("s3://bucket/a", "--output") / "b").with_retries()
+    assert str(location) == "--output s3://bucket/a/b"
+    assert location.fs.storage_options["config_kwargs"]["retries"]["max_attempts"] == 12
+    memory = Location(fsspec.filesystem("memory"), "/a")
+    assert memory.with_retries() is memory
 
 
 def test_locations_join_and_print() -> None:

@@ -15,9 +15,10 @@ from rich.console import Console
 
 from cluster.output import lease
 from cluster.output.folder import LEASE, Output
-from cluster.output.lease import Lease, LeaseLostError
+from cluster.output.lease import Lease, LeaseLostError, exclusive_run
 from cluster.storage import open_location
-from schemas.errors import RequestError
+from schemas.errors import JobFailedError, RequestError
+from schemas.manifest import Manifest
 
 CONSOLE = Console(quiet=True)
 
@@ -111,3 +112,55 @@ def test_a_run_whose_lease_is_taken_stops(output: Output, monkeypatch: pytest.Mo
 def test_a_forbidden_output_is_a_wrong_request() -> None:
     with pytest.raises(RequestError, match="/proc/nowhere cannot be used"):
         Lease(Output(open_location("/proc/nowhere", "--output")), CONSOLE).__enter__()
+
+
+MANIFEST = Manifest({"labels": "somewhere"})
+
+
+def test_a_run_holds_the_lease_writes_the_manifest_and_finishes(output: Output) -> None:
+    with exclusive_run(output, MANIFEST, CONSOLE) as running:
+        assert output.read_json(LEASE) is not None
+        assert (output.read_json("manifest.json") or {})["fingerprint"] == MANIFEST.fingerprint
+        running.write("_checkpoint/run/rows.parquet", b"")
+        assert not output.is_finished()
+    assert output.is_finished()
+    assert output.read_json(LEASE) is None
+    assert output.checkpoint_files() == []
+
+
+def test_a_run_that_fails_leaves_an_unfinished_output_without_a_lease(output: Output) -> None:
+    with pytest.raises(JobFailedError), exclusive_run(output, MANIFEST, CONSOLE):
+        raise JobFailedError
+    assert not output.is_finished()
+    assert output.read_json(LEASE) is None
+    with exclusive_run(output, MANIFEST, CONSOLE):
+        pass
+    assert output.is_finished()
+
+
+def test_a_finished_output_is_reopened_and_its_rows_count(output: Output) -> None:
+    with exclusive_run(output, MANIFEST, CONSOLE):
+        output.write("run_000000-0.parquet", b"")
+        output.write("_checkpoint/run/run_000000.parquet", b"")
+    with exclusive_run(output, MANIFEST, CONSOLE) as running:
+        assert not running.is_finished()
+        running.recover()
+        assert [Path(path).name for path in running.rows_files()] == ["run_000000-0.parquet"]
+
+
+def test_a_request_that_lost_the_race_for_an_empty_folder_is_refused(output: Output) -> None:
+    """Both requests found the folder empty. The second one takes the lease after the first has finished."""
+    output.check(MANIFEST, overwrite=False)
+    with exclusive_run(output, Manifest({"labels": "elsewhere"}), CONSOLE):
+        pass
+    with pytest.raises(RequestError, match="changed: labels"), exclusive_run(output, MANIFEST, CONSOLE):
+        pytest.fail("the run began")
+    assert output.read_json(LEASE) is None
+
+
+def test_a_refusal_names_the_flag_that_the_output_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_S", 0.05)
+    copies = Output(open_location(str(tmp_path / "kept"), "--copy-to"), r"\d{6,}\.tar")
+    refused = pytest.raises(RequestError, match=f"^--copy-to {tmp_path}/kept is being written to by another run")
+    with exclusive_run(copies, MANIFEST, CONSOLE), refused:
+        Lease(copies.with_retries(), CONSOLE, expires_s=20).__enter__()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cluster.corpus.readers import Shard
 from cluster.corpus.sources import Corpus
 from cluster.output.folder import Output
-from cluster.output.resume import forget_passing_failures, take_stock
+from cluster.output.resume import forget_transient_failures, scan_output
 from cluster.storage import open_location
 from schemas.rows import ROW_SCHEMA, Status
 
@@ -23,10 +23,13 @@ def row(shard: str, number: int, of: int | None = None, status: str = Status.OK)
     return nothing | {"image_id": image_id, "uri": image_id, "shard": shard, "status": status, "shard_images": of}
 
 
-def write_rows(folder: Path, *files: list[dict[str, Any]], run: str = "run") -> Output:
+def write_rows(folder: Path, *files: list[dict[str, Any]], run: str = "run", committed: bool = True) -> Output:
     metadata = ROW_SCHEMA.with_metadata({b"cliper": b"{}"})
     for number, rows in enumerate(files):
         pq.write_table(pa.Table.from_pylist(rows, schema=metadata), folder / f"{run}_{number:06}-0.parquet")
+        if committed:
+            (folder / "_checkpoint" / run).mkdir(parents=True, exist_ok=True)
+            (folder / "_checkpoint" / run / f"{run}_{number:06}.parquet").touch()
     return Output(open_location(str(folder), "--output"))
 
 
@@ -40,7 +43,7 @@ def test_a_shard_is_complete_when_all_its_images_have_rows_in_whatever_files(tmp
         [row("a.tar", 0), row("a.tar", 2, of=3), row("b.tar", 0)],
         [row("a.tar", 1), row("c.tar", 1, of=2)],
     )
-    done = take_stock(output)
+    done = scan_output(output)
     assert done.images == 5
     assert done.shards == {"a.tar"}
     assert done.ids == {"b.tar": {"b.tar/0.jpg"}, "c.tar": {"c.tar/1.jpg"}}
@@ -51,7 +54,7 @@ def test_a_shard_is_complete_when_all_its_images_have_rows_in_whatever_files(tmp
 
 
 def test_nothing_is_done_in_a_new_output(tmp_path: Path) -> None:
-    done = take_stock(write_rows(tmp_path))
+    done = scan_output(write_rows(tmp_path))
     assert (done.images, done.shards, done.ids) == (0, frozenset(), {})
     assert done.remaining(corpus_of("a.tar")) == corpus_of("a.tar")
 
@@ -67,7 +70,7 @@ def test_done_and_left_are_the_whole_corpus(tmp_path_factory: pytest.TempPathFac
     written = data.draw(st.lists(st.sampled_from(rows), unique_by=lambda r: r["image_id"]))
     cut = data.draw(st.integers(0, len(written)))
     output = write_rows(tmp_path_factory.mktemp("rows"), written[:cut], written[cut:])
-    left = take_stock(output).remaining(corpus_of(*(f"{shard}.tar" for shard in range(len(sizes)))))
+    left = scan_output(output).remaining(corpus_of(*(f"{shard}.tar" for shard in range(len(sizes)))))
     still_read = {r["image_id"] for r in rows for shard in left.shards if r["shard"] == shard.name} - {
         image_id for shard in left.shards for image_id in shard.done
     }
@@ -91,7 +94,7 @@ def test_rows_that_two_runs_wrote_are_deleted_and_no_other(
         cut = data.draw(st.integers(0, len(its_rows)))
         output = write_rows(folder, its_rows[:cut], its_rows[cut:], run=f"run{run}")
     images = {r["image_id"] for its_rows in written for r in its_rows}
-    done = take_stock(output)
+    done = scan_output(output)
     kept = [name for path in output.rows_files() for name in pq.read_table(path)["image_id"].to_pylist()]
     assert sorted(kept) == sorted(images)
     assert done.images == len(images)
@@ -99,7 +102,7 @@ def test_rows_that_two_runs_wrote_are_deleted_and_no_other(
     assert done.shards == {name for name, ids in by_shard.items() if ids <= images}
 
 
-def test_failures_that_may_pass_are_forgotten_and_nothing_else(tmp_path: Path) -> None:
+def test_transient_failures_are_forgotten_and_nothing_else(tmp_path: Path) -> None:
     output = write_rows(
         tmp_path,
         [row("a.tar", 0), row("a.tar", 1, status=Status.TIMED_OUT), row("a.tar", 2, of=3, status=Status.TRUNCATED)],
@@ -107,12 +110,12 @@ def test_failures_that_may_pass_are_forgotten_and_nothing_else(tmp_path: Path) -
         [row("c.tar", 0, of=1)],
     )
     untouched = (tmp_path / "run_000002-0.parquet").stat().st_mtime_ns
-    assert forget_passing_failures(output) == 2
+    assert forget_transient_failures(output) == 2
     assert (tmp_path / "run_000002-0.parquet").stat().st_mtime_ns == untouched
-    done = take_stock(output)
+    done = scan_output(output)
     assert (done.images, done.shards) == (3, {"c.tar"})
     assert done.ids == {"a.tar": {"a.tar/0.jpg", "a.tar/2.jpg"}}
-    assert {path.name for path in tmp_path.iterdir()} == {f"run_{number:06}-0.parquet" for number in range(3)}
+    assert {path.name for path in tmp_path.glob("*.parquet")} == {f"run_{number:06}-0.parquet" for number in range(3)}
     schema = pq.read_schema(tmp_path / "run_000000-0.parquet")
     assert schema.metadata[b"cliper"] == b"{}"
     assert schema.remove_metadata().equals(ROW_SCHEMA)
@@ -122,7 +125,7 @@ def test_a_finished_output_that_is_opened_again_keeps_its_rows(tmp_path: Path) -
     output = write_rows(tmp_path, [row("a.tar", 0, of=1)])
     output.finish()
     output.reopen()
-    write_rows(tmp_path, [row("a.tar", 0, of=1)], [row("b.tar", 0, of=1)])  # the second by a run that was killed
+    write_rows(tmp_path, [row("b.tar", 0, of=1)], run="killed", committed=False)
     output.recover()
     assert not output.is_finished()
     assert [Path(path).name for path in output.rows_files()] == ["run_000000-0.parquet"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.output import sorting
-from cluster.output.sorting import in_order
+from cluster.output.sorting import sorted_by_id
 
 PAYLOAD = pa.list_(pa.struct([("text", pa.string()), ("number", pa.int32())]))
 IDS = st.lists(st.text(max_size=3), max_size=40)
@@ -27,7 +27,7 @@ def batches(image_ids: list[str], rows: int) -> Iterator[pa.RecordBatch]:
 @given(image_ids=IDS, rows=st.integers(1, 9), run_bytes=st.integers(1, 2000), head_bytes=st.integers(1, 300))
 def test_rows_come_in_order_once_and_whole(image_ids: list[str], rows: int, run_bytes: int, head_bytes: int) -> None:
     with patch.multiple(sorting, RUN_BYTES=run_bytes, HEAD_BYTES=head_bytes):
-        found = [row for table in in_order(batches(image_ids, rows)) for row in table.to_pylist()]
+        found = [row for table in sorted_by_id(batches(image_ids, rows)) for row in table.to_pylist()]
     assert [row["image_id"] for row in found] == sorted(set(image_ids), key=lambda image_id: image_id.encode())
     for row in found:
         assert [entry["text"] for entry in row["payload"]] == [row["image_id"] * 5] * len(row["image_id"])
@@ -39,4 +39,4 @@ def test_what_ends_the_stream_is_not_hidden() -> None:
         raise OSError(errno.EIO, "the storage failed")
 
     with pytest.raises(OSError, match="the storage failed"):
-        list(in_order(broken()))
+        list(sorted_by_id(broken()))
