@@ -5,7 +5,7 @@ image's own size, and the class of the most probable query wins.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -19,36 +19,29 @@ from cliper.pipeline import Prediction, Winners, batch_limit, channels_first
 from cliper.preprocess import InputSpec, Prepared
 from cliper.proxy import ProxyModel, mix_by_proxy
 from cliper.runs import find_runs
+from cliper.settings import CheckedSettings, EncoderDefaults
 from cliper.vision import VisionTower, attention_probabilities, check_width, merge_heads, normalize, project_qkv, trace
 
 BaselineMethod = Literal["clip", "maskclip", "sclip", "clearclip", "proxyclip"]
 OwnAttention = Literal["clip", "maskclip", "sclip", "clearclip"]
 """Methods whose attention comes from CLIP itself."""
+DECLARED = EncoderDefaults.__dataclass_fields__
 
 
 @dataclass(frozen=True)
-class BaselineSettings:
-    """What can be set about the baselines; the defaults are SCLIP's and ProxyCLIP's.
+class BaselineSettings(CheckedSettings):
+    """What can be set about the baselines, as for CLIPer; the defaults are SCLIP's and ProxyCLIP's.
 
     Attributes:
-        shorter_side_px: shorter side of the CLIP input.
-        logit_scale: factor on the cosine similarities before the softmax over queries.
         background_threshold: a pixel is background where no class is at least this probable; 0 to 1.
 
     Raises:
         ValueError: a value is out of its range.
     """
 
-    shorter_side_px: int = 336
-    logit_scale: float = 40.0
-    background_threshold: float = 0.0
-
-    def __post_init__(self) -> None:
-        ranges = {"shorter_side_px": (1, 8192), "logit_scale": (0.0, 1e4), "background_threshold": (0.0, 1.0)}
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name} must be between {low} and {high}, not {value}")
+    shorter_side_px: int = field(default=336, metadata=DECLARED["shorter_side_px"].metadata)
+    logit_scale: float = field(default=40.0, metadata=DECLARED["logit_scale"].metadata)
+    background_threshold: float = field(default=0.0, metadata={"range": (0.0, 1.0)})
 
 
 class Baseline:

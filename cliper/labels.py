@@ -7,7 +7,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliper.settings import MethodSettings
+from cliper.settings import MethodSettings, class_thresholds
 
 CPU_BLOCK_VALUES = 2**21
 """Map values that are worked on together on a CPU: 8 MiB. Fewer values stay in a smaller cache, but threads that sleep
@@ -188,4 +188,4 @@ class MapValues:
 
 def thresholds(of_classes: Sequence[float], common: float, classes: int) -> Float[Tensor, " classes"]:
     """One threshold per class: its own where classes have some, else the common one."""
-    return torch.tensor(of_classes or [common] * classes, dtype=torch.float32)
+    return torch.tensor(class_thresholds(of_classes, common, classes), dtype=torch.float32)

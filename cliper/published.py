@@ -5,18 +5,15 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-BENCHMARKS = ("voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff", "ade20k", "cityscapes")
-"""PASCAL VOC, PASCAL Context (both with and without background), COCO-Object, COCO-Stuff, ADE20K and Cityscapes."""
+from cliper.settings import EncoderDefaults
 
 
-@dataclass(frozen=True)
-class EncoderSettings:
-    """Published settings of one encoder on one benchmark, and what came of them.
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings(EncoderDefaults):
+    """Published settings of one encoder on one benchmark, and the published figures.
 
     Attributes:
         templates: name of the prompt templates, one of `cliper.text.TEMPLATE_SETS`.
-        shorter_side_px, select_layer, logit_scale, attention_threshold, score_threshold, background_threshold,
-            normalize_maps: as in `cliper.settings.MethodSettings`.
         sliding_crop_px: side of the windows in the results with ``sliding``; the others are without windows.
         published_miou: mean IoU in percent, None where none is published: ``paper_full``,
             ``paper_without_refinement``, ``release_full``, ``release_without_refinement``, ``release_sliding_full`` and
@@ -24,13 +21,6 @@ class EncoderSettings:
     """
 
     templates: str
-    shorter_side_px: int
-    select_layer: int
-    logit_scale: float
-    attention_threshold: float
-    score_threshold: float
-    background_threshold: float
-    normalize_maps: bool
     sliding_crop_px: int
     published_miou: dict[str, float | None]
 
@@ -40,7 +30,7 @@ class Benchmark:
     """A labelled data set and how the method is measured on it.
 
     Attributes:
-        name: one of `BENCHMARKS`.
+        name: of the data set, such as ``voc21``.
         classes: one text query for each class, in the order of the data set's labels.
         background_queries: phrases for what is no class.
         ignore_labels: labels that do not count, where 0 is no class and c the c-th class, counted from 1.
@@ -64,14 +54,15 @@ class Benchmark:
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """What is published on one of `BENCHMARKS`.
+    """What is published on a benchmark.
 
     Raises:
         ValueError: there is no such benchmark.
     """
-    if name not in BENCHMARKS:
-        raise ValueError(f"there is no benchmark {name!r}: choose one of {', '.join(BENCHMARKS)}")
-    facts = read_published()[name]
+    published = read_published()
+    if name not in published:
+        raise ValueError(f"there is no benchmark {name!r}: choose one of {', '.join(published)}")
+    facts = published[name]
     return Benchmark(
         name=name,
         classes=tuple(facts["classes"]),

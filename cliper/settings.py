@@ -1,102 +1,142 @@
-"""What can be set about the method, and the published defaults for each encoder."""
+"""The settings of the method. Each field declares a setting once: name, type, default, range and help text.
+
+The command line (`jobs.common.options`), settings files (`schemas.settings_file`) and published values
+(`cliper.published`) follow from these fields.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
 
 Preset = Literal["release", "paper"]
-Attention = Literal["early-layer", "query-query", "key-key", "value-value", "query-key", "identity"]
+Attention = Literal["query-key", "query-query", "key-key", "value-value", "identity", "early-layer"]
 Compensation = Literal["product", "mean", "head", "none"]
+Threshold = TypeVar("Threshold")
 
 SLIDING_STRIDE_PX = 112
 """Distance between neighbouring sliding windows, in pixels of the CLIP input (fixed in the official release)."""
+CLASS_THRESHOLDS = ("score_threshold", "background_threshold")
+"""Settings for which every class can have a value of its own."""
+
+
+def declare(about: str, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    """Metadata of a setting's field.
+
+    Args:
+        about: help text.
+        low, high: range of the values, both included; None leaves the range open.
+    """
+    return {"help": about, "range": None if low is None else (low, high)}
 
 
 @dataclass(frozen=True)
-class EncoderDefaults:
-    """Settings that suit one encoder; for the paper's encoders those published for PASCAL VOC with background."""
-
-    shorter_side_px: int
-    select_layer: int
-    logit_scale: float
-    attention_threshold: float
-    score_threshold: float
-    background_threshold: float
-    normalize_maps: bool = True
-
-
-VIT_B_16 = EncoderDefaults(336, -1, 100.0, 0.1, 0.7, 0.6)
-VIT_L_14 = EncoderDefaults(336, -2, 50.0, 0.1, 0.5, 0.4)
-
-
-def encoder_defaults(patch_size_px: int) -> EncoderDefaults:
-    """Published defaults for an encoder: those of ViT-L/14 for patches of 14 pixels (ViT-H/14 too), else ViT-B/16's."""
-    return VIT_L_14 if patch_size_px == 14 else VIT_B_16
-
-
-@dataclass(frozen=True)
-class MethodSettings:
-    """All settings of CLIPer that change its numbers.
-
-    Attributes:
-        preset: ``release`` follows the official release, which gives the better published numbers: attention is
-            renormalised once more for every feature, made symmetric, centred and clamped, and diffusion attention is
-            thresholded. ``paper`` follows the plain equations: the mean of the early attention maps (equation 8), block
-            outputs as features, and diffusion attention as it is (equations 9 and 10).
-        attention: what replaces the last block's attention (paper table 6).
-        early_embeddings: use the features of every block; off keeps only the one at ``select_layer``.
-        compensation: how the heads of the diffusion attention are combined (paper table 7).
-        head: which head ``compensation="head"`` uses, counted over all heads from 0.
-        shorter_side_px: shorter side of the CLIP input.
-        select_layer: the feature whose map is spread over similar patches; negative counts from the last.
-        logit_scale: factor on the cosine similarities before the softmax over queries.
-        attention_threshold: entries below this share of their maximum become zero, in the selected class map and in
-            the diffusion attention; 0 to 1.
-        score_threshold: classes whose score is not above it are absent from the picture; on the scale of ``scores``,
-            whose values can exceed 1.
-        background_threshold: a pixel is background where no class reaches this value; 0 uses a background map instead.
-        normalize_maps: stretch every class map to start at 0 and end at 1 before the classes compete.
-        sliding_crop_px: side of the sliding windows in pixels of the CLIP input; 0 switches them off.
-        class_score_thresholds, class_background_thresholds: thresholds of every class, in vocabulary order, in place of
-            the common ones; empty where there are none.
+class CheckedSettings:
+    """A group of settings that checks its values.
 
     Raises:
         ValueError: a value is out of its range.
     """
 
-    shorter_side_px: int
-    select_layer: int
-    logit_scale: float
-    attention_threshold: float
-    score_threshold: float
-    background_threshold: float
-    preset: Preset = "release"
-    attention: Attention = "early-layer"
-    early_embeddings: bool = True
-    compensation: Compensation = "product"
-    head: int = 1
-    normalize_maps: bool = True
-    sliding_crop_px: int = 0
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            check_range(setting.name, getattr(self, setting.name), setting.metadata.get("range"))
+
+
+def check_range(name: str, value: Any, allowed: tuple[float, float] | None) -> None:
+    if allowed is not None and not allowed[0] <= value <= allowed[1]:
+        raise ValueError(f"{name} must be between {allowed[0]} and {allowed[1]}, not {value}")
+
+
+@dataclass(frozen=True)
+class EncoderDefaults(CheckedSettings):
+    """The settings whose defaults depend on the encoder.
+
+    ``score_threshold`` is on the scale of ``scores``, whose values can exceed 1.
+    """
+
+    shorter_side_px: int = field(metadata=declare("Shorter side of CLIP's input in pixels", 1, 8192))
+    select_layer: int = field(
+        metadata=declare("Feature whose map is spread over similar patches. Negative numbers count from the last")
+    )
+    logit_scale: float = field(
+        metadata=declare("Factor on the cosine similarities before the softmax over queries", 0.0, 1e4)
+    )
+    attention_threshold: float = field(
+        metadata=declare(
+            "Entries below this share of their maximum become zero, in the selected class map and in the diffusion "
+            "model's attention", 0.0, 1.0,
+        )
+    )  # fmt: skip
+    score_threshold: float = field(metadata=declare("Classes whose score is not above it are absent", 0.0, 10.0))
+    background_threshold: float = field(
+        metadata=declare(
+            "A pixel is background where no class reaches this value. 0 uses a background map instead", 0.0, 10.0
+        )
+    )
+    normalize_maps: bool = field(
+        default=True,
+        metadata=declare(
+            "Stretch every class map from 0 to 1 before the classes compete. Settings files and published settings of "
+            "benchmarks can switch this off, whatever is given here"
+        ),
+    )
+
+
+VIT_B_16 = EncoderDefaults(336, -1, 100.0, 0.1, 0.7, 0.6)
+"""Published for PASCAL VOC with background."""
+VIT_L_14 = EncoderDefaults(336, -2, 50.0, 0.1, 0.5, 0.4)
+
+
+def encoder_defaults(patch_size_px: int) -> EncoderDefaults:
+    """Defaults for an encoder: those of ViT-L/14 for patches of 14 pixels (ViT-H/14 too), else those of ViT-B/16."""
+    return VIT_L_14 if patch_size_px == 14 else VIT_B_16
+
+
+@dataclass(frozen=True)
+class MethodSettings(EncoderDefaults):
+    """All settings of CLIPer that change its numbers.
+
+    ``preset="release"`` follows the official release, which gives the better published numbers: attention is
+    renormalised once more for every feature, made symmetric, centred and clamped, and diffusion attention is
+    thresholded. ``preset="paper"`` follows the plain equations: the mean of the early attention maps (equation 8),
+    block outputs as features, and diffusion attention as it is (equations 9 and 10).
+
+    Attributes:
+        class_score_thresholds, class_background_thresholds: a threshold for every class, in vocabulary order, in place
+            of the common one; empty without.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    preset: Preset = field(
+        default="release", metadata=declare("The official release's arithmetic, or the paper's plain equations")
+    )
+    attention: Attention = field(
+        default="early-layer", metadata=declare("What replaces the attention of CLIP's last block (paper table 6)")
+    )
+    early_embeddings: bool = field(
+        default=True, metadata=declare("Use the features of every CLIP block, or only the one at --select-layer")
+    )
+    compensation: Compensation = field(
+        default="product",
+        metadata=declare("How the heads of the diffusion model's attention are combined (paper table 7)"),
+    )
+    head: int = field(
+        default=1, metadata=declare("The head that --compensation head uses, counted over all heads from 0", 0, 1023)
+    )
+    sliding_crop_px: int = field(
+        default=0,
+        metadata=declare("Side of the sliding windows in pixels of CLIP's input. 0 switches them off", 0, 8192),
+    )
     class_score_thresholds: Sequence[float] = ()
     class_background_thresholds: Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        for name in ("score_threshold", "background_threshold"):
+        super().__post_init__()
+        for name in CLASS_THRESHOLDS:
             for value in getattr(self, f"class_{name}s"):
-                if not 0 <= value <= 10:
-                    raise ValueError(f"{name} of a class must be between 0 and 10, not {value}")
-        ranges = {
-            "shorter_side_px": (self.shorter_side_px, 1, 8192),
-            "logit_scale": (self.logit_scale, 0.0, 1e4),
-            "attention_threshold": (self.attention_threshold, 0.0, 1.0),
-            "score_threshold": (self.score_threshold, 0.0, 10.0),
-            "background_threshold": (self.background_threshold, 0.0, 10.0),
-            "head": (self.head, 0, 1023),
-            "sliding_crop_px": (self.sliding_crop_px, 0, 8192),
-        }
-        for name, (value, low, high) in ranges.items():
-            if not low <= value <= high:
-                raise ValueError(f"{name} must be between {low} and {high}, not {value}")
+                check_range(f"{name} of a class", value, self.__dataclass_fields__[name].metadata["range"])
 
     def check_encoder(self, blocks: int, patch_size_px: int) -> None:
         """Check the settings that depend on the encoder.
@@ -114,3 +154,14 @@ class MethodSettings:
                 f"sliding windows of {self.sliding_crop_px} px, {SLIDING_STRIDE_PX} px apart, do not fall on the "
                 f"encoder's grid of {patch_size_px} px patches; choose a multiple, or 0 to switch them off"
             )
+
+
+def class_thresholds(own: Sequence[Threshold | None], common: Threshold, classes: int) -> tuple[Threshold, ...]:
+    """The threshold of every class: its own where it has one, else the common one.
+
+    Args:
+        own: in vocabulary order, None for a class without one; empty if no class has one.
+        common: for the others.
+        classes: number of classes.
+    """
+    return tuple(common if value is None else value for value in own or [None] * classes)

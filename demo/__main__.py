@@ -20,7 +20,7 @@ from cliper.models import DEMO
 from demo.world import __main__ as world
 from demo.world.names import NAMES
 from jobs import annotate, report
-from jobs.evaluation.figures import Figures, Tally, figures_of, indicator
+from jobs.evaluation.figures import EvaluationCounts, Figures, figures_of, indicator
 from schemas.runs import labels_from_annotations
 
 
@@ -68,7 +68,7 @@ def measure(labels: Path, masks: Path) -> Figures:
         np.add.at(confusion, (truth, predicted), 1)
         present.append(np.unique(truth).tolist())
     scores = np.array([row["class_scores"] for row in rows], np.float32)
-    sums = Tally(confusion, scores, indicator(present, len(NAMES)), failed=0, seconds=summary["seconds"])
+    sums = EvaluationCounts(confusion, scores, indicator(present, len(NAMES)), failed=0, seconds=summary["seconds"])
     thresholds = [manifest["settings"]["score_threshold"]] * len(NAMES)
     return figures_of("annotation job", sums, NAMES, thresholds, published=None, settings=manifest["settings"])
 

@@ -22,7 +22,7 @@ GREY_STEP = {2: 85, 4: 17}
 
 
 class TruthError(ValueError):
-    """The mask of a picture cannot be used; the message says why, in one sentence."""
+    """The mask of a image cannot be used; the message says why, in one sentence."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from cluster.storage import STORAGE_ERRORS, Location, storage_problem
 from schemas.errors import RequestError
 
 PROBED = 3
-"""Masks have to be there for one of so many first pictures; that tells in which of several places masks are."""
+"""Masks have to be there for one of so many first images; that tells in which of several places masks are."""
 MATLAB_ADVICE = (
     "convert them to SegmentationClassContext/ID.png with values from 0 (background) to 59 and the list "
     "ImageSets/SegmentationContext/val.txt, for example with mmsegmentation's pascal_context.py"
@@ -28,23 +28,23 @@ MATLAB_ADVICE = (
 
 @dataclass(frozen=True)
 class MaskRule:
-    """Where the mask of a picture is: in another folder, its name with another ending.
+    """Where the mask of a image is: in another folder, its name with another ending.
 
     Attributes:
-        pictures: what image ids begin with and masks do not (``JPEGImages/``).
-        picture_tail: what image ids end in before the dot and masks do not (``_leftImg8bit``).
+        images: what image ids begin with and masks do not (``JPEGImages/``).
+        image_tail: what image ids end in before the dot and masks do not (``_leftImg8bit``).
         folder: the masks' folder.
         ending: what masks' names end in (``_gtFine_labelIds.png``).
     """
 
-    pictures: str
-    picture_tail: str
+    images: str
+    image_tail: str
     folder: Location
     ending: str
 
     def locate(self, image_id: str) -> Location:
         """The mask's place, whether anything is there or not."""
-        stem = posixpath.splitext(image_id.removeprefix(self.pictures))[0].removesuffix(self.picture_tail)
+        stem = posixpath.splitext(image_id.removeprefix(self.images))[0].removesuffix(self.image_tail)
         return self.folder / (stem + self.ending)
 
 
@@ -53,8 +53,8 @@ class LabelledCorpus:
     """Pictures and the truth about them.
 
     Attributes:
-        corpus: the pictures, named relative to its root.
-        masks: where each picture's mask is.
+        corpus: the images, named relative to its root.
+        masks: where each image's mask is.
         truth: what the masks' values stand for.
     """
 
@@ -73,23 +73,23 @@ def list_labelled(
 ) -> LabelledCorpus:
     """The evaluation split of a data set that `cluster.corpus.layouts` knows.
 
-    A list of the split is believed: nothing is listed then, and pictures on it that are not there fail in the run.
+    A list of the split is believed: nothing is listed then, and images on it that are not there fail in the run.
 
     Args:
         name: one of `LAYOUTS`.
         root: the data set's folder, or one above it.
-        limit: use only the first so many pictures, in the order of names.
-        limits: on single pictures.
+        limit: use only the first so many images, in the order of names.
+        limits: on single images.
 
     Raises:
-        RequestError: the name is unknown, or pictures, their list or masks are not there.
+        RequestError: the name is unknown, or images, their list or masks are not there.
     """
     if name not in LAYOUTS:
         raise RequestError(f"there is no data set {name!r}: choose {', '.join(LAYOUTS)}")
     layout = LAYOUTS[name]
     with refusing_storage_errors(str(root)):
-        base, folder, names = find_pictures(root, layout)
-        corpus = corpus_of(root, [posixpath.join(folder, picture) for picture in names[:limit]], limits)
+        base, folder, names = find_images(root, layout)
+        corpus = corpus_of(root, [posixpath.join(folder, image) for image in names[:limit]], limits)
         tail = layout.ending.rpartition(".")[0]
         for masks in layout.masks:
             rule = MaskRule(f"{folder}/", tail, below(root, base, masks.folder), masks.ending)
@@ -109,40 +109,43 @@ def list_index_masks(
     limit: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> LabelledCorpus:
-    """Any folder of pictures and index masks: PNG files with the pictures' names, in the same subfolders.
+    """Any folder of images and index masks: PNG files with the images' names, in the same subfolders.
 
-    Both may be one folder, or the masks' folder may lie in the pictures': PNG files there are no pictures then.
+    Both may be one folder, or the masks' folder may lie in the images': PNG files there are no images then.
 
     Args:
         images, masks: the folders.
         classes: how many classes there are.
-        background: the value 0 is background and 1 the first class; else 0 is the first class.
+        background: the value 0 is background, or no class if it is ignored, and 1 the first class; else 0 is the first
+            class.
         ignore: values of pixels that do not count, even where they are a class's.
-        limit: use only the first so many pictures, in the order of names.
-        limits: on single pictures.
+        limit: use only the first so many images, in the order of names.
+        limits: on single images.
 
     Raises:
-        RequestError: pictures or masks are not there, or values do not fit into 16 bits.
+        RequestError: images or masks are not there, or values do not fit into 16 bits.
     """
     if classes + background > OUTSIDE:
         raise RequestError(f"masks cannot tell {classes:,} classes apart: at most {OUTSIDE - background:,}")
     if not ignore <= set(range(VALUES)):
         raise RequestError(f"values of masks are 0 to {VALUES - 1}: {sorted(ignore)} cannot all be ignored")
-    with refusing_storage_errors(f"pictures {images.url}"):
-        corpus = corpus_of(images, picture_names(images, masks)[:limit], limits)
+    with refusing_storage_errors(f"images {images.url}"):
+        corpus = corpus_of(images, image_names(images, masks)[:limit], limits)
     with refusing_storage_errors(f"masks {masks.url}"):
         must_exist(masks)
         rule = MaskRule("", "", masks, ".png")
         if not has_masks(corpus, rule):
-            picture = corpus.shards[0].name
+            image = corpus.shards[0].name
             raise RequestError(
-                f"masks {masks.url}: there are none for the first pictures: {picture} needs {rule.locate(picture).url}"
+                f"masks {masks.url}: there are none for the first images: {image} needs {rule.locate(image).url}"
             )
-    return LabelledCorpus(corpus, rule, truth_format(range(classes + background), ignore))
+    # Where the background does not count, the truth has class indices alone.
+    first = 0 if background and 0 not in ignore else int(background)
+    return LabelledCorpus(corpus, rule, truth_format(range(first, classes + background), ignore))
 
 
 def read_truth(labelled: LabelledCorpus, image_id: str) -> np.ndarray:
-    """The class of every pixel of a picture.
+    """The class of every pixel of a image.
 
     Returns:
         uint16 [height, width]: the class index from 0, or for data sets with background 0 for background and one more
@@ -161,43 +164,43 @@ def read_truth(labelled: LabelledCorpus, image_id: str) -> np.ndarray:
         raise TruthError(f"mask {mask.url}: {error}") from error
 
 
-def picture_names(images: Location, masks: Location) -> list[str]:
-    """The pictures in a folder, relative to it, without the PNG files in the masks' folder if that lies in it."""
+def image_names(images: Location, masks: Location) -> list[str]:
+    """The images in a folder, relative to it, without the PNG files in the masks' folder if that lies in it."""
     names = [name for name in file_names(images) if name.lower().endswith(IMAGE_SUFFIXES)]
     if f"{masks.path}/".startswith(f"{images.path}/"):
         inside = f"{masks.path}/".removeprefix(f"{images.path}/")
         names = [name for name in names if not (name.startswith(inside) and name.endswith(".png"))]
     if not names:
         must_exist(images)
-        raise RequestError(f"pictures {images.url}: there are none (names end in {', '.join(IMAGE_SUFFIXES)})")
+        raise RequestError(f"images {images.url}: there are none (names end in {', '.join(IMAGE_SUFFIXES)})")
     return names
 
 
-def find_pictures(root: Location, layout: Layout) -> tuple[str, str, list[str]]:
-    """The data set's folder and the pictures' relative to the root, and the pictures relative to theirs, sorted."""
+def find_images(root: Location, layout: Layout) -> tuple[str, str, list[str]]:
+    """The data set's folder and the images' relative to the root, and the images relative to theirs, sorted."""
     for base in layout.bases:
-        for pictures in layout.pictures:
+        for images in layout.images:
             if layout.split:
                 names = names_in_split(below(root, base, layout.split), layout.ending)
             else:
-                names = [name for name in file_names(below(root, base, pictures)) if name.endswith(layout.ending)]
+                names = [name for name in file_names(below(root, base, images)) if name.endswith(layout.ending)]
             if names:
-                return base, posixpath.join(base, pictures), names
-    folders = [posixpath.join(folder, f"*{layout.ending}") for folder in layout.pictures]
+                return base, posixpath.join(base, images), names
+    folders = [posixpath.join(folder, f"*{layout.ending}") for folder in layout.images]
     raise lacking(root, layout, [layout.split] if layout.split else folders)
 
 
 def names_in_split(file: Location, ending: str) -> list[str]:
-    """The pictures that a file lists, one on each line without ending; none if there is no file."""
+    """The images that a file lists, one on each line without ending; none if there is no file."""
     try:
         lines = file.fs.cat_file(file.path).decode().splitlines()
     except FileNotFoundError:
         return []
     except UnicodeDecodeError:
-        raise RequestError(f"{file.url} is no UTF-8 text: write one picture's name on each line") from None
+        raise RequestError(f"{file.url} is no UTF-8 text: write one image's name on each line") from None
     names = sorted({line.strip() + ending for line in lines if line.strip()})
     if not names:
-        raise RequestError(f"{file.url} lists no pictures: write one picture's name on each line")
+        raise RequestError(f"{file.url} lists no images: write one image's name on each line")
     return names
 
 

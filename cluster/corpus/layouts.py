@@ -44,15 +44,15 @@ class Layout:
 
     Attributes:
         bases: the data set's folder relative to the root is one of these; empty is the root itself.
-        pictures: the pictures' folder is one of these.
+        images: the images' folder is one of these.
         masks: the masks are in one of these places.
-        ending: what pictures' names end in.
-        split: the file that lists the pictures to evaluate; without one, all in the folder are.
+        ending: what images' names end in.
+        split: the file that lists the images to evaluate; without one, all in the folder are.
         matlab: folders that may hold masks in Matlab's format, which cannot be read.
     """
 
     bases: tuple[str, ...]
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     masks: tuple[Masks, ...]
     ending: str = ".jpg"
     split: str | None = None
@@ -62,7 +62,7 @@ class Layout:
 def voc(truth: TruthFormat) -> Layout:
     return Layout(
         bases=("", "VOC2012", "VOCdevkit/VOC2012"),
-        pictures=("JPEGImages",),
+        images=("JPEGImages",),
         masks=(Masks("SegmentationClass", ".png", truth),),
         split="ImageSets/Segmentation/val.txt",
     )
@@ -71,7 +71,7 @@ def voc(truth: TruthFormat) -> Layout:
 def context(truth: TruthFormat) -> Layout:
     return Layout(
         bases=("", "VOC2010", "VOCdevkit/VOC2010"),
-        pictures=("JPEGImages",),
+        images=("JPEGImages",),
         masks=(Masks("SegmentationClassContext", ".png", truth),),
         split="ImageSets/SegmentationContext/val.txt",
         matlab=("", "trainval", "SegmentationClassContext"),
@@ -83,7 +83,7 @@ def coco(ids: TruthFormat, train_ids: TruthFormat) -> Layout:
     kinds = ((".png", ids), ("_labelTrainIds.png", train_ids))
     return Layout(
         bases=("",),
-        pictures=("images/val2017", "val2017"),
+        images=("images/val2017", "val2017"),
         masks=tuple(Masks(folder, *kind) for folder in folders for kind in kinds),
     )
 
@@ -97,12 +97,12 @@ LAYOUTS = {
     "coco_stuff": coco(truth_format(COCO_VALUES, ignored={255}), truth_format(range(171), ignored={255})),
     "ade20k": Layout(
         bases=("", "ADEChallengeData2016"),
-        pictures=("images/validation",),
+        images=("images/validation",),
         masks=(Masks("annotations/validation", ".png", truth_format(range(1, 151), ignored={0, 255})),),
     ),
     "cityscapes": Layout(
         bases=("",),
-        pictures=("leftImg8bit/val",),
+        images=("leftImg8bit/val",),
         masks=(
             Masks("gtFine/val", "_gtFine_labelIds.png", truth_format(CITYSCAPES_IDS, other=IGNORED)),
             Masks("gtFine/val", "_gtFine_labelTrainIds.png", truth_format(range(19), ignored={255})),

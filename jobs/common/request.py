@@ -9,14 +9,14 @@ import torch
 from cliper.loading import check_diffusion, embed_empty_prompt, load_text_encoder
 from cliper.models import ClipSpec, DiffusionSpec, ModelError, find_clip, find_diffusion
 from cliper.published import Benchmark
-from cliper.settings import EncoderDefaults, MethodSettings
+from cliper.settings import CLASS_THRESHOLDS, EncoderDefaults, MethodSettings
 from cliper.text import TEMPLATE_SETS, embed_phrases, parse_templates
 from cluster.actors import CliperSpec
 from cluster.storage import STORAGE_ERRORS, open_location, storage_problem
 from jobs.common.options import MethodOptions
 from schemas.embeddings import VocabularyEmbeddings, embeddings_from_bytes
 from schemas.errors import RequestError
-from schemas.settings_file import Tuning, parse_tuning
+from schemas.settings_file import SettingsFile, parse_settings_file
 from schemas.vocabulary import VocabularyClass, default_background, parse_background, parse_vocabulary
 
 Parsed = TypeVar("Parsed")
@@ -75,12 +75,12 @@ class VocabularyRequest:
 
 @dataclass(frozen=True)
 class Models:
-    """The models that were found, the settings that fit them, and the settings file's part in these."""
+    """The models that were found, the settings that fit them, and the settings file."""
 
     clip: ClipSpec
     diffusion: DiffusionSpec | None
     settings: MethodSettings
-    tuning: Tuning
+    file: SettingsFile
     diffusion_side_px: int | None = None
 
     def manifest(self) -> dict[str, object]:
@@ -106,7 +106,7 @@ def find_models(
     options: MethodOptions,
     class_names: Sequence[str] = (),
     benchmark: Benchmark | None = None,
-    tuning: Tuning | None = None,
+    file: SettingsFile | None = None,
 ) -> Models:
     """Find the models and check the settings against them; no weights are loaded.
 
@@ -114,44 +114,39 @@ def find_models(
         options: models and settings.
         class_names: the vocabulary, for which a settings file may have thresholds.
         benchmark: a data set whose published settings come before the encoder's defaults.
-        tuning: thresholds in place of the settings file's.
+        file: in place of the settings file of the options.
 
     Raises:
         RequestError: a model cannot be found or a setting does not fit.
     """
-    tuning = tuning or read_tuning(options.settings, class_names)
+    file = file or read_settings_file(options.settings, class_names)
     try:
         clip = find_clip(options.clip)
-        defaults = benchmark_defaults(benchmark, clip) if benchmark else clip.defaults
-        settings = options.resolve(defaults, tuning, class_names)
+        defaults = benchmark.encoder(clip.patch_size_px) if benchmark else clip.defaults
+        settings = options.resolve(defaults, file, class_names)
         settings.check_encoder(clip.blocks, clip.patch_size_px)
         if settings.compensation == "none":
-            return Models(clip, None, settings, tuning)
+            return Models(clip, None, settings, file)
         diffusion = find_diffusion(options.diffusion)
         side_px = check_diffusion(diffusion, settings)
     except ValueError as error:
         raise RequestError(str(error)) from error
-    return Models(clip, diffusion, settings, tuning, side_px)
+    return Models(clip, diffusion, settings, file, side_px)
 
 
-def benchmark_defaults(benchmark: Benchmark, clip: ClipSpec) -> EncoderDefaults:
-    """The settings that were published for a data set and this kind of encoder."""
-    published = benchmark.encoder(clip.patch_size_px)
-    return EncoderDefaults(**{field.name: getattr(published, field.name) for field in fields(EncoderDefaults)})
-
-
-def read_tuning(address: str | None, class_names: Sequence[str]) -> Tuning:
+def read_settings_file(address: str | None, class_names: Sequence[str]) -> SettingsFile:
     """The settings file, if there is one.
 
     Raises:
         RequestError: it cannot be read, or its classes are other ones than the vocabulary's.
     """
     if address is None:
-        return Tuning()
-    tuning = parse_text("--settings", address, parse_tuning)
-    if tuning.classes and class_names and tuning.classes.keys().isdisjoint(class_names):
+        return SettingsFile()
+    types = {setting.name: setting.type for setting in fields(EncoderDefaults)}
+    file = parse_text("--settings", address, lambda text: parse_settings_file(text, types, CLASS_THRESHOLDS))
+    if file.classes and class_names and file.classes.keys().isdisjoint(class_names):
         raise RequestError(f"--settings {address} has thresholds for classes, and none of them is in the vocabulary")
-    return tuning
+    return file
 
 
 def read_vocabulary(

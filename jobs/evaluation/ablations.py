@@ -1,7 +1,7 @@
 """The paper's ablations as settings: by table and by row, what to change about the method."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cliper.settings import Attention
 
@@ -14,9 +14,6 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "early-layer fusion and compensation": {},
 }
 """Table 5: what each part of the method brings."""
-ATTENTIONS: tuple[Attention, ...] = (
-    "query-key", "query-query", "key-key", "value-value", "identity", "early-layer",
-)  # fmt: skip
 COMPENSATIONS: dict[str, dict[str, Any]] = {
     "none": {"compensation": "none"},
     "one head (1)": {"compensation": "head", "head": 1},
@@ -35,7 +32,7 @@ GRIDS: Mapping[Grid, dict[str, dict[str, Any]]] = {
     "table5": COMPONENTS,
     "table6": {
         f"{attention}, {'all features' if early else 'last feature only'}": attention_row(attention, early)
-        for attention in ATTENTIONS
+        for attention in get_args(Attention)
         for early in (False, True)
     },
     "table7": COMPENSATIONS,

@@ -1,4 +1,4 @@
-"""Thresholds for every class, chosen on labelled pictures."""
+"""Thresholds for every class, chosen on labelled images."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,29 +8,31 @@ import pyarrow.compute as pc
 
 from cluster.output.folder import Output
 from jobs.common.statistics import best_thresholds, intersection_over_union
-from jobs.evaluation.figures import Tally, read_rows
+from jobs.evaluation.figures import EvaluationCounts, read_rows
 from schemas.evaluation import VALUE_STEPS
 from schemas.rows import Status
-from schemas.settings_file import Tuning
+from schemas.settings_file import SettingsFile
 
 Goal = Literal["miou", "f1"]
 
 
-def choose_score_thresholds(tuning: Tuning, class_names: Sequence[str], sums: Tally, common: float) -> Tuning:
+def choose_score_thresholds(
+    file: SettingsFile, class_names: Sequence[str], counts: EvaluationCounts, common: float
+) -> SettingsFile:
     """For each class the score threshold with the best image-level F1; the common one if the sample never shows it.
 
     Args:
-        tuning: what is set already.
+        file: what is set already.
         class_names: the vocabulary.
-        sums: of the labelled sample.
+        counts: of the labelled sample.
         common: the threshold that all classes have so far.
     """
-    classes = dict(tuning.classes)
+    classes = dict(file.classes)
     for index, name in enumerate(class_names):
-        scores, present = sums.scores[:, index], sums.present[:, index] > 0
+        scores, present = counts.scores[:, index], counts.present[:, index] > 0
         chosen = best_score_threshold(scores, present) if present.any() else common
         classes[name] = classes.get(name, {}) | {"score_threshold": round(chosen, 4)}
-    return Tuning(tuning.settings, classes)
+    return SettingsFile(file.settings, classes)
 
 
 def best_score_threshold(scores: np.ndarray, present: np.ndarray) -> float:
@@ -45,17 +47,19 @@ def best_score_threshold(scores: np.ndarray, present: np.ndarray) -> float:
     return (float(below) + float(above)) / 2
 
 
-def choose_background_thresholds(tuning: Tuning, class_names: Sequence[str], output: Output, sums: Tally) -> Tuning:
+def choose_background_thresholds(
+    file: SettingsFile, class_names: Sequence[str], output: Output, counts: EvaluationCounts
+) -> SettingsFile:
     """For each class the threshold on its map's value with the best intersection over union.
 
     Which class wins a pixel is taken as given; whether it does so or the pixel becomes background is what its threshold
     decides, so that every class can be looked at alone.
 
     Args:
-        tuning: what is set already.
+        file: what is set already.
         class_names: the vocabulary.
         output: rows of an evaluation with ``winners``.
-        sums: of these rows.
+        counts: of these rows.
     """
     pixels, hits = np.zeros((2, len(class_names), VALUE_STEPS), np.int64)
     for rows in read_rows(output):
@@ -63,13 +67,13 @@ def choose_background_thresholds(tuning: Tuning, class_names: Sequence[str], out
         where = tuple(pc.struct_field(won, name).to_numpy() for name in ("class", "step"))
         np.add.at(pixels, where, pc.struct_field(won, "pixels").to_numpy())
         np.add.at(hits, where, pc.struct_field(won, "hits").to_numpy())
-    truth = sums.confusion.sum(axis=1)[1:]
-    classes = dict(tuning.classes)
+    truth = counts.confusion.sum(axis=1)[1:]
+    classes = dict(file.classes)
     for index, name in enumerate(class_names):
         if truth[index]:
             step = best_step(pixels[index], hits[index], int(truth[index]))
             classes[name] = classes.get(name, {}) | {"background_threshold": step / VALUE_STEPS}
-    return Tuning(tuning.settings, classes)
+    return SettingsFile(file.settings, classes)
 
 
 def best_step(pixels: np.ndarray, hits: np.ndarray, truth: int) -> int:

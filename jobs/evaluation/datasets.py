@@ -24,7 +24,7 @@ class Dataset:
 
     Attributes:
         name: a benchmark's, or ``folder``.
-        labelled: pictures and masks.
+        labelled: images and masks.
         classes: in the order of labels.
         background: label 0 is a class of its own that counts.
         benchmark: what is published; None for a folder.
@@ -46,7 +46,7 @@ class Dataset:
         return ["background", *self.class_names] if self.background else self.class_names
 
     def part(self, start: int, step: int) -> "Dataset":
-        """Every ``step``-th picture from ``start`` on."""
+        """Every ``step``-th image from ``start`` on."""
         corpus = replace(self.labelled.corpus, shards=self.labelled.corpus.shards[start::step])
         return replace(self, labelled=replace(self.labelled, corpus=corpus))
 
@@ -98,7 +98,7 @@ def find_folder(
     limit: int | None,
     limits: Limits,
 ) -> Dataset:
-    """Any folder of pictures and index masks with a class list.
+    """Any folder of images and index masks with a class list.
 
     Raises:
         RequestError: something is missing or wrong.
@@ -110,4 +110,4 @@ def find_folder(
         open_location(images, "--images"), open_location(masks, "--masks"), len(entries), background,
         frozenset(ignore), limit, limits,
     )  # fmt: skip
-    return Dataset(FOLDER, labelled, entries, background, benchmark=None)
+    return Dataset(FOLDER, labelled, entries, background and 0 not in ignore, benchmark=None)

@@ -16,15 +16,15 @@ from schemas.rows import Status
 
 
 @dataclass(frozen=True)
-class Tally:
-    """Sums over the pictures of an evaluation.
+class EvaluationCounts:
+    """Sums over the images of an evaluation.
 
     Attributes:
         confusion: pixels, rows true and columns predicted labels; label 0 is background or no class.
-        scores: float32 [pictures, classes].
-        present: 0 or 1 [pictures, classes].
-        failed: pictures without figures.
-        seconds: time for labelling, all pictures together.
+        scores: float32 [images, classes].
+        present: 0 or 1 [images, classes].
+        failed: images without figures.
+        seconds: time for labelling, all images together.
     """
 
     confusion: np.ndarray
@@ -46,9 +46,9 @@ class Figures:
         title: what was evaluated.
         miou, pixel_accuracy, mean_accuracy, iou: of the label maps (`jobs.common.statistics.SegmentationFigures`).
         map, f1, precision, recall: at image level (`jobs.common.statistics.PresenceFigures`).
-        images: how many pictures counted.
+        images: how many images counted.
         failed: how many could not be evaluated.
-        seconds_per_image: time for labelling one picture in its actor.
+        seconds_per_image: time for labelling one image in its actor.
         published: the published mean IoU for these settings, if there is one.
         settings: the method's settings.
     """
@@ -76,7 +76,7 @@ class Figures:
         return asdict(self)
 
 
-def tally(output: Output, classes: int) -> Tally:
+def count_rows(output: Output, classes: int) -> EvaluationCounts:
     """Sum the rows of an evaluation, file by file.
 
     Args:
@@ -99,7 +99,7 @@ def tally(output: Output, classes: int) -> Tally:
         scores.append(pc.list_flatten(ok["class_scores"]).to_numpy().reshape(len(ok), classes))
         present.append(indicator(ok["present"].to_pylist(), classes))
         seconds += pc.sum(ok["seconds"]).as_py()
-    return Tally(confusion, np.concatenate(scores), np.concatenate(present), failed, seconds)
+    return EvaluationCounts(confusion, np.concatenate(scores), np.concatenate(present), failed, seconds)
 
 
 def read_rows(output: Output) -> Iterable[pa.Table]:
@@ -109,7 +109,7 @@ def read_rows(output: Output) -> Iterable[pa.Table]:
 
 
 def indicator(present: Sequence[Sequence[int]], classes: int) -> np.ndarray:
-    """1 where a picture shows a class [pictures, classes], from lists of labels; label 0 is no class."""
+    """1 where a image shows a class [images, classes], from lists of labels; label 0 is no class."""
     table = np.zeros((len(present), classes), np.int64)
     for row, labels in zip(table, present, strict=True):
         row[[label - 1 for label in labels if label]] = 1
@@ -117,27 +117,27 @@ def indicator(present: Sequence[Sequence[int]], classes: int) -> np.ndarray:
 
 
 def figures_of(
-    title: str, sums: Tally, label_names: Sequence[str], thresholds: Sequence[float],
+    title: str, counts: EvaluationCounts, label_names: Sequence[str], thresholds: Sequence[float],
     published: float | None, settings: dict[str, Any],
 ) -> Figures:  # fmt: skip
-    """Figures from sums.
+    """Figures from counts.
 
     Args:
         title: what was evaluated.
-        sums: of its rows.
+        counts: of its rows.
         label_names: names of the labels that count, the last ones of the confusion matrix.
         thresholds: per class, the score above which it is taken for present.
         published: mean IoU in percent, or None.
         settings: the method's.
     """
-    segmentation = segmentation_figures(sums.confusion, label_names)
-    presence = presence_figures(sums.scores, sums.present, thresholds)
+    segmentation = segmentation_figures(counts.confusion, label_names)
+    presence = presence_figures(counts.scores, counts.present, thresholds)
     shares = {name: 100 * value for name, value in vars(segmentation).items() if name != "iou"}
     iou = {name: None if share is None else 100 * share for name, share in segmentation.iou.items()}
-    seconds = sums.seconds / max(sums.images, 1)
+    seconds = counts.seconds / max(counts.images, 1)
     return Figures(
-        title, **shares, iou=iou, **{name: 100 * value for name, value in vars(presence).items()}, images=sums.images,
-        failed=sums.failed, seconds_per_image=seconds, published=published, settings=settings,
+        title, **shares, iou=iou, **{name: 100 * value for name, value in vars(presence).items()}, images=counts.images,
+        failed=counts.failed, seconds_per_image=seconds, published=published, settings=settings,
     )  # fmt: skip
 
 

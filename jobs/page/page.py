@@ -11,6 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from cliper.settings import class_thresholds
 from cluster.output.rows import Labels
 from jobs.common.counts import BINS_PER_UNIT, Counts
 from jobs.page.images import Row, Unreadable
@@ -183,9 +184,8 @@ def failures(counts: Counts) -> list[dict[str, Any]]:
 def thresholds(labels: Labels) -> list[float | None]:
     """For every class the score above which it counts as present; None if the manifest has none."""
     settings = labels.manifest.get("settings", {})
-    own = settings.get("class_score_thresholds") or []
-    count = len(labels.class_names)
-    return own if len(own) == count else [settings.get("score_threshold")] * count
+    common = settings.get("score_threshold")
+    return list(class_thresholds(settings.get("class_score_thresholds", ()), common, len(labels.class_names)))
 
 
 def facts(manifest: dict[str, Any], summary: dict[str, Any]) -> dict[str, dict[str, str]]:

@@ -2,19 +2,15 @@
 
 import pytest
 
-from schemas.settings_file import Tuning, TuningError, parse_tuning
+from schemas.settings_file import SettingsFile, parse_settings_file
+
+TYPES: dict[str, type] = {"select_layer": int, "logit_scale": float, "normalize_maps": bool}
+THRESHOLDS = ("score_threshold", "background_threshold")
 
 
 def test_what_is_written_is_read_again() -> None:
-    tuning = Tuning({"logit_scale": 50}, {"sky, blue": {"score_threshold": 0.5}, "ü": {"background_threshold": 1}})
-    assert parse_tuning(tuning.to_json()) == tuning
-
-
-def test_thresholds_are_in_the_order_of_the_vocabulary() -> None:
-    tuning = Tuning(classes={"cat": {"score_threshold": 0.9}, "dog": {"background_threshold": 0.1}})
-    assert tuning.thresholds("score_threshold", ["dog", "cat", "cow"], 0.5) == (0.5, 0.9, 0.5)
-    assert tuning.thresholds("score_threshold", ["dog", "cow"], 0.5) == ()
-    assert Tuning().thresholds("score_threshold", ["dog"], 0.5) == ()
+    file = SettingsFile({"logit_scale": 50}, {"sky, blue": {"score_threshold": 0.5}, "ü": {"background_threshold": 1}})
+    assert parse_settings_file(file.to_json(), TYPES, THRESHOLDS) == file
 
 
 @pytest.mark.parametrize(
@@ -24,7 +20,10 @@ def test_thresholds_are_in_the_order_of_the_vocabulary() -> None:
         ("[]", "it must be an object with settings, classes or both"),
         ('{"other": {}}', "it must be an object"),
         ('{"settings": []}', "must be objects"),
-        ('{"settings": {"logit_scal": 5}}', "there is no setting 'logit_scal': choose from shorter_side_px"),
+        (
+            '{"settings": {"logit_scal": 5}}',
+            "there is no setting 'logit_scal': choose from select_layer, logit_scale, normalize_maps",
+        ),
         ('{"settings": {"logit_scale": "5"}}', "logit_scale must be of type float, not '5'"),
         ('{"settings": {"logit_scale": true}}', "logit_scale must be of type float"),
         ('{"settings": {"select_layer": 1.5}}', "select_layer must be of type int"),
@@ -35,5 +34,5 @@ def test_thresholds_are_in_the_order_of_the_vocabulary() -> None:
     ],
 )
 def test_wrong_files_are_refused(text: str, message: str) -> None:
-    with pytest.raises(TuningError, match=message):
-        parse_tuning(text)
+    with pytest.raises(ValueError, match=message):
+        parse_settings_file(text, TYPES, THRESHOLDS)

@@ -1,4 +1,4 @@
-"""Folders of pictures and index masks: every kind of PNG is read by its values, and what is wrong is said."""
+"""Folders of images and index masks: every kind of PNG is read by its values, and what is wrong is said."""
 
 import io
 import struct
@@ -45,9 +45,9 @@ def jpeg_bytes() -> bytes:
 
 
 def write(root: Path, contents: dict[str, bytes]) -> None:
-    """Pictures in ``pictures``, masks in ``masks``, of these names without ending."""
+    """Pictures in ``images``, masks in ``masks``, of these names without ending."""
     for name, content in contents.items():
-        for path, data in [(f"pictures/{name}.JPG", b"picture"), (f"masks/{name}.png", content)]:
+        for path, data in [(f"images/{name}.JPG", b"image"), (f"masks/{name}.png", content)]:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_bytes(data)
 
@@ -70,7 +70,7 @@ def palette_png(values: np.ndarray) -> bytes:
         (png_bytes(SMALL), 3, True, {255}, [[0, 1, 2], [3, 3, 0]]),
         (png_bytes(SMALL), 4, False, {255}, [[0, 1, 2], [3, 3, 0]]),
         (png_bytes(SMALL), 3, False, {3}, [[0, 1, 2], [IGNORED, IGNORED, 0]]),
-        (png_bytes(SMALL), 3, True, {0, 255}, [[IGNORED, 1, 2], [3, 3, IGNORED]]),
+        (png_bytes(SMALL), 3, True, {0, 255}, [[IGNORED, 0, 1], [2, 2, IGNORED]]),
         (palette_png(SMALL), 4, False, set(), [[0, 1, 2], [3, 3, 0]]),
         (grey_png(SMALL, 2), 4, False, {255}, [[0, 1, 2], [3, 3, 0]]),
         (grey_png(SMALL * 5, 4), 16, False, {255}, [[0, 5, 10], [15, 15, 0]]),
@@ -83,9 +83,7 @@ def test_index_masks(
     content: bytes, classes: int, background: bool, ignore: set[int], expected: list[list[int]], tmp_path: Path
 ) -> None:
     write(tmp_path, {"a": content, "sub/b": content})
-    labelled = list_index_masks(
-        at(tmp_path / "pictures"), at(tmp_path / "masks"), classes, background, frozenset(ignore)
-    )
+    labelled = list_index_masks(at(tmp_path / "images"), at(tmp_path / "masks"), classes, background, frozenset(ignore))
     assert ids_of(labelled) == ["a.JPG", "sub/b.JPG"]
     for image_id in ids_of(labelled):
         assert read_truth(labelled, image_id).tolist() == expected
@@ -104,53 +102,51 @@ def test_index_masks_with_a_value_of_no_class(
     content: bytes, classes: int, background: bool, value: int, tmp_path: Path
 ) -> None:
     write(tmp_path, {"a": content})
-    labelled = list_index_masks(at(tmp_path / "pictures"), at(tmp_path / "masks"), classes, background)
+    labelled = list_index_masks(at(tmp_path / "images"), at(tmp_path / "masks"), classes, background)
     with pytest.raises(TruthError, match=f"masks/a.png: the value {value} stands for no class"):
         read_truth(labelled, "a.JPG")
 
 
 @pytest.mark.parametrize(
-    ("pictures", "masks", "ending"),
+    ("images", "masks", "ending"),
     [
         ("data", "data", ".jpg"),
         ("data", "data/masks", ".jpg"),
         ("data", "data/masks", ".png"),
-        ("data/pictures", "data", ".jpg"),
-        ("data/pictures", "data", ".png"),
+        ("data/images", "data", ".jpg"),
+        ("data/images", "data", ".png"),
     ],
 )
-def test_folders_inside_each_other(pictures: str, masks: str, ending: str, tmp_path: Path) -> None:
+def test_folders_inside_each_other(images: str, masks: str, ending: str, tmp_path: Path) -> None:
     for name in ("a", "b"):
         for folder, file, content in [
-            (pictures, f"{name}{ending}", b"picture"),
+            (images, f"{name}{ending}", b"image"),
             (masks, f"{name}.png", png_bytes(SMALL)),
         ]:
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
             (tmp_path / folder / file).write_bytes(content)
-    labelled = list_index_masks(at(tmp_path / pictures), at(tmp_path / masks), 3, True)
+    labelled = list_index_masks(at(tmp_path / images), at(tmp_path / masks), 3, True)
     assert ids_of(labelled) == [f"a{ending}", f"b{ending}"]
     assert read_truth(labelled, f"a{ending}").tolist() == SMALL.tolist()
 
 
 @pytest.mark.parametrize(
-    ("pictures", "masks", "arguments", "message"),
+    ("images", "masks", "arguments", "message"),
     [
-        ("none", "masks", {}, "pictures .*/none: it does not exist"),
-        ("pictures", "none", {}, "masks .*/none: it does not exist"),
-        ("empty", "masks", {}, r"pictures .*/empty: there are none \(names end in \.jpg, "),
-        ("pictures", "empty", {}, r"masks .*/empty: there are none .*: a\.JPG needs .*/empty/a\.png"),
-        ("pictures", "masks", {"classes": 65_534}, "masks cannot tell 65,534 classes apart: at most 65,533"),
-        ("pictures", "masks", {"ignore": frozenset({-1})}, r"values of masks are 0 to 65535: \[-1\] cannot"),
+        ("none", "masks", {}, "images .*/none: it does not exist"),
+        ("images", "none", {}, "masks .*/none: it does not exist"),
+        ("empty", "masks", {}, r"images .*/empty: there are none \(names end in \.jpg, "),
+        ("images", "empty", {}, r"masks .*/empty: there are none .*: a\.JPG needs .*/empty/a\.png"),
+        ("images", "masks", {"classes": 65_534}, "masks cannot tell 65,534 classes apart: at most 65,533"),
+        ("images", "masks", {"ignore": frozenset({-1})}, r"values of masks are 0 to 65535: \[-1\] cannot"),
     ],
 )
-def test_wrong_index_masks_are_refused(
-    pictures: str, masks: str, arguments: dict, message: str, tmp_path: Path
-) -> None:
+def test_wrong_index_masks_are_refused(images: str, masks: str, arguments: dict, message: str, tmp_path: Path) -> None:
     write(tmp_path, {"a": png_bytes(SMALL)})
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match=message):
         list_index_masks(
-            at(tmp_path / pictures), at(tmp_path / masks), **({"classes": 3, "background": True} | arguments)
+            at(tmp_path / images), at(tmp_path / masks), **({"classes": 3, "background": True} | arguments)
         )
 
 
@@ -159,7 +155,7 @@ def test_wrong_index_masks_are_refused(
     [
         (None, "it does not exist"),
         (b"", "it is not a PNG image"),
-        (b"no picture", "it is not a PNG image"),
+        (b"no image", "it is not a PNG image"),
         (jpeg_bytes(), "it is not a PNG image"),
         (png_bytes(np.zeros((64, 64), np.uint8))[:60], "it is damaged"),
         (png_bytes(np.zeros((4, 4, 3), np.uint8)), r"it has colours \(RGB\)"),
@@ -170,14 +166,14 @@ def test_wrong_index_masks_are_refused(
 )
 def test_masks_that_cannot_be_used_are_named(content: bytes | None, message: str, tmp_path: Path) -> None:
     write(tmp_path, {"a": png_bytes(SMALL), "b": png_bytes(SMALL)})
-    labelled = list_index_masks(at(tmp_path / "pictures"), at(tmp_path / "masks"), 3, True, limits=LIMITS)
+    labelled = list_index_masks(at(tmp_path / "images"), at(tmp_path / "masks"), 3, True, limits=LIMITS)
     mask = tmp_path / "masks/b.png"
     mask.unlink() if content is None else mask.write_bytes(content)
     with pytest.raises(TruthError, match=f"^mask {mask}: {message}"):
         read_truth(labelled, "b.JPG")
 
 
-def test_limit_takes_the_first_pictures(tmp_path: Path) -> None:
+def test_limit_takes_the_first_images(tmp_path: Path) -> None:
     write(tmp_path, {name: png_bytes(SMALL) for name in ("c", "a", "b")})
-    labelled = list_index_masks(at(tmp_path / "pictures"), at(tmp_path / "masks"), 3, True, limit=2)
+    labelled = list_index_masks(at(tmp_path / "images"), at(tmp_path / "masks"), 3, True, limit=2)
     assert ids_of(labelled) == ["a.JPG", "b.JPG"]

@@ -1,0 +1,127 @@
+"""One way of labelling a data set, from the request to its figures; and the search for better thresholds."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from cluster.corpus.prepare import Preparer
+from cluster.encoders import CountsEncoder
+from cluster.output.folder import Output
+from cluster.output.lease import exclusive_run
+from cluster.run import Pipeline, run_to_completion
+from cluster.storage import open_location
+from jobs.evaluation.calibration import choose_background_thresholds, choose_score_thresholds
+from jobs.evaluation.datasets import Dataset
+from jobs.evaluation.figures import EvaluationCounts, Figures, count_rows, figures_of
+from jobs.evaluation.methods import CliperMethod, find_method
+from jobs.evaluation.options import EvaluateOptions
+from schemas.errors import RequestError
+from schemas.manifest import Manifest, labelling_manifest
+from schemas.settings_file import SettingsFile
+
+
+class Evaluation:
+    """A request that is found and checked when it is made, before anything runs.
+
+    Args:
+        title: for tables.
+        options: the request.
+        dataset: the data set, or a part of it.
+        file: in place of the settings file of the options.
+        winners: also count what thresholds on map values would change.
+
+    Raises:
+        RequestError: models, vocabulary, settings or output do not work.
+    """
+
+    def __init__(
+        self, title: str, options: EvaluateOptions, dataset: Dataset, file: SettingsFile | None = None,
+        winners: bool = False,
+    ) -> None:  # fmt: skip
+        self.title, self.options, self.dataset, self.winners = title, options, dataset, winners
+        self.method = find_method(options.method, options.models, options.proxy, dataset, file)
+        self.vocabulary = dataset.vocabulary(self.method.clip, options.templates, options.text_embeddings)
+        self.manifest = self.request()
+        self.output = Output(open_location(options.output, "--output") / self.manifest.fingerprint[:16])
+        self.output.check(self.manifest, overwrite=False)
+
+    def request(self) -> Manifest:
+        options, labelled = self.options, self.dataset.labelled
+        names = [shard.name for shard in labelled.corpus.shards]
+        return labelling_manifest(
+            input={
+                "dataset": self.dataset.name,
+                "address": labelled.corpus.root.url,
+                "masks": labelled.masks.folder.url,
+                "first": names[0],
+                "last": names[-1],
+                "images": len(names),
+                "background": self.dataset.background,
+                "ignore": options.ignore,
+            },
+            vocabulary=self.vocabulary.manifest(),
+            models=self.method.models_manifest(),
+            settings=self.method.settings()
+            | {"method": options.method, "precision": options.models.precision, "winners": self.winners}
+            | {"given_labels": options.given_labels},
+        )
+
+    def run(self, console: Console) -> EvaluationCounts:
+        """Label the images that are not labelled yet, and sum the rows.
+
+        Raises:
+            RequestError: another run writes to the same output, or models cannot be loaded.
+            ray.exceptions.RayError: a stage failed; what is written stays.
+        """
+        console.print(f"{self.title}: {self.output.location.url}", highlight=False, soft_wrap=True)
+        if not self.output.is_finished():
+            with exclusive_run(self.output, self.manifest, console) as output:
+                run_to_completion(self.pipeline(output), console)
+        return count_rows(self.output, len(self.dataset.classes))
+
+    def pipeline(self, output: Output) -> Pipeline:
+        labelled, options = self.dataset.labelled.with_retries(), self.options
+        embeddings = output.read_embeddings() or self.vocabulary.embed(self.method.clip)
+        output.write_embeddings(embeddings)
+        spec = self.method.spec(embeddings)
+        prepare = Preparer(spec.inputs, labelled.corpus.limits, labelled, self.dataset.background)
+        encoder = CountsEncoder(len(self.dataset.classes), options.given_labels, self.winners)
+        return Pipeline(labelled.corpus, prepare, spec, encoder, self.manifest, output, options.cluster)
+
+    def figures(self, counts: EvaluationCounts) -> Figures:
+        """Figures beside the published one."""
+        thresholds = self.method.score_thresholds(len(self.dataset.classes))
+        published = self.method.published(self.dataset)
+        return figures_of(self.title, counts, self.dataset.label_names, thresholds, published, self.method.settings())
+
+
+def calibrate(options: EvaluateOptions, dataset: Dataset, target: Path, console: Console) -> list[Figures]:
+    """Look for thresholds on every other image, and try them on the rest.
+
+    Returns:
+        Figures of the rest, with the settings as they were and with the new thresholds.
+    """
+    if len(dataset.labelled.corpus.shards) < 2:
+        raise RequestError("--calibrate needs at least two images")
+    sample, rest = dataset.part(0, 2), dataset.part(1, 2)
+    before = Evaluation("the other half as it was", options, rest)
+    assert isinstance(before.method, CliperMethod), "options were checked"
+    models = before.method.models
+    first = Evaluation("half of the images", options, sample).run(console)
+    file = choose_score_thresholds(models.file, dataset.class_names, first, models.settings.score_threshold)
+    if options.calibrate_for == "miou":
+        counted = Evaluation("the same with thresholds on scores", options, sample, file, winners=True)
+        counts = counted.run(console)
+        file = choose_background_thresholds(file, dataset.class_names, counted.output, counts)
+    after = Evaluation("the other half, calibrated", options, rest, file)
+    results = [request.figures(request.run(console)) for request in (before, after)]
+    old, new = (getattr(figures, options.calibrate_for) for figures in results)
+    if new > old:
+        target.write_text(file.to_json(), encoding="utf-8")
+        console.print(f"Calibrated: {old:.1f} -> {new:.1f} on the other half. Written: {target}", highlight=False)
+    else:
+        console.print(
+            f"Not better on the other half ({old:.1f} -> {new:.1f}): nothing was written. Try more images.",
+            highlight=False,
+        )
+    return results

@@ -1,0 +1,99 @@
+"""Options of the evaluation job."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.extras import literal_type_from_choices
+
+from cliper.proxy import DEFAULT_PROXY
+from cluster.corpus.layouts import LAYOUTS
+from cluster.corpus.limits import Limits
+from cluster.session import ClusterOptions
+from jobs.common.options import MethodOptions
+from jobs.evaluation.ablations import Grid
+from jobs.evaluation.calibration import Goal
+from jobs.evaluation.datasets import FOLDER, Dataset, find_dataset, find_folder
+from jobs.evaluation.methods import MethodName
+from schemas.errors import RequestError
+
+if TYPE_CHECKING:
+    DatasetName = str
+else:
+    DatasetName = literal_type_from_choices([*LAYOUTS, FOLDER])
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of the evaluation job."""
+
+    dataset: DatasetName
+    """Labelled data set as its makers lay it out, below --root; or folder, with --images, --masks and --classes."""
+    models: MethodOptions
+    root: str | None = None
+    """Where the data set is: a local folder or a URL."""
+    images: str | None = None
+    """Folder of images."""
+    masks: str | None = None
+    """Folder of index masks: PNG files with the images' names."""
+    classes: str | None = None
+    """Class list of a folder: one class per line in the order of mask values, or "name: query one; query two"."""
+    background: bool = True
+    """In a folder's masks 0 is background and 1 the first class. --no-background: 0 is the first class. --ignore 0 255:
+    0 is no class and 1 the first one."""
+    ignore: tuple[int, ...] = (255,)
+    """Values in a folder's masks of pixels that do not count."""
+    method: MethodName = "cliper"
+    """The method to evaluate. The others are baselines without compensation, read out as SCLIP and ProxyCLIP are."""
+    proxy: str = DEFAULT_PROXY
+    """Second model for proxyclip: timm's name of a DINO transformer, or local-dir:FOLDER."""
+    text_embeddings: str | None = None
+    """Ready text embeddings (safetensors) in place of CLIP's text tower."""
+    templates: str | None = None
+    """Prompt templates: car, openai_imagenet_80 or a file (default: the published ones)."""
+    given_labels: bool = False
+    """Tell the method which classes each image shows: figures of pseudo-masks (paper table 3)."""
+    grid: tuple[Grid, ...] = ()
+    """Evaluate every row of these ablation tables of the paper."""
+    calibrate: Path | None = None
+    """Look for thresholds of every class on half of the images, try them on the other half, and write a settings file
+    for --settings if they are better."""
+    calibrate_for: Goal = "miou"
+    """The figure that the thresholds should raise."""
+    output: str = "evaluations"
+    """Folder or prefix for the rows that figures are summed from. Each request has its own folder there, in which the
+    same command continues."""
+    json: Path | None = None
+    """File for the figures."""
+    markdown: Path | None = None
+    """File for the figures as a Markdown table."""
+    limit: int | None = None
+    """Evaluate only this many images, the first by name."""
+    limits: Limits = field(default_factory=Limits)
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
+    max_failed_fraction: float = 0.0
+    """The job fails at the end if more than this share of the images could not be evaluated."""
+
+    def check(self) -> None:
+        """Raises RequestError: options do not go together, or a number makes no sense."""
+        self.cluster.check()
+        self.limits.check()
+        if self.limit is not None and self.limit < 1:
+            raise RequestError(f"--limit must be at least 1, not {self.limit}")
+        if not 0 <= self.max_failed_fraction <= 1:
+            raise RequestError(f"--max-failed-fraction must be between 0 and 1, not {self.max_failed_fraction}")
+        if self.method != "cliper" and (self.grid or self.calibrate):
+            raise RequestError(f"--grid and --calibrate are for --method cliper, not {self.method}")
+        if self.grid and self.calibrate:
+            raise RequestError("--grid and --calibrate do not go together: give one of them")
+        for path in (self.json, self.markdown, self.calibrate):
+            if path is not None and not path.resolve().parent.is_dir():
+                raise RequestError(f"{path}: the folder does not exist")
+
+    def find_dataset(self) -> Dataset:
+        """The data set; raises RequestError: it is not there."""
+        if self.dataset == FOLDER:
+            return find_folder(
+                self.images, self.masks, self.classes, self.background, self.ignore, self.limit, self.limits
+            )
+        return find_dataset(self.dataset, self.root, self.limit, self.limits)
