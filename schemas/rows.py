@@ -50,9 +50,9 @@ class Status(StrEnum):
     TIMED_OUT = "timed_out"
     """Decoding took longer than the limit."""
     OUT_OF_MEMORY = "out_of_memory"
-    """The picture does not fit into memory."""
+    """The image does not fit into memory."""
     NO_TRUTH = "no_truth"
-    """In an evaluation: the picture's mask is missing or cannot be used."""
+    """In an evaluation: the image's mask is missing or cannot be used."""
     BROKEN_SHARD = "broken_shard"
     """The shard is damaged: this row stands for what could not be read of it."""
 

@@ -13,7 +13,7 @@ from cluster.storage import open_location
 from jobs.evaluation.calibration import choose_background_thresholds, choose_score_thresholds
 from jobs.evaluation.datasets import Dataset
 from jobs.evaluation.figures import EvaluationCounts, Figures, count_rows, figures_of
-from jobs.evaluation.methods import CliperMethod, find_method
+from jobs.evaluation.methods import find_method
 from jobs.evaluation.options import EvaluateOptions
 from schemas.errors import RequestError
 from schemas.manifest import Manifest, labelling_manifest
@@ -60,8 +60,8 @@ class Evaluation:
                 "ignore": options.ignore,
             },
             vocabulary=self.vocabulary.manifest(),
-            models=self.method.models_manifest(),
-            settings=self.method.settings()
+            models=self.method.models,
+            settings=self.method.settings
             | {"method": options.method, "precision": options.models.precision, "winners": self.winners}
             | {"given_labels": options.given_labels},
         )
@@ -90,9 +90,9 @@ class Evaluation:
 
     def figures(self, counts: EvaluationCounts) -> Figures:
         """Figures beside the published one."""
-        thresholds = self.method.score_thresholds(len(self.dataset.classes))
-        published = self.method.published(self.dataset)
-        return figures_of(self.title, counts, self.dataset.label_names, thresholds, published, self.method.settings())
+        method = self.method
+        names, thresholds = self.dataset.label_names, method.score_thresholds
+        return figures_of(self.title, counts, names, thresholds, method.published, method.settings)
 
 
 def calibrate(options: EvaluateOptions, dataset: Dataset, target: Path, console: Console) -> list[Figures]:
@@ -105,10 +105,10 @@ def calibrate(options: EvaluateOptions, dataset: Dataset, target: Path, console:
         raise RequestError("--calibrate needs at least two images")
     sample, rest = dataset.part(0, 2), dataset.part(1, 2)
     before = Evaluation("the other half as it was", options, rest)
-    assert isinstance(before.method, CliperMethod), "options were checked"
-    models = before.method.models
     first = Evaluation("half of the images", options, sample).run(console)
-    file = choose_score_thresholds(models.file, dataset.class_names, first, models.settings.score_threshold)
+    file = choose_score_thresholds(
+        before.method.file, dataset.class_names, first, before.method.settings["score_threshold"]
+    )
     if options.calibrate_for == "miou":
         counted = Evaluation("the same with thresholds on scores", options, sample, file, winners=True)
         counts = counted.run(console)

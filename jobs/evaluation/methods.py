@@ -1,7 +1,9 @@
 """The methods that can be evaluated: CLIPer, and the baselines beside it."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Any, Literal
 
 from cliper.baselines import BaselineMethod, BaselineSettings
 from cliper.models import ClipSpec, ModelError
@@ -9,7 +11,7 @@ from cliper.proxy import proxy_patch_size_px
 from cliper.settings import class_thresholds
 from cluster.actors import BaselineSpec, SegmenterSpec
 from jobs.common.options import MethodOptions
-from jobs.common.request import Models, find_models
+from jobs.common.request import find_models
 from jobs.evaluation.datasets import Dataset
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.errors import RequestError
@@ -20,89 +22,42 @@ PRESENT_PROBABILITY = 0.5
 """A baseline takes a class for present where its largest probability is above this."""
 
 
-class Method(Protocol):
-    """A method with its models and settings, found and checked before anything runs."""
-
-    @property
-    def clip(self) -> ClipSpec: ...
-
-    def models_manifest(self) -> dict[str, object]:
-        """Models and revisions."""
-
-    def settings(self) -> dict[str, Any]:
-        """All settings."""
-
-    def spec(self, embeddings: VocabularyEmbeddings) -> SegmenterSpec:
-        """What the labelling actors need."""
-
-    def score_thresholds(self, classes: int) -> tuple[float, ...]:
-        """Per class, the score above which it is taken for present."""
-
-    def published(self, dataset: Dataset) -> float | None:
-        """The published mean IoU in percent; None if there is none."""
-
-
 @dataclass(frozen=True)
-class CliperMethod:
-    """CLIPer."""
+class Method:
+    """A method whose models and settings were found and checked.
 
-    models: Models
-    precision: str
+    Attributes:
+        clip: the CLIP model.
+        models: names and revisions of all models, for the manifest.
+        settings: all settings, for the manifest.
+        file: the settings file's content.
+        spec: from the vocabulary's embeddings to what the labelling actors need.
+        score_thresholds: per class, the score above which it is taken for present.
+        published: the published mean IoU in percent; None if there is none.
+    """
 
-    @property
-    def clip(self) -> ClipSpec:
-        return self.models.clip
-
-    def models_manifest(self) -> dict[str, object]:
-        return self.models.manifest()
-
-    def settings(self) -> dict[str, Any]:
-        return asdict(self.models.settings)
-
-    def spec(self, embeddings: VocabularyEmbeddings) -> SegmenterSpec:
-        return self.models.spec(embeddings, self.precision)
-
-    def score_thresholds(self, classes: int) -> tuple[float, ...]:
-        settings = self.models.settings
-        return class_thresholds(settings.class_score_thresholds, settings.score_threshold, classes)
-
-    def published(self, dataset: Dataset) -> float | None:
-        return dataset.published(self.clip, self.models.settings)
+    clip: ClipSpec
+    models: dict[str, object]
+    settings: dict[str, Any]
+    file: SettingsFile
+    spec: Callable[[VocabularyEmbeddings], SegmenterSpec]
+    score_thresholds: tuple[float, ...]
+    published: float | None
 
 
-@dataclass(frozen=True)
-class BaselineRequest:
-    """A baseline; nothing is published for it in this harness."""
-
-    method: BaselineMethod
-    models: Models
-    own: BaselineSettings
-    precision: str
-    proxy: str | None
-
-    @property
-    def clip(self) -> ClipSpec:
-        return self.models.clip
-
-    def models_manifest(self) -> dict[str, object]:
-        return self.models.manifest() | ({"proxy": self.proxy} if self.proxy else {})
-
-    def settings(self) -> dict[str, Any]:
-        return asdict(self.own)
-
-    def spec(self, embeddings: VocabularyEmbeddings) -> SegmenterSpec:
-        return BaselineSpec(self.method, self.clip, embeddings, self.own, self.precision, self.proxy)
-
-    def score_thresholds(self, classes: int) -> tuple[float, ...]:
-        return (PRESENT_PROBABILITY,) * classes
-
-    def published(self, dataset: Dataset) -> None:
-        return None
+def find_cliper(options: MethodOptions, dataset: Dataset, file: SettingsFile | None) -> Method:
+    """CLIPer; arguments and errors as for `find_method`."""
+    models = find_models(options, dataset.class_names, dataset.benchmark, file)
+    settings, classes = models.settings, len(dataset.classes)
+    thresholds = class_thresholds(settings.class_score_thresholds, settings.score_threshold, classes)
+    spec = partial(models.spec, precision=options.precision)
+    published = dataset.published(models.clip, settings)
+    return Method(models.clip, models.manifest(), asdict(settings), models.file, spec, thresholds, published)
 
 
 def find_method(
     name: MethodName, options: MethodOptions, proxy: str, dataset: Dataset, file: SettingsFile | None = None
-) -> CliperMethod | BaselineRequest:
+) -> Method:
     """Find a method's models and check its settings.
 
     Args:
@@ -117,19 +72,25 @@ def find_method(
         RequestError: a model cannot be found or a setting does not fit.
     """
     if name == "cliper":
-        return CliperMethod(find_models(options, dataset.class_names, dataset.benchmark, file), options.precision)
+        return find_cliper(options, dataset, file)
     without_diffusion: dict[str, Any] = vars(options) | {"diffusion": "none"}
     models = find_models(MethodOptions(**without_diffusion), dataset.class_names, dataset.benchmark, file)
     given = {"logit_scale": options.logit_scale, "background_threshold": options.background_threshold}
     chosen = {setting: value for setting, value in given.items() if value is not None}
     defaults = {"background_threshold": 0.1 if dataset.background else 0.0}
-    needs_proxy = name == "proxyclip"
+    used_proxy = proxy if name == "proxyclip" else None
     try:
-        own = BaselineSettings(shorter_side_px=models.settings.shorter_side_px, **(defaults | chosen))
-        if needs_proxy:
-            proxy_patch_size_px(proxy)
+        settings = BaselineSettings(shorter_side_px=models.settings.shorter_side_px, **(defaults | chosen))
+        if used_proxy:
+            proxy_patch_size_px(used_proxy)
     except ModelError as error:
         raise RequestError(f"--proxy: {error}") from error
     except ValueError as error:
         raise RequestError(str(error)) from error
-    return BaselineRequest(name, models, own, options.precision, proxy if needs_proxy else None)
+
+    def spec(embeddings: VocabularyEmbeddings) -> BaselineSpec:
+        return BaselineSpec(name, models.clip, embeddings, settings, options.precision, used_proxy)
+
+    manifest = models.manifest() | ({"proxy": used_proxy} if used_proxy else {})
+    thresholds = (PRESENT_PROBABILITY,) * len(dataset.classes)
+    return Method(models.clip, manifest, asdict(settings), models.file, spec, thresholds, published=None)

@@ -61,9 +61,9 @@ def copy_manifest(selection: Selection, labels: Labels, per_shard: int) -> Manif
         "labels": labels.location.url,
         "labels_fingerprint": labels.manifest["fingerprint"],
         "conditions": asdict(selection.conditions),
-        "pictures": selection.kept,
+        "images": selection.kept,
         "ids_sha256": digest.hexdigest(),
-        "pictures_per_shard": per_shard,
+        "images_per_shard": per_shard,
     })  # fmt: skip
 
 

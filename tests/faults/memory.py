@@ -33,7 +33,7 @@ PARTS = {"driver": "annotate.py", "actor": "Labeller", "Ray's servers": "raylet"
 class MemoryOptions:
     """How many images, and where the result goes."""
 
-    pictures: int = 200_000
+    images: int = 200_000
     """Tiny images."""
     interval_s: float = 5.0
     """Time between samples."""
@@ -81,7 +81,7 @@ def labelled(output: Path) -> int:
 def main(options: MemoryOptions) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_corpus(folder / "corpus", options.pictures)
+        write_corpus(folder / "corpus", options.images)
         (folder / "vocab.txt").write_text("sky\nsand\ntree\n")
         flags = ["--vocab", str(folder / "vocab.txt"), *SETTINGS, "--rows-per-file", str(ROWS_PER_FILE)]
         job = start(str(folder / "corpus"), str(folder / "out"), [*flags, "--batch-size", "64"])
@@ -98,7 +98,7 @@ def main(options: MemoryOptions) -> None:
         writer.writerows({name: round(value) for name, value in sample.items()} for sample in samples)
     plot(samples, options.output / "memory.svg")
     for part in PARTS:
-        early, late = (around(samples, part, options.pictures * share) for share in (0.25, 0.95))
+        early, late = (around(samples, part, options.images * share) for share in (0.25, 0.95))
         print(f"{part}: {early:.0f} MB at a quarter, {late:.0f} MB in the end, {late / early - 1:+.1%}")
 
 

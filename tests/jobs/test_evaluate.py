@@ -11,7 +11,7 @@ from tests.support.jobs import refusal
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A labelled folder with one picture, and files that are wrong."""
+    """A labelled folder with one image, and files that are wrong."""
     for name in ("images", "masks", "hollow"):
         (tmp_path / name).mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images/a.png")
