@@ -16,7 +16,7 @@ from rich.console import Console
 from cluster.output.files import atomic_write
 from cluster.output.folder import Output
 from cluster.output.rows import Labels, open_labels
-from cluster.storage import STORAGE_ERRORS, Location, storage_problem
+from cluster.storage import STORAGE_ERRORS, Location
 from jobs.common.counts import count_labels
 from jobs.common.exit_codes import run_to_exit_code
 from jobs.common.targets import check_file_target, note_unfinished
@@ -67,11 +67,11 @@ def report(options: ReportOptions, console: Console) -> None:
     options.check()
     labels = open_labels(options.labels, "--labels")
     if not labels.paths:
-        raise RequestError(f"--labels {options.labels} has no rows: wait until the labelling job has written some")
+        raise RequestError(f"{labels.location} has no rows: wait until the labelling job has written some")
     images = open_images(options.images) if options.images else None
     target = check_file_target("--output", options.output, overwrite=True)
     with contextlib.ExitStack() as stack:
-        file = open_page(target, options.output, stack)
+        file = open_page(target, stack)
         note_unfinished(labels, console)
         page, shown, unreadable = make_page(options, labels, images)
         file.write(page)
@@ -82,7 +82,7 @@ def report(options: ReportOptions, console: Console) -> None:
     )  # fmt: skip
 
 
-def open_page(target: Location, address: str, stack: contextlib.ExitStack) -> IO[bytes]:
+def open_page(target: Location, stack: contextlib.ExitStack) -> IO[bytes]:
     """Open the page's file. This happens before the work, so that a wrong address fails at once.
 
     Raises:
@@ -91,7 +91,7 @@ def open_page(target: Location, address: str, stack: contextlib.ExitStack) -> IO
     try:
         return stack.enter_context(atomic_write(target))
     except STORAGE_ERRORS as error:
-        raise RequestError(f"--output {address} cannot be written: {storage_problem(error)}") from error
+        raise target.refusal(error, "written") from error
 
 
 def make_page(options: ReportOptions, labels: Labels, images: Location | None) -> tuple[bytes, int, int]:

@@ -1,4 +1,4 @@
-"""Everything about a labelling request that can be checked before Ray starts."""
+"""The checks of a labelling request before Ray starts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -24,13 +24,13 @@ Parsed = TypeVar("Parsed")
 
 @dataclass(frozen=True)
 class VocabularyRequest:
-    """The words to look for, and where their embeddings come from.
+    """The words to look for, and the source of their embeddings.
 
     Attributes:
         classes: names and queries, in category order.
         background: background phrases.
-        templates: prompt templates; empty if the embeddings are ready.
-        ready: embeddings from a file; None embeds with CLIP's text tower.
+        templates: prompt templates. Empty if the embeddings come from a file.
+        ready: embeddings from a file. With None, CLIP's text tower makes them.
     """
 
     classes: tuple[VocabularyClass, ...]
@@ -51,7 +51,7 @@ class VocabularyRequest:
         }
 
     def embed(self, clip: ClipSpec) -> VocabularyEmbeddings:
-        """Embed the vocabulary, on a GPU of this machine if there is one; ready embeddings are returned as they are.
+        """Embed the vocabulary, on a GPU of this machine if there is one. Embeddings from a file stay as they are.
 
         Raises:
             RequestError: the text tower cannot be loaded.
@@ -75,7 +75,7 @@ class VocabularyRequest:
 
 @dataclass(frozen=True)
 class Models:
-    """The models that were found, the settings that fit them, and the settings file."""
+    """The models of a request, their settings, and the settings file."""
 
     clip: ClipSpec
     diffusion: DiffusionSpec | None
@@ -88,7 +88,7 @@ class Models:
         return {role: {"name": spec.name, "revision": spec.revision} for role, spec in found.items() if spec}
 
     def spec(self, embeddings: VocabularyEmbeddings, precision: str) -> CliperSpec:
-        """What the labelling actors need.
+        """The specification for the labelling actors.
 
         Raises:
             RequestError: the diffusion model's text encoder cannot be loaded.
@@ -108,16 +108,16 @@ def find_models(
     benchmark: Benchmark | None = None,
     file: SettingsFile | None = None,
 ) -> Models:
-    """Find the models and check the settings against them; no weights are loaded.
+    """Find the models and check the settings against them. No weights are loaded.
 
     Args:
         options: models and settings.
-        class_names: the vocabulary, for which a settings file may have thresholds.
-        benchmark: a data set whose published settings come before the encoder's defaults.
-        file: in place of the settings file of the options.
+        class_names: the vocabulary. A settings file may have thresholds for its classes.
+        benchmark: a data set whose published settings replace the encoder's defaults.
+        file: replaces the settings file of the options.
 
     Raises:
-        RequestError: a model cannot be found or a setting does not fit.
+        RequestError: a model cannot be found, or a setting does not fit it.
     """
     file = file or read_settings_file(options.settings, class_names)
     try:
@@ -135,10 +135,10 @@ def find_models(
 
 
 def read_settings_file(address: str | None, class_names: Sequence[str]) -> SettingsFile:
-    """The settings file, if there is one.
+    """Read the settings file, if there is one.
 
     Raises:
-        RequestError: it cannot be read, or its classes are other ones than the vocabulary's.
+        RequestError: it cannot be read, or none of its classes is in the vocabulary.
     """
     if address is None:
         return SettingsFile()
@@ -154,7 +154,7 @@ def read_vocabulary(
 ) -> VocabularyRequest:
     """Read the vocabulary from its files.
 
-    With ready embeddings a vocabulary file is not needed; if given, it selects and orders classes of the embeddings.
+    With an embeddings file, the vocabulary file is optional. It then selects and orders classes of the embeddings.
 
     Raises:
         RequestError: a file is missing or wrong.
@@ -178,7 +178,7 @@ def read_vocabulary(
 
 
 def read_templates(templates: str) -> tuple[str, ...]:
-    """The prompt templates of a set, or those in a file."""
+    """The prompt templates of a named set or of a file."""
     return TEMPLATE_SETS.get(templates) or parse_text("--templates", templates, parse_templates)
 
 

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from cluster.storage import STORAGE_ERRORS, open_location, storage_problem
+from cluster.storage import STORAGE_ERRORS, Location, open_location
 from jobs.filtering.conditions import check_class
 from schemas.errors import RequestError
 
@@ -28,7 +28,8 @@ def read_ground_truth(address: str, class_names: Sequence[str]) -> tuple[pa.Arra
     Raises:
         RequestError: the table cannot be read, has other columns, or names a class that the vocabulary lacks.
     """
-    pairs = one_class_per_row(read_table(address), address)
+    location = open_location(address, "--truth")
+    pairs = one_class_per_row(read_table(location), location)
     image_ids = pairs["image_id"].unique()
     rows = pc.index_in(pairs["image_id"], image_ids)
     columns = pc.index_in(pairs["class"], pa.array(class_names, pa.string()))
@@ -36,27 +37,26 @@ def read_ground_truth(address: str, class_names: Sequence[str]) -> tuple[pa.Arra
     named = pc.fill_null(pc.not_equal(pairs["class"], ""), False)
     unknown = pairs["class"].filter(pc.and_not(named, known))
     if len(unknown):
-        check_class(f"--truth {address}", unknown[0].as_py(), class_names)
+        check_class(str(location), unknown[0].as_py(), class_names)
     ground_truth = np.zeros((len(image_ids), len(class_names)), bool)
     ground_truth[rows.filter(known).to_numpy(), columns.filter(known).to_numpy()] = True
     return image_ids, ground_truth
 
 
-def read_table(address: str) -> pa.Table:
-    location = open_location(address, "--truth")
+def read_table(location: Location) -> pa.Table:
     try:
         with location.fs.open(location.path, "rb") as file:
-            if address.lower().endswith(".csv"):
+            if location.path.lower().endswith(".csv"):
                 options = pyarrow.csv.ConvertOptions(column_types=PAIRS)
                 return pyarrow.csv.read_csv(file, convert_options=options)
             return pq.read_table(file)
     except pa.ArrowInvalid as error:
-        raise RequestError(f"--truth {address} is neither a Parquet nor a CSV table: {error}") from error
+        raise RequestError(f"{location} is neither a Parquet nor a CSV table: {error}") from error
     except STORAGE_ERRORS as error:
-        raise RequestError(f"--truth {address} cannot be read: {storage_problem(error)}") from error
+        raise location.refusal(error, "read") from error
 
 
-def one_class_per_row(table: pa.Table, address: str) -> pa.Table:
+def one_class_per_row(table: pa.Table, location: Location) -> pa.Table:
     """The table with the columns `PAIRS`. An image without classes has a row with null."""
     names = set(table.column_names)
     if {"image_id", "class"} <= names:
@@ -69,8 +69,8 @@ def one_class_per_row(table: pa.Table, address: str) -> pa.Table:
             pa.table([ids, pa.nulls(len(ids), classes.type)], PAIRS.names),
         ]
     else:
-        raise RequestError(f"--truth {address} needs columns image_id and class, or image_id and a list column classes")
+        raise RequestError(f"{location} needs columns image_id and class, or image_id and a list column classes")
     try:
         return pa.concat_tables(parts).cast(PAIRS)
     except pa.ArrowException as error:
-        raise RequestError(f"--truth {address}: image_id and classes must be text ({error})") from error
+        raise RequestError(f"{location}: image_id and classes must be text ({error})") from error

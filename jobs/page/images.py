@@ -17,7 +17,6 @@ from cluster.corpus.readers import Record, Shard, checked, image_bytes, image_co
 from cluster.corpus.sources import Corpus, file_address, format_of, read_shard
 from cluster.storage import STORAGE_ERRORS, Location, open_location, storage_problem
 from jobs.page.samples import rows_at
-from schemas.errors import RequestError
 
 READERS = 4
 """Files that are read at a time. Each reader has one decoded image in memory."""
@@ -46,7 +45,7 @@ def open_images(address: str) -> Location:
             raise FileNotFoundError(location.path)
         is_file = location.fs.isfile(location.path)
     except STORAGE_ERRORS as error:
-        raise RequestError(f"--images {address} cannot be read: {storage_problem(error)}") from error
+        raise location.refusal(error, "read") from error
     return replace(location, path=posixpath.dirname(location.path)) if is_file else location
 
 
