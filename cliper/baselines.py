@@ -4,7 +4,7 @@ They differ in CLIP's last block alone. All are read out as SCLIP and ProxyCLIP 
 image's own size, and the class of the most probable query wins.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cliper.coarse import Queries, class_maps, query_logits
 from cliper.labels import ResizedMaps, empty_labels
-from cliper.pipeline import Prediction, Winners, batch_limit, channels_first
+from cliper.pipeline import AllowedClasses, Prediction, Winners, batch_limit, channels_first
 from cliper.preprocess import InputSpec, Prepared
 from cliper.proxy import ProxyModel, mix_by_proxy
 from cliper.runs import find_runs
@@ -55,10 +55,7 @@ class Baseline:
     * ``proxyclip`` (Lan et al. 2024, arXiv 2408.04883): another model's attention (`cliper.proxy`), likewise.
 
     Args:
-        tower: CLIP's image tower.
         queries: text embeddings of the vocabulary. Their last row, CLIPer's query for "anything", takes no part.
-        method: the method.
-        settings: input size and readout.
         proxy: needed for ``proxyclip``, on the tower's device; not used otherwise.
 
     Attributes:
@@ -89,23 +86,19 @@ class Baseline:
 
     @torch.inference_mode()
     def predict(
-        self,
-        prepared: Sequence[Prepared],
-        allowed: Sequence[Collection[int] | None] | None = None,
-        keep_winners: bool = False,
+        self, prepared: Sequence[Prepared], allowed: AllowedClasses | None = None, keep_winners: bool = False
     ) -> list[Prediction]:
         """See `cliper.pipeline.Segmenter.predict`. A class's score is its largest probability on the patch grid."""
-        allowed = allowed or [None] * len(prepared)
-        return [self.predict_one(image, may, keep_winners) for image, may in zip(prepared, allowed, strict=True)]
-
-    def predict_one(self, image: Prepared, allowed: Collection[int] | None, keep_winners: bool) -> Prediction:
-        logits = self.logits(image)
-        maps = class_maps(logits.flatten(1)[None], self.queries)[0, : self.classes]
-        barred = [] if allowed is None else [index for index in range(self.classes) if index not in allowed]
-        value, labels = most_probable(logits, self.queries, self.classes, image.image_hw, barred)
-        winners = Winners(value.cpu().numpy(), labels.cpu().numpy()) if keep_winners else None
-        (runs,) = find_runs([labels.masked_fill(value < self.settings.background_threshold, 0)])
-        return Prediction(maps.amax(dim=-1).cpu().numpy(), runs, winners)
+        found = []
+        for image, may in zip(prepared, allowed or [None] * len(prepared), strict=True):
+            logits = self.logits(image)
+            maps = class_maps(logits.flatten(1)[None], self.queries)[0, : self.classes]
+            barred = [] if may is None else [index for index in range(self.classes) if index not in may]
+            value, labels = most_probable(logits, self.queries, self.classes, image.image_hw, barred)
+            winners = Winners(value.cpu().numpy(), labels.cpu().numpy()) if keep_winners else None
+            (runs,) = find_runs([labels.masked_fill(value < self.settings.background_threshold, 0)])
+            found.append(Prediction(maps.amax(dim=-1).cpu().numpy(), runs, winners))
+        return found
 
     def logits(self, image: Prepared) -> Float[Tensor, "queries grid_h grid_w"]:
         """Scaled cosine similarity of patches and queries, on CLIP's patch grid, for ``proxyclip`` on the proxy's."""
@@ -176,10 +169,8 @@ def most_probable(
     background query is more probable than every class that may win.
 
     Args:
-        logits: on the patch grid.
         queries: as from `competing_queries`.
         classes: number of classes; class ``classes`` of ``queries`` is background.
-        image_hw: height and width of the image.
         barred: classes (from 0) that may not win.
     """
     resized = ResizedMaps(logits, image_hw)

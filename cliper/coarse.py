@@ -78,11 +78,9 @@ def coarse_maps(
         early_embeddings: add the mean; off returns the spread map alone.
     """
     total = chosen = attention.new_zeros(())
-    count = 0
-    for single in maps:
-        if count == selected:
+    for index, single in enumerate(maps):
+        if index == selected:
             single = chosen = single * (single >= attention_threshold * single.amax(dim=-1, keepdim=True))
         total = total + single
-        count += 1
     spread = chosen @ attention
-    return spread + total / count if early_embeddings else spread
+    return spread + total / (index + 1) if early_embeddings else spread

@@ -63,9 +63,6 @@ def spread(
     attention as it is.
 
     Args:
-        query, key: of the head.
-        maps: what is multiplied.
-        settings: preset and threshold.
         scratch: holds the attention, which is computed and changed in place. Allocating it for every head would cost
             more than the product: on a CPU its pages would be returned and mapped again.
     """

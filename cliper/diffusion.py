@@ -68,15 +68,6 @@ def query_and_key(
     return projected.unflatten(-1, (block.attn1.heads, -1)).transpose(2, 3)
 
 
-def cut_after_attentions(unet: UNet2DConditionModel) -> nn.Module:
-    """A UNet that shares the weights, ends with the last self-attention that is needed and returns queries and keys."""
-    shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
-    cut = deepcopy(unet, shared)
-    cut.up_blocks[-1] = FirstAttentions(cut.up_blocks[-1])
-    cut.conv_norm_out, cut.conv_out = None, nn.Identity()
-    return cut
-
-
 @dataclass(frozen=True)
 class DiffusionModel:
     """The parts of Stable Diffusion that the method uses.
@@ -95,15 +86,16 @@ class DiffusionModel:
 
     @cached_property
     def cut_unet(self) -> nn.Module:
-        """The UNet as far as it is needed; see `cut_after_attentions`."""
-        return cut_after_attentions(self.unet)
+        """Shares the UNet's weights, ends with the last self-attention that is needed, returns queries and keys."""
+        shared = {id(tensor): tensor for tensor in (*self.unet.parameters(), *self.unet.buffers())}
+        cut = deepcopy(self.unet, shared)
+        cut.up_blocks[-1] = FirstAttentions(cut.up_blocks[-1])
+        cut.conv_norm_out, cut.conv_out = None, nn.Identity()
+        return cut
 
     def compile(self, **options: Any) -> None:
         """Prepare the two parts whose inputs never change shape for a GPU: convolution weights with channels last,
-        and torch compiles them at their next call.
-
-        Args:
-            options: of `torch.compile`.
+        and `torch.compile`, with its options, at their next call.
         """
         for part in (self.vae.encoder, self.cut_unet):
             part.to(memory_format=torch.channels_last)
@@ -129,11 +121,7 @@ class DiffusionModel:
         return torch.randn(self.vae.config["latent_channels"], *self.latent_hw, generator=generator)
 
     def latents(self, pixels: Float[Tensor, "batch 3 side_px side_px"]) -> Float[Tensor, "batch channels h w"]:
-        """The autoencoder's posterior mean times the scaling factor, in float32.
-
-        Args:
-            pixels: images in -1 to 1.
-        """
+        """The autoencoder's posterior mean times the scaling factor, in float32; pixels are in -1 to 1."""
         posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
         return posterior.mean.float() * self.vae.config["scaling_factor"]
 
@@ -144,18 +132,13 @@ class DiffusionModel:
     ) -> list[LayerQueriesAndKeys]:
         """Queries and keys of the two self-attentions, in the order in which their heads are chained.
 
-        The latents are noised and sent through the UNet with the empty prompt and without guidance. The pass ends as
-        soon as the last attention needed has been reached.
-
-        Args:
-            latents: as from `latents`.
-            noise: standard normal, one per image.
+        The latents are mixed with standard normal noise and sent through the UNet with the empty prompt and without
+        guidance. The pass ends as soon as the last attention needed has been reached.
         """
         device, dtype = self.unet.device, self.unet.dtype
         timestep = torch.tensor(self.timestep)
         noisy = self.scheduler.add_noise(latents, noise.to(device), timestep[None])
         prompt = self.empty_prompt.to(device, dtype).expand(len(latents), -1, -1)
-
         maps = self.cut_unet(noisy.to(dtype), timestep.to(device), encoder_hidden_states=prompt, return_dict=False)[0]
         return [(maps[layer, 0], maps[layer, 1]) for layer in (1, 0)]
 

@@ -31,10 +31,6 @@ class ResizedMaps:
     Blocks come from two steps: the maps are resized to the image's width once, and row y of the result is then
     ``(1 - a) upper + a lower``, a product of two weights with neighbouring rows. On a CPU it rounds as
     ``F.interpolate`` does, except where the image is narrower than about 110 px: there, the last place can differ.
-
-    Args:
-        maps: on their own grid.
-        image_hw: height and width of the image.
     """
 
     def __init__(self, maps: Float[Tensor, "maps side_h side_w"], image_hw: tuple[int, int]) -> None:
@@ -77,9 +73,7 @@ def label_map(
     that is 0, where the square of (1 - the winning value) is at least the winning value.
 
     Args:
-        refined: class maps.
         scores: as from `class_scores`; on the CPU, so that nothing waits for a GPU.
-        image_hw: height and width of the image.
         settings: thresholds and ``normalize_maps``.
         allowed: classes (from 0) that may win, where image-level labels are given (paper table 3); None allows all.
 
@@ -112,7 +106,7 @@ def winning_classes(
     score is not above ``score_threshold`` do not compete, nor does a class where its value is below its floor.
 
     Args:
-        refined, scores, image_hw, settings, allowed: as for `label_map`.
+        scores, settings, allowed: as for `label_map`.
         floors: on the scale of the values, at least 0; on the CPU.
 
     Yields:
@@ -148,9 +142,8 @@ class MapValues:
     maps need to be seen only once before values can be computed block by block.
 
     Args:
-        maps: of the classes that compete.
+        maps, scores: of the classes that compete.
         blocks: of rows, as from `ResizedMaps.blocks`.
-        scores: of these classes.
         normalize: stretch values to start at 0 and end at 1.
 
     Attributes:

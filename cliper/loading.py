@@ -123,10 +123,8 @@ def embed_empty_prompt(spec: DiffusionSpec) -> Float[Tensor, "1 text_tokens text
 
 
 def has_text_encoder(folder: Path) -> bool:
-    if (folder / "text_encoder").is_dir():
-        return True
-    index = folder / "model_index.json"
-    return index.is_file() and "text_encoder" in json.loads(index.read_text(encoding="utf-8"))
+    part, index = folder / "text_encoder", folder / "model_index.json"
+    return part.is_dir() or (index.is_file() and part.name in json.loads(index.read_text(encoding="utf-8")))
 
 
 def usable_gpus() -> list[str]:

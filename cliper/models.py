@@ -65,21 +65,21 @@ class ClipSpec:
         revision: the hub's commit, or ``sha256:...`` over a local folder's files; the same name and revision are
             the same weights.
         model_cfg: open_clip's architecture settings.
-        folder: local folder; None for a model of the hub.
-        repository: the hub's repository; None for a local folder.
         mean, std: per channel, of pixels in 0 to 1.
         defaults: settings of the method that suit the model: from ``cliper_defaults`` in a local folder's
             ``open_clip_config.json``, else the published ones.
+        folder: local folder; None for a model of the hub.
+        repository: the hub's repository; None for a local folder.
     """
 
     name: str
     revision: str
     model_cfg: dict[str, Any]
-    folder: str | None
-    repository: str | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     defaults: EncoderDefaults
+    folder: str | None = None
+    repository: str | None = None
 
     @property
     def patch_size_px(self) -> int:
@@ -150,7 +150,6 @@ def find_clip(name: str) -> ClipSpec:
         name=name,
         revision=hub_commit(f"CLIP model {name!r}", repository, revision),
         model_cfg=model_cfg,
-        folder=None,
         repository=repository,
         mean=channels(pretrained.get("mean") or open_clip.OPENAI_DATASET_MEAN),
         std=channels(pretrained.get("std") or open_clip.OPENAI_DATASET_STD),
@@ -166,24 +165,20 @@ def find_local_clip(name: str, folder: Path) -> ClipSpec:
         config = json.loads((folder / CLIP_CONFIG).read_text(encoding="utf-8"))
         model_cfg, preprocess = config["model_cfg"], config.get("preprocess_cfg", {})
         check_architecture(name, model_cfg)
-        mean = channels(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN))
-        std = channels(preprocess.get("std", open_clip.OPENAI_DATASET_STD))
         published = encoder_defaults(model_cfg["vision_cfg"]["patch_size"])
-        defaults = EncoderDefaults(**(vars(published) | config.get("cliper_defaults", {})))
+        return ClipSpec(
+            name=name,
+            revision=folder_digest(folder, [CLIP_CONFIG, CLIP_WEIGHTS]),
+            model_cfg=model_cfg,
+            mean=channels(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN)),
+            std=channels(preprocess.get("std", open_clip.OPENAI_DATASET_STD)),
+            defaults=EncoderDefaults(**(vars(published) | config.get("cliper_defaults", {}))),
+            folder=str(folder),
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"CLIP model {name!r} has an unreadable {CLIP_CONFIG}: {error!r}") from error
-    return ClipSpec(
-        name=name,
-        revision=folder_digest(folder, [CLIP_CONFIG, CLIP_WEIGHTS]),
-        model_cfg=model_cfg,
-        folder=str(folder),
-        repository=None,
-        mean=mean,
-        std=std,
-        defaults=defaults,
-    )
 
 
 def channels(values: Sequence[float]) -> tuple[float, float, float]:
@@ -236,8 +231,7 @@ def hub_commit(what: str, repository: str, revision: str | None) -> str:
         return str(HfApi().model_info(repository, revision=revision).sha)
     except Exception as online_error:  # which library's HTTP errors come out depends on the hub client's version
         try:
-            cached = snapshot_download(repository, revision=revision, local_files_only=True)
-            return Path(cached).name
+            return Path(snapshot_download(repository, revision=revision, local_files_only=True)).name
         except HUB_ERRORS:
             raise ModelError(
                 f"{what} was not found: the model hub has no {repository} at this revision or cannot be reached "

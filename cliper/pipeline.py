@@ -23,6 +23,9 @@ from cliper.settings import MethodSettings
 from cliper.sliding import windowed_logits
 from cliper.vision import VisionTower, check_width
 
+AllowedClasses = Sequence[Collection[int] | None]
+"""Per image the classes (from 0) that may win, or None for all."""
+
 
 class Winners(NamedTuple):
     """Who wins each pixel before a threshold on the value makes it background.
@@ -61,16 +64,12 @@ class Segmenter(Protocol):
     largest_batch: int
 
     def predict(
-        self,
-        prepared: Sequence[Prepared],
-        allowed: Sequence[Collection[int] | None] | None = None,
-        keep_winners: bool = False,
+        self, prepared: Sequence[Prepared], allowed: AllowedClasses | None = None, keep_winners: bool = False
     ) -> list[Prediction]:
         """Label images of any sizes; each result depends on its own image and seed alone.
 
         Args:
-            prepared: the images.
-            allowed: per image the classes (from 0) that may win, or None for all.
+            allowed: None allows all classes everywhere.
             keep_winners: also return who wins each pixel.
         """
 
@@ -99,9 +98,7 @@ class Cliper:
     """Training-free open-vocabulary segmentation (arXiv 2411.13836).
 
     Args:
-        tower: CLIP's image tower.
         queries: text embeddings of the vocabulary.
-        settings: the method's settings.
         diffusion: needed unless ``settings.compensation`` is ``none``.
 
     Attributes:
@@ -128,10 +125,7 @@ class Cliper:
 
     @torch.inference_mode()
     def predict(
-        self,
-        prepared: Sequence[Prepared],
-        allowed: Sequence[Collection[int] | None] | None = None,
-        keep_winners: bool = False,
+        self, prepared: Sequence[Prepared], allowed: AllowedClasses | None = None, keep_winners: bool = False
     ) -> list[Prediction]:
         """See `Segmenter.predict`."""
         return self.read_out(self.maps(prepared), prepared, allowed, keep_winners)
@@ -141,7 +135,7 @@ class Cliper:
         self,
         maps: Maps,
         prepared: Sequence[Prepared],
-        allowed: Sequence[Collection[int] | None] | None = None,
+        allowed: AllowedClasses | None = None,
         keep_winners: bool = False,
     ) -> list[Prediction]:
         """From class maps to scores and label maps; other arguments as for `Segmenter.predict`."""
@@ -174,7 +168,12 @@ class Cliper:
         """
         layers = self.diffusion_attention(prepared, noise)
         attention, coarse = self.coarse(prepared)
-        return Maps(attention, coarse, coarse if layers is None else self.refine(coarse, layers))
+        if layers is None:
+            return Maps(attention, coarse, coarse)
+        with stage("compensation"):  # image after image, so that only one's attention is in memory
+            of_images = [[(query[i], key[i]) for query, key in layers] for i in range(len(prepared))]
+            refined = [refine(single, of, self.settings) for single, of in zip(coarse, of_images, strict=True)]
+        return Maps(attention, coarse, refined)
 
     def diffusion_attention(
         self, prepared: Sequence[Prepared], noise: Sequence[Tensor] | None = None
@@ -191,16 +190,6 @@ class Cliper:
             latents = model.latents(pixels)
         with stage("unet"):
             return model.queries_and_keys(latents, upload(torch.stack(list(noise)), self.tower.device))
-
-    def refine(
-        self, coarse: Sequence[Float[Tensor, "classes _grid_h _grid_w"]], layers: Sequence[LayerQueriesAndKeys]
-    ) -> list[Float[Tensor, "classes side side"]]:
-        """Fine-grained compensation, image after image, so that only one's attention is in memory."""
-        with stage("compensation"):
-            return [
-                refine(single, [(query[i], key[i]) for query, key in layers], self.settings)
-                for i, single in enumerate(coarse)
-            ]
 
     def coarse(
         self, prepared: Sequence[Prepared]

@@ -68,14 +68,13 @@ class InputSpec:
         if self.proxy_patch_size_px is None:
             return None
         clip_hw = self.clip_hw(image_hw)
-        rows, columns = patch_grid_hw(clip_hw, min(clip_hw), self.proxy_patch_size_px)
-        return rows * self.proxy_patch_size_px, columns * self.proxy_patch_size_px
+        return InputSpec(min(clip_hw), self.proxy_patch_size_px).clip_hw(clip_hw)
 
     def prepare(self, image: Image.Image, seed: int) -> Prepared:
         """Resize an RGB image for the models; its own pixels are not needed after that."""
         image_hw = (image.height, image.width)
-        affinity_hw, affinity = self.affinity_hw(image_hw), None
-        if affinity_hw is not None:
+        affinity = None
+        if (affinity_hw := self.affinity_hw(image_hw)) is not None:
             resize = resize_nearest if self.diffusion_side_px is not None else resize_bicubic
             affinity = resize(image, affinity_hw)
         return Prepared(resize_bicubic(image, self.clip_hw(image_hw)), affinity, image_hw, seed)
@@ -84,13 +83,7 @@ class InputSpec:
 def patch_grid_hw(image_hw: tuple[int, int], shorter_side_px: int, patch_size_px: int) -> tuple[int, int]:
     """Rows and columns of patches: the shorter side is scaled to ``shorter_side_px``, each side rounded to patches.
 
-    Args:
-        image_hw: height and width of the image in pixels, both at least 1.
-        shorter_side_px: wanted shorter side in pixels.
-        patch_size_px: side of a patch in pixels.
-
-    Returns:
-        Rows and columns, each at least 1, their product at most ``MAX_PATCHES``.
+    Each is at least 1, their product at most `MAX_PATCHES`. The image's sides must be at least 1.
     """
     scale = shorter_side_px / min(image_hw)
     rows, columns = (side * scale / patch_size_px for side in image_hw)

@@ -47,8 +47,7 @@ class ProxyModel:
     def features(self, pixels: Float[Tensor, "1 3 input_h input_w"]) -> Float[Tensor, "grid_h grid_w width"]:
         """The last layer's normalised patch tokens, in float32, on the model's own patch grid.
 
-        Args:
-            pixels: normalised; their sides are multiples of the patch size.
+        Pixels are normalised; their sides are multiples of the patch size.
         """
         weight = self.model.patch_embed.proj.weight
         tokens = self.model.forward_features(pixels.to(weight.device, weight.dtype))
@@ -65,8 +64,7 @@ def load_proxy(name: str, device: torch.device, dtype: torch.dtype) -> ProxyMode
     Args:
         name: a timm model with a pretraining tag, such as ``vit_base_patch8_224.dino``, whose weights come from the
             model hub; or ``local-dir:FOLDER`` with ``config.json`` and ``model.safetensors`` as timm writes them.
-        device: where the model goes.
-        dtype: number format of its weights and activations.
+        dtype: of weights and activations.
 
     Raises:
         ModelError: no such model, not reachable, or not a plain vision transformer.

@@ -18,8 +18,7 @@ class VisionTower:
 
     Attributes:
         model: open_clip's vision transformer; its weights are only read.
-        mean: per-channel mean of the pixels (0 to 1) that the tower was trained with.
-        std: per-channel standard deviation, likewise.
+        mean, std: per channel, of pixels in 0 to 1, that the tower was trained with.
     """
 
     model: VisionTransformer
@@ -104,11 +103,7 @@ def trace(
 ) -> VisualTrace:
     """Run blocks 0 to N-2 and keep what the last block needs (CLIPer section 3.2; early layers).
 
-    Args:
-        tower: the image tower.
-        pixels: normalised input whose sides are multiples of the patch size.
-        preset: which features to keep, see `VisualTrace`.
-        keep_attention: also sum the attention maps.
+    Pixels are normalised; their sides are multiples of the patch size. Attention maps are summed if ``keep_attention``.
     """
     x = embed_patches(tower, pixels.to(tower.device, tower.dtype))
     features = []
@@ -136,13 +131,10 @@ def embed_patches(
     """Patch embedding with the class token in front and positions resized bilinearly to this image's grid."""
     model = tower.model
     patches = model.conv1(pixels)
-    grid_hw = patches.shape[-2:]
     tokens = patches.flatten(2).transpose(1, 2)
     class_token = model.class_embedding.expand(len(tokens), 1, -1).to(tokens.dtype)
-    x = torch.cat([class_token, tokens], dim=1) + resize_positions(
-        model.positional_embedding, model.grid_size, grid_hw
-    ).to(tokens.dtype)
-    return model.ln_pre(x)
+    positions = resize_positions(model.positional_embedding, model.grid_size, patches.shape[-2:])
+    return model.ln_pre(torch.cat([class_token, tokens], dim=1) + positions.to(tokens.dtype))
 
 
 def resize_positions(
