@@ -21,12 +21,8 @@ def build_models(
 ) -> tuple[VisionTower, DiffusionModel | None, EncoderDefaults]:
     """Build models for a measurement, and find the settings that suit them.
 
-    Args:
-        clip: an open_clip architecture such as ViT-L-14, which goes with Stable Diffusion 2.1-base, both with random
-            weights; or ``demo`` for the small models that come with the package.
-        with_diffusion: also build the diffusion model.
-        device: where they run.
-        dtype: of weights and activations.
+    ``clip`` is an open_clip architecture such as ViT-L-14, which goes with Stable Diffusion 2.1-base, both with random
+    weights; or ``demo`` for the small models that come with the package.
     """
     if clip == DEMO:
         spec, diffusion_spec = find_clip(DEMO), find_diffusion(DEMO)

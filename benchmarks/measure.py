@@ -34,7 +34,6 @@ STAGES = ("preprocess", "clip", "vae", "unet", "compensation", "labels")
 class Case:
     """What is measured; see `benchmarks.speed.BenchmarkOptions`."""
 
-    variant: str
     device: str
     clip: str
     compensation: str
@@ -67,12 +66,12 @@ class Measurement:
         """Share of pixels with the same label."""
         return float((self.labels == other.labels).mean())
 
-    def rows(self, case: Case) -> list[dict[str, Any]]:
+    def rows(self, case: Case, variant: str) -> list[dict[str, Any]]:
         """One row per stage."""
         columns = ("device", "clip", "compensation", "batch_size", "classes", "precision")
         shared = {name: getattr(case, name) for name in columns}
         return [
-            {"variant": case.variant, "stage": stage}
+            {"variant": variant, "stage": stage}
             | shared
             | {
                 "images_per_second": 1 / seconds,
@@ -85,17 +84,17 @@ class Measurement:
         ]
 
 
-def measure(case: Case) -> Measurement:
-    """Run a case on smooth random images, whose noise depends on their number."""
+def measure(case: Case, variant: str) -> Measurement:
+    """Run a variant of a case on smooth random images, whose noise depends on their number."""
     device, dtype = torch.device(case.device), PRECISIONS[case.precision]
     tower, diffusion, defaults = build_models(case.clip, case.compensation != "none", device, dtype)
     settings = MethodSettings(**vars(defaults) | {"compensation": case.compensation})
     images = [some_image(case.height_px, case.width_px, number) for number in range(case.batch_size)]
     cliper = Cliper(tower, some_queries(tower, settings, images[0], case.classes), settings, diffusion)
-    run = literal_run(cliper, images) if case.variant == "literal" else partial(fast_run, cliper, images)
+    run = literal_run(cliper, images) if variant == "literal" else partial(fast_run, cliper, images)
 
-    floor = products_seconds(run, device, dtype) / case.batch_size if case.variant == "fast" else None
-    if case.variant == "fast" and case.device == "cuda" and diffusion is not None:
+    floor = products_seconds(run, device, dtype) / case.batch_size if variant == "fast" else None
+    if variant == "fast" and case.device == "cuda" and diffusion is not None:
         diffusion.compile()  # as the actors do; after products were counted, which compiled code hides
     if case.device == "cuda":
         run()  # warm
@@ -105,7 +104,7 @@ def measure(case: Case) -> Measurement:
         finish(case.device)
     seconds = {"total": min(timed(run, case.device) for _ in range(case.repeats)) / case.batch_size}
     seconds |= stage_seconds(recorded, case)
-    if case.variant == "fast":
+    if variant == "fast":
         seconds |= host_seconds(images[0], runs[0], case.classes)
     labels = labels_from_runs(runs[0].starts, runs[0].labels, runs[0].image_hw)
     return Measurement(seconds, floor, peak_memory_gb(device), labels)

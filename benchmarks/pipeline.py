@@ -10,6 +10,7 @@ import io
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,9 +28,9 @@ from rich.table import Table
 
 from benchmarks.idle import BATCH_SIZE, IdleSpec
 from cliper.models import DEMO
-from cliper.preprocess import InputSpec
+from cliper.preprocess import InputSpec, Prepared
 from cluster import session
-from cluster.actors import CliperSpec
+from cluster.actors import CliperSpec, SegmenterSpec
 from cluster.corpus.decode import decode_rgb
 from cluster.corpus.prepare import Preparer
 from cluster.corpus.sources import list_corpus
@@ -70,8 +71,7 @@ def main(options: PipelineOptions) -> None:
     models = find_models(MethodOptions(clip=DEMO, diffusion=DEMO))
     classes = tuple(VocabularyClass(f"class {number}", (f"class {number}",)) for number in range(options.classes))
     vocabulary = VocabularyRequest(classes, (), ("{}",), ready=None)
-    embeddings = vocabulary.embed(models.clip)
-    job = models.spec(embeddings, "fp32")
+    job = models.spec(vocabulary.embed(models.clip), "fp32")
     manifest = labelling_manifest({}, vocabulary.manifest(), models.manifest(), asdict(models.settings))
     table = Table("image", "images/s", "bare images/s", "share", "actor CPU ms/image", "object store MB/image")
     for size in options.image_size:
@@ -103,7 +103,7 @@ def data_plane(
         clock = folder / f"clock-{number}"
         before = stored_bytes()
         idle = IdleSpec(PUBLISHED_INPUTS, options.classes, str(clock))
-        seconds.append(run_job(idle, manifest, folder / "corpus", folder / f"idle-{number}", number, console))
+        seconds.append(run_job(idle, manifest, folder, number, console))
         stored.append(stored_bytes() - before)
     lines = [tuple(map(float, line.split())) for line in clock.read_text().splitlines()]
     counted = sum(images for _, _, images in lines[:-1])
@@ -122,35 +122,30 @@ def bare_rate(corpus: Path) -> float:
     """Images per second of Pillow's decoding and the two resizes on all cores, without anything around."""
     shards = sorted(corpus.glob("*.tar"))
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
-        list(processes.map(partial(resize_shard, limit=1), shards * 4))  # start the processes
+        list(processes.map(partial(count_prepared, limit=1), shards * 4))  # start the processes
         started = time.monotonic()
-        counts = list(processes.map(resize_shard, shards))
+        counts = list(processes.map(count_prepared, shards))
         return sum(counts) / (time.monotonic() - started)
 
 
-def resize_shard(path: Path, limit: int | None = None) -> int:
-    """Decode and resize a shard's images; returns how many."""
+def count_prepared(path: Path, limit: int | None = None) -> int:
+    return sum(1 for _ in prepared_images(path, PUBLISHED_INPUTS, limit))
+
+
+def prepared_images(path: Path, inputs: InputSpec, limit: int | None) -> Iterator[Prepared]:
+    """A shard's first images, decoded and resized."""
     with tarfile.open(path) as shard:
-        members = shard.getmembers()[:limit]
-        for member in members:
+        for seed, member in enumerate(shard.getmembers()[:limit]):
             file = shard.extractfile(member)
             assert file is not None, "members are files"
-            image = decode_rgb(file.read())
-            PUBLISHED_INPUTS.prepare(image, seed=0)
-    return len(members)
+            yield inputs.prepare(decode_rgb(file.read()), seed)
 
 
 def measure_demo(spec: CliperSpec, manifest: Manifest, folder: Path, count: int, console: Console) -> None:
     """Print images per second of the demo models in the job, and without Ray."""
-    corpus = folder / "corpus"
-    seconds = [
-        run_job(spec, manifest, corpus, folder / f"demo-{number}", number, console) for number in (count, 2 * count)
-    ]
+    seconds = [run_job(spec, manifest, folder, number, console) for number in (count, 2 * count)]
     cliper = spec.build(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    with tarfile.open(min(corpus.glob("*.tar"))) as shard:
-        files = [shard.extractfile(member) for member in shard.getmembers()[:32]]
-        images = [decode_rgb(file.read()) for file in files if file is not None]
-    prepared = [spec.inputs.prepare(image, seed) for seed, image in enumerate(images)]
+    prepared = list(prepared_images(min((folder / "corpus").glob("*.tar")), spec.inputs, limit=32))
     cliper.predict(prepared[:2])
     started = time.monotonic()
     for image in prepared:
@@ -177,12 +172,10 @@ def write_jpegs(folder: Path, count: int, height_px: int, width_px: int) -> None
                 shard.addfile(member, io.BytesIO(data))
 
 
-def run_job(
-    spec: CliperSpec | IdleSpec, manifest: Manifest, corpus: Path, target: Path, count: int, console: Console
-) -> float:
-    """Seconds of the job's pipeline over so many images."""
-    output = Output(open_location(str(target), "--output"))
-    listed = list_corpus(open_location(str(corpus), "--input"), "auto", output.location, count)
+def run_job(spec: SegmenterSpec, manifest: Manifest, folder: Path, count: int, console: Console) -> float:
+    """Seconds of the job's pipeline over so many images of ``folder/corpus``."""
+    output = Output(open_location(str(folder / f"{type(spec).__name__}-{count}"), "--output"))
+    listed = list_corpus(open_location(str(folder / "corpus"), "--input"), "auto", output.location, count)
     output.begin(manifest, overwrite=True)
     cluster = ClusterOptions(batch_size=BATCH_SIZE)
     resources = session.start(cluster)

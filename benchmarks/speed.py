@@ -9,7 +9,7 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import product
@@ -56,18 +56,13 @@ class BenchmarkOptions:
     results: Path | None = None
     """CSV file to append the rows to, such as benchmarks/results.csv."""
 
-    def ordered_variants(self) -> list[str]:
-        """The literal transcription first, because the package is compared with it."""
-        return [variant for variant in ("literal", "fast") if variant in self.variants.split(",")]
-
     def cases(self) -> Iterator[Case]:
-        """Every combination, for the first variant."""
-        first = self.ordered_variants()[0]
+        """Every combination."""
         for clip, compensation, classes, batch_size in product(
             self.clip.split(","), self.compensation.split(","), self.classes.split(","), self.batch_sizes.split(",")
         ):
             yield Case(
-                first, self.device, clip, compensation, int(batch_size), int(classes), self.precision,
+                self.device, clip, compensation, int(batch_size), int(classes), self.precision,
                 self.height_px, self.width_px, self.repeats,
             )  # fmt: skip
 
@@ -87,15 +82,15 @@ def main(options: BenchmarkOptions) -> None:
 def measure_cases(options: BenchmarkOptions, console: Console) -> list[dict[str, Any]]:
     """Measure every combination, each variant in its own process."""
     rows: list[dict[str, Any]] = []
+    variants = [variant for variant in ("literal", "fast") if variant in options.variants.split(",")]
     for case in options.cases():
         measured: dict[str, Measurement] = {}
         found = []
-        for variant in options.ordered_variants():
-            single = replace(case, variant=variant)
+        for variant in variants:  # the literal transcription first, because the package is compared with it
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # its own peak memory
-                measured[variant] = process.submit(measure, single).result()
+                measured[variant] = process.submit(measure, case, variant).result()
             agreement = measured[variant].agreement(measured["literal"]) if "literal" in measured else None
-            found += [row | {"agreement": agreement} for row in measured[variant].rows(single)]
+            found += [row | {"agreement": agreement} for row in measured[variant].rows(case, variant)]
         show(found, console)
         rows += found
     return rows
@@ -103,12 +98,8 @@ def measure_cases(options: BenchmarkOptions, console: Console) -> list[dict[str,
 
 def show(rows: list[dict[str, Any]], console: Console) -> None:
     """Print the table of one combination, with ratios to the literal transcription."""
-    shared = rows[0]
-    title = " · ".join([
-        shared["clip"], f"compensation {shared['compensation']}", f"batch {shared['batch_size']}",
-        f"{shared['classes']} classes", shared["precision"], shared["device"],
-    ])  # fmt: skip
-    table = Table(title=title, title_justify="left", caption="fastest run", min_width=70)
+    title = "{clip} · compensation {compensation} · batch {batch_size} · {classes} classes · {precision} · {device}"
+    table = Table(title=title.format(**rows[0]), title_justify="left", caption="fastest run", min_width=70)
     for column in ("variant", "stage", "ms/image", "images/s", "ratio", "of floor", "peak GB", "agreement"):
         table.add_column(column, justify="left" if column in {"variant", "stage"} else "right")
     slow = {row["stage"]: row["ms_per_image"] for row in rows if row["variant"] == "literal"}
@@ -138,10 +129,9 @@ def append(path: Path, rows: list[dict[str, Any]]) -> None:
         "versions": " ".join(f"{name}={version(name)}" for name in VERSIONS),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*origin, *rows[0]])
-        if new:
+        if file.tell() == 0:
             writer.writeheader()
         writer.writerows(origin | row for row in rows)
 

@@ -18,7 +18,7 @@ from cluster.storage import open_location
 from demo.world.names import NAMES
 from demo.world.scene import draw
 from jobs.evaluate import main
-from jobs.evaluation.figures import Tally, tally
+from jobs.evaluation.figures import EvaluationCounts, count_rows
 from tests.support.jobs import ROOT, SharedRay
 from tests.support.labelled_world import UNLABELLED, export
 
@@ -61,9 +61,9 @@ def evaluate(ray_here: SharedRay) -> Evaluate:
     return run
 
 
-def sums(output: Path, classes: int) -> Tally:
+def sums(output: Path, classes: int) -> EvaluationCounts:
     (folder,) = output.iterdir()
-    return tally(Output(open_location(str(folder), "")), classes)
+    return count_rows(Output(open_location(str(folder), "")), classes)
 
 
 @pytest.fixture(scope="module")
