@@ -22,7 +22,7 @@ from cluster.output.sorting import sorted_by_id
 from cluster.storage import Location
 from jobs.common.exit_codes import run_to_exit_code
 from jobs.common.targets import check_file_target, check_target, note_unfinished
-from schemas.coco import CocoStyle, annotations_file, results_file
+from schemas.coco import CocoStyle, Segmentation, annotations_file, results_file
 from schemas.errors import RequestError
 from schemas.label_png import id_to_label, label_png
 from schemas.runs import labels_from_annotations
@@ -65,9 +65,8 @@ class ExportOptions:
             raise RequestError("choose one of --results, --polygons and --uncompressed")
         if self.images_per_file is not None and self.images_per_file < 1:
             raise RequestError(f"--images-per-file must be at least 1, not {self.images_per_file}")
-        if self.polygons:
-            return CocoStyle("polygons", self.split_components)
-        return CocoStyle("uncompressed" if self.uncompressed else "rle", self.split_components)
+        other: Segmentation = "uncompressed" if self.uncompressed else "rle"
+        return CocoStyle("polygons" if self.polygons else other, self.split_components)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,14 +101,13 @@ def json_targets(options: ExportOptions) -> Iterator[Location]:
     if options.images_per_file is None:
         return iter([target])
     stem, ending = posixpath.splitext(target.path)
-    fs = target.fs
     numbered = re.compile(rf"-\d{{5,}}{re.escape(ending)}")
-    older = [path for path in fs.glob(f"{stem}-*{ending}") if numbered.fullmatch(path[len(stem) :])]
+    older = [path for path in target.fs.glob(f"{stem}-*{ending}") if numbered.fullmatch(path[len(stem) :])]
     if older and not options.overwrite:
         raise RequestError(f"--output: {older[0]} exists already: choose another name, or --overwrite to replace it")
     for path in older:
-        fs.rm_file(path)
-    return (Location(fs, f"{stem}-{number:05}{ending}") for number in count())
+        target.fs.rm_file(path)
+    return (Location(target.fs, f"{stem}-{number:05}{ending}") for number in count())
 
 
 def coco_images(labels: Labels, style: CocoStyle, maps: "LabelMapWriter | None") -> Iterator[CocoImage]:
@@ -119,17 +117,13 @@ def coco_images(labels: Labels, style: CocoStyle, maps: "LabelMapWriter | None")
         rows = table.to_pylist()
         files = maps.write(rows) if maps else [{}] * len(rows)
         for row, file in zip(rows, files, strict=True):
-            image = {
-                "id": next(image_ids),
-                "width": row["width"],
-                "height": row["height"],
-                "file_name": row["image_id"],
-            }
+            image_id, name = next(image_ids), row["image_id"]
+            image = {"id": image_id, "width": row["width"], "height": row["height"], "file_name": name}
             annotations = [
-                {"id": next(annotation_ids), "image_id": image["id"]} | annotation
+                {"id": next(annotation_ids), "image_id": image_id} | annotation
                 for annotation in style.convert(row["annotations"])
             ]
-            yield image | {"image_id": row["image_id"], "uri": row["uri"]} | file, annotations
+            yield image | {"image_id": name, "uri": row["uri"]} | file, annotations
 
 
 def chunks(images: Iterator[CocoImage], chunk_size: int) -> Iterator[Iterator[CocoImage]]:
@@ -153,16 +147,11 @@ def write_file(target: Location, images: Iterator[CocoImage], labels: Labels, re
 
 
 class LabelMapWriter:
-    """Writes ``id2label.json``, and one PNG per image named like the image id with another ending.
-
-    Args:
-        folder: where to write.
-        categories: the manifest's categories.
-    """
+    """Writes ``id2label.json``, and one PNG per image named like the image id with another ending."""
 
     def __init__(self, folder: Location, categories: Sequence[Mapping[str, Any]]) -> None:
         self.folder, self.classes = folder, len(categories)
-        self.names: set[str] = set()
+        self.stems: set[str] = set()
         self.write_bytes("id2label.json", id_to_label(categories))
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -183,12 +172,10 @@ class LabelMapWriter:
     def name(self, image_id: str) -> str:
         """A unique name. If ids differ only in their endings, all but the first keep theirs."""
         stem, ending = split_id(image_id)
-        name = f"{stem}.png"
-        while name in self.names:
+        while stem in self.stems:
             stem += ending or "_"
-            name = f"{stem}.png"
-        self.names.add(name)
-        return name
+        self.stems.add(stem)
+        return f"{stem}.png"
 
 
 if __name__ == "__main__":

@@ -46,11 +46,10 @@ class CocoStyle:
         """Convert a row's annotations (`schemas.rows.ANNOTATION`)."""
         for whole in annotations:
             for part in components(whole) if self.split_components else [dict(whole)]:
-                match self.segmentation:
-                    case "uncompressed":
-                        part["segmentation"] = uncompressed(part["segmentation"])
-                    case "polygons":
-                        part["segmentation"] = polygons(part["segmentation"])
+                if self.segmentation == "uncompressed":
+                    part["segmentation"] = uncompressed(part["segmentation"])
+                elif self.segmentation == "polygons":
+                    part["segmentation"] = polygons(part["segmentation"])
                 yield part
 
 

@@ -36,14 +36,9 @@ class Schedule:
 
 
 def train(model: nn.Module, loss_of_step: Callable[[int], Tensor], schedule: Schedule, folder: Path) -> None:
-    """Train a model. The training resumes from the last checkpoint if there is one.
+    """Train a model. The training resumes from the last checkpoint in the folder if there is one.
 
-    Args:
-        model: the model to train.
-        loss_of_step: the loss of a step. It depends on the step's number alone, so that a resumed training sees the
-            same batches.
-        schedule: number of steps and learning rate.
-        folder: where the checkpoint is written, with all losses so far.
+    ``loss_of_step`` depends on the step's number alone, so that a resumed training sees the same batches.
     """
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)

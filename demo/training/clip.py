@@ -147,14 +147,9 @@ def contrast(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
 
 
 def train_clip(folder: Path, target: Path, schedule: Schedule, images: int, fused: bool) -> None:
-    """Train CLIP and write it in half precision as an open_clip model folder.
+    """Train CLIP and write it in half precision as an open_clip model folder to ``target``.
 
-    Args:
-        folder: where drawn images and checkpoints are kept.
-        target: the model folder.
-        schedule: number of steps and learning rate.
-        images: number of images to draw.
-        fused: compile the towers.
+    Drawn images and checkpoints are kept in ``folder``. ``fused`` compiles the towers.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
@@ -164,6 +159,5 @@ def train_clip(folder: Path, target: Path, schedule: Schedule, images: int, fuse
     target.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.half().cpu().contiguous() for name, tensor in model.clip.state_dict().items()}
     save_file(state, target / "open_clip_model.safetensors")
-    preprocess = {"mean": MEAN, "std": STD}
-    config = {"model_cfg": MODEL_CFG, "preprocess_cfg": preprocess, "cliper_defaults": CLIPER_DEFAULTS}
+    config = {"model_cfg": MODEL_CFG, "preprocess_cfg": {"mean": MEAN, "std": STD}, "cliper_defaults": CLIPER_DEFAULTS}
     (target / "open_clip_config.json").write_text(json.dumps(config, indent=1))

@@ -101,13 +101,9 @@ class UnetLosses:
 
 
 def train_diffusion(folder: Path, target: Path, vae_schedule: Schedule, unet_schedule: Schedule, images: int) -> None:
-    """Train both parts and write them in half precision as a diffusers model folder.
+    """Train both parts and write them in half precision as a diffusers model folder to ``target``.
 
-    Args:
-        folder: where drawn images and checkpoints are kept.
-        target: the model folder.
-        vae_schedule, unet_schedule: number of steps and learning rate of autoencoder and UNet.
-        images: number of images to draw.
+    Drawn images and checkpoints are kept in ``folder``.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)

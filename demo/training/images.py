@@ -17,13 +17,7 @@ FIRST_TRAINING_SEED = 1_000_000
 
 
 class TrainingImages:
-    """Square training images with captions.
-
-    Args:
-        count: number of images.
-        side_px: width and height.
-        folder: where they are kept.
-    """
+    """Square training images with captions, kept in a folder."""
 
     def __init__(self, count: int, side_px: int, folder: Path) -> None:
         path = folder / f"images-{side_px}px-{count}.npy"

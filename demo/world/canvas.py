@@ -30,13 +30,7 @@ class Canvas:
         self.y, self.x = (rows + 0.5) * self.pixel, (columns + 0.5) * self.pixel
 
     def paint(self, distance: np.ndarray, colour: Colour, category: int) -> None:
-        """Fill a shape.
-
-        Args:
-            distance: signed distance in image heights [height, width].
-            colour: the fill.
-            category: what the shape belongs to, from 1.
-        """
+        """Fill a shape of a category from 1. Its signed distance is in image heights [height, width]."""
         coverage = np.clip(0.5 - distance / self.pixel, 0, 1)
         self.rgb += coverage[..., None] * (np.asarray(colour, np.float32) - self.rgb)
         self.labels[coverage > 0.5] = category
@@ -44,10 +38,7 @@ class Canvas:
     def noise(self, rng: np.random.Generator, cells: float, stretch: float = 1.0) -> np.ndarray:
         """Smooth noise in -1 to 1 [height, width].
 
-        Args:
-            rng: source of randomness.
-            cells: noise cells per image height.
-            stretch: width of a cell in cell heights.
+        There are ``cells`` noise cells per image height. A cell is ``stretch`` times as wide as high.
         """
         v, u = self.y * cells, self.x * cells / stretch
         row, column = np.floor(v).astype(int), np.floor(u).astype(int)
@@ -96,8 +87,7 @@ def polygon(u: np.ndarray, v: np.ndarray, *points: tuple[float, float]) -> np.nd
 
 def stroke(u: np.ndarray, v: np.ndarray, x0: float, y0: float, x1: float, y1: float, width: float) -> np.ndarray:
     """A line with round ends."""
-    along = ((u - x0) * (x1 - x0) + (v - y0) * (y1 - y0)) / ((x1 - x0) ** 2 + (y1 - y0) ** 2)
-    along = np.clip(along, 0, 1)
+    along = np.clip(((u - x0) * (x1 - x0) + (v - y0) * (y1 - y0)) / ((x1 - x0) ** 2 + (y1 - y0) ** 2), 0, 1)
     return np.hypot(u - x0 - along * (x1 - x0), v - y0 - along * (y1 - y0)) - width / 2
 
 

@@ -56,12 +56,7 @@ class Scene:
 
 
 def draw(seed: int, height_px: int = 96, width_px: int = 96) -> Scene:
-    """Draw the landscape of a seed. The same seed and size always give the same pixels.
-
-    Args:
-        seed: any integer from 0.
-        height_px, width_px: size in pixels. Shapes scale with the height.
-    """
+    """Draw the landscape of a seed, from 0. Equal seeds and sizes give equal pixels. Shapes scale with the height."""
     rng = np.random.default_rng(seed)
     canvas = Canvas(height_px, width_px)
     words = Words()
@@ -143,20 +138,19 @@ def place_things(
     names: list[str], sky: str, horizon: float, grounds: list[tuple[str, float]]
 ) -> list[tuple[str, float, float]]:
     """The things that fit into the scenery, distant ones first, each with the lowest and highest y of its foot."""
-    placed: list[tuple[str, float, float]] = []
+    placed: dict[str, tuple[str, float, float]] = {}
     for name in names:
         homes = [(ground, top) for ground, top in grounds if name in ON_GROUND[ground]]
         misplaced = {"sun": "night sky", "moon": "blue sky"}.get(name) == sky
         if name in IN_THE_SKY and not misplaced:
-            placed.append((name, 0.22, max(horizon - 0.05, 0.25)))
+            placed[name] = (name, 0.22, max(horizon - 0.05, 0.25))
         elif homes:
             ground, top = homes[-1]
             bottom = 1.0 if (ground, top) == grounds[-1] else grounds[-1][1]
             deep = 0.14 if name == "fish" else 0.04
-            placed.append((name, min(top + deep, bottom - 0.01), bottom))
-    unique = {thing[0]: thing for thing in placed}
+            placed[name] = (name, min(top + deep, bottom - 0.01), bottom)
     sky_order = {name: position for position, name in enumerate(IN_THE_SKY)}
-    return sorted(unique.values(), key=lambda thing: (sky_order.get(thing[0], len(sky_order)), thing[1]))
+    return sorted(placed.values(), key=lambda thing: (sky_order.get(thing[0], len(sky_order)), thing[1]))
 
 
 def paint_thing(

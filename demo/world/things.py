@@ -22,8 +22,7 @@ def darker(colour: Rgb, by: float = 0.7) -> Rgb:
 
 def sun(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb) -> Iterator[Part]:
     angle, radius = np.arctan2(v + 0.5, u), np.hypot(u, v + 0.5)
-    rays = radius - 0.40 - 0.10 * np.cos(angle * 12)
-    yield rays, (1.0, 0.74, 0.15)
+    yield radius - 0.40 - 0.10 * np.cos(angle * 12), (1.0, 0.74, 0.15)
     yield circle(u, v, 0, -0.5, 0.31), (1.0, 0.93, 0.45)
 
 
@@ -45,8 +44,7 @@ def tree(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb) -> 
     green = (0.07, 0.34 + rng.uniform(-0.05, 0.06), 0.12)
     centres = rng.uniform(-0.20, 0.20, (5, 2))
     yield union(*(circle(u, v, x, y - 0.66, 0.22) for x, y in centres), circle(u, v, 0, -0.66, 0.28)), green
-    lit = union(*(circle(u, v, x - 0.07, y - 0.74, 0.09) for x, y in centres[:4]))
-    yield lit, (0.16, green[1] + 0.14, 0.18)
+    yield union(*(circle(u, v, x - 0.07, y - 0.74, 0.09) for x, y in centres[:4])), (0.16, green[1] + 0.14, 0.18)
 
 
 def house(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb) -> Iterator[Part]:
@@ -80,9 +78,9 @@ def boat(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb) -> 
 def fish(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb) -> Iterator[Part]:
     yield polygon(u, v, (-0.90, -0.86), (-0.48, -0.50), (-0.90, -0.14)), darker(paint, 0.8)
     yield polygon(u, v, (-0.10, -0.92), (0.25, -0.70), (-0.2, -0.70)), darker(paint, 0.8)
-    yield ellipse(u, v, 0.05, -0.50, 0.65, 0.34), paint
-    stripes = np.maximum(ellipse(u, v, 0.05, -0.50, 0.65, 0.34), 0.06 - np.abs((u % 0.3) - 0.15))
-    yield stripes, darker(paint, 0.75)
+    body = ellipse(u, v, 0.05, -0.50, 0.65, 0.34)
+    yield body, paint
+    yield np.maximum(body, 0.06 - np.abs((u % 0.3) - 0.15)), darker(paint, 0.75)
     yield circle(u, v, 0.44, -0.58, 0.09), (1.0, 1.0, 1.0)
     yield circle(u, v, 0.46, -0.58, 0.05), DARK
 
@@ -99,9 +97,8 @@ def balloon(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb) 
     for x in (-0.16, 0.16):
         yield stroke(u, v, x * 1.4, -0.36, x * 0.6, -0.15, 0.02), DARK
     yield box(u, v, -0.11, -0.16, 0.11, 0.0), WOOD
-    shape = union(
-        circle(u, v, 0.0, -0.66, 0.34), polygon(u, v, (-0.28, -0.48), (0.28, -0.48), (0.12, -0.30), (-0.12, -0.30))
-    )
+    neck = polygon(u, v, (-0.28, -0.48), (0.28, -0.48), (0.12, -0.30), (-0.12, -0.30))
+    shape = union(circle(u, v, 0.0, -0.66, 0.34), neck)
     yield shape, paint
     yield np.maximum(shape, np.abs(u) - 0.10), (0.98, 0.95, 0.85)
     yield np.maximum(shape, 0.04 - np.abs(np.abs(u) - 0.26)), darker(paint)
@@ -116,13 +113,9 @@ def umbrella(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb)
 
 def fence(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb) -> Iterator[Part]:
     half = 1.6
-    rails = union(box(u, v, -half, -0.70, half, -0.56), box(u, v, -half, -0.34, half, -0.20))
-    yield rails, (0.60, 0.42, 0.26)
+    yield union(box(u, v, -half, -0.70, half, -0.56), box(u, v, -half, -0.34, half, -0.20)), (0.60, 0.42, 0.26)
     post = np.abs(((u + 0.2) % 0.4) - 0.2)
-    yield (
-        np.maximum(np.maximum(post - 0.085, np.abs(u) - half), np.maximum(-1.0 + post * 0.8 - v, v)),
-        (0.70, 0.50, 0.32),
-    )
+    yield np.maximum.reduce([post - 0.085, np.abs(u) - half, -1.0 + post * 0.8 - v, v]), (0.70, 0.50, 0.32)
 
 
 def tent(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, paint: Rgb) -> Iterator[Part]:

@@ -36,36 +36,25 @@ class ScoredRows(NamedTuple):
     images: np.ndarray
     classes: np.ndarray
 
-    @property
-    def found_scores(self) -> np.ndarray:
-        """float32 [found]: the scores of the classes that were found."""
-        scores: np.ndarray = self.scores[self.images, self.classes]
-        return scores
-
 
 @dataclass
 class Counts:
     """Counts over the rows of an output.
 
     Attributes:
-        class_count: number of classes in the vocabulary.
+        histograms: int64 [2, classes, BINS], images by their score of a class. Index 0 holds the images in which the
+            class was not found, index 1 those in which it was.
         by_status: number of images per status.
         example_errors: for every kind of failure the first error message.
         without_class: number of images in which only background was found.
-        histograms: int64 [2, classes, BINS], images by their score of a class. Index 0 holds the images in which the
-            class was not found, index 1 those in which it was.
         file_starts: number of each file's first row, followed by the number of all rows.
     """
 
-    class_count: int
+    histograms: np.ndarray
     by_status: Counter[str] = field(default_factory=Counter)
     example_errors: dict[str, str] = field(default_factory=dict)
     without_class: int = 0
-    histograms: np.ndarray = field(init=False)
     file_starts: list[int] = field(default_factory=lambda: [0])
-
-    def __post_init__(self) -> None:
-        self.histograms = np.zeros((2, self.class_count, BINS), np.int64)
 
     @property
     def images(self) -> int:
@@ -78,8 +67,7 @@ class Counts:
     @property
     def images_by_class(self) -> np.ndarray:
         """int64 [classes]: number of images in which each class was found."""
-        images: np.ndarray = self.histograms[1].sum(axis=1)
-        return images
+        return self.histograms[1].sum(axis=1)
 
     def add_statuses(self, batch: pa.RecordBatch) -> None:
         for entry in pc.value_counts(batch["status"]).to_pylist():
@@ -94,23 +82,21 @@ class Counts:
         found[chunk.images, chunk.classes] = 1
         self.without_class += int((~found.any(axis=1)).sum())
         bins = np.clip(np.nan_to_num(chunk.scores) * BINS_PER_UNIT, 0, BINS - 1).astype(np.int64)
-        cells = (found * self.class_count + np.arange(self.class_count)) * BINS + bins
+        class_count = chunk.scores.shape[1]
+        cells = (found * class_count + np.arange(class_count)) * BINS + bins
         self.histograms += np.bincount(cells.ravel(), minlength=self.histograms.size).reshape(self.histograms.shape)
 
 
 def count_labels(labels: Labels, visit: Callable[[ScoredRows], None] | None = None) -> Counts:
-    """Count all rows.
-
-    Args:
-        labels: the rows.
-        visit: called with each chunk of rows with status ok.
+    """Count all rows. ``visit`` is called with each chunk of rows with status ok.
 
     Raises:
         RequestError: the rows are not those of a labelling job, or do not fit the manifest.
         OSError: the storage failed.
     """
-    counts = Counts(len(labels.class_names))
-    chunk_size = max(1, min(MAX_ROWS_PER_CHUNK, SCORES_PER_CHUNK // max(counts.class_count, 1)))
+    class_count = len(labels.class_names)
+    counts = Counts(np.zeros((2, class_count, BINS), np.int64))
+    chunk_size = max(1, min(MAX_ROWS_PER_CHUNK, SCORES_PER_CHUNK // max(class_count, 1)))
     try:
         for file in labels.files():
             row = counts.file_starts[-1]
@@ -118,7 +104,7 @@ def count_labels(labels: Labels, visit: Callable[[ScoredRows], None] | None = No
                 counts.file_starts.append(row + file.metadata.num_rows)
                 for batch in file.iter_batches(chunk_size, columns=list(COLUMNS)):
                     counts.add_statuses(batch)
-                    chunk = scored_rows(batch, row, counts.class_count)
+                    chunk = scored_rows(batch, row, class_count)
                     counts.add_scores(chunk)
                     if visit is not None:
                         visit(chunk)

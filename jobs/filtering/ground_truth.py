@@ -33,7 +33,7 @@ def read_ground_truth(address: str, class_names: Sequence[str]) -> tuple[pa.Arra
     image_ids = pairs["image_id"].unique()
     rows = pc.index_in(pairs["image_id"], image_ids)
     columns = pc.index_in(pairs["class"], pa.array(class_names, pa.string()))
-    known = pc.is_valid(columns)
+    known = columns.is_valid()
     named = pc.fill_null(pc.not_equal(pairs["class"], ""), False)
     unknown = pairs["class"].filter(pc.and_not(named, known))
     if len(unknown):

@@ -64,8 +64,7 @@ def select_images(labels: Labels, conditions: Conditions, target: Location | Non
             considered += len(batch)
             yield batch
 
-    schema = kept_schema(labels, conditions)
-    names = labels.class_names
+    schema, names = kept_schema(labels, conditions), labels.class_names
     scores = [quantity_sql("score", name, names) for name in conditions.class_names]
     select = ", ".join([*KEPT_COLUMNS, *scores, "shard"])
     images = [IDS.empty_table()]

@@ -26,13 +26,10 @@ GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 OKLAB_TO_LMS = np.array([
     [1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480],
 ])  # fmt: skip
-LMS_TO_RGB = np.array(
-    [
-        [4.0767416621, -3.3077115913, 0.2309699292],
-        [-1.2684380046, 2.6097574011, -0.3413193965],
-        [-0.0041960863, -0.7034186147, 1.7076147010],
-    ]
-)
+LMS_TO_RGB = np.array([
+    [4.0767416621, -3.3077115913, 0.2309699292], [-1.2684380046, 2.6097574011, -0.3413193965],
+    [-0.0041960863, -0.7034186147, 1.7076147010],
+])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -138,19 +135,14 @@ def render_page(
         unreadable: samples that cannot be shown.
     """
     environment = Environment(
-        loader=PackageLoader("jobs.page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
+        loader=PackageLoader("jobs.page"), undefined=StrictUndefined, autoescape=True, trim_blocks=True,
         lstrip_blocks=True,
-    )
+    )  # fmt: skip
     environment.filters |= {"thousands": "{:,}".format, "percent": percent}
-    colours = class_colours(len(labels.class_names))
+    names, images_by_class = labels.class_names, counts.images_by_class.tolist()
     classes = [
-        {"index": index, "name": name, "colour": colour, "images": images}
-        for index, (name, colour, images) in enumerate(
-            zip(labels.class_names, colours, counts.images_by_class.tolist(), strict=True)
-        )
+        {"index": index, "name": name, "colour": colour, "images": images_by_class[index]}
+        for index, (name, colour) in enumerate(zip(names, class_colours(len(names)), strict=True))
     ]
     data = {
         "classes": [{"name": entry["name"], "colour": entry["colour"]} for entry in classes],

@@ -35,8 +35,7 @@ class TopEntries:
 
     def of(self, group: int) -> np.ndarray:
         """The group's entries, largest key first."""
-        entries: np.ndarray = self.entries[self.entries["group"] == group]
-        return entries
+        return self.entries[self.entries["group"] == group]
 
 
 class Samples:
@@ -48,7 +47,7 @@ class Samples:
         self.best, self.random, self.any = TopEntries(BEST_PER_CLASS), TopEntries(RANDOM_PER_CLASS), TopEntries(images)
 
     def add(self, chunk: ScoredRows) -> None:
-        scores, rows = chunk.found_scores, chunk.rows[chunk.images]
+        scores, rows = chunk.scores[chunk.images, chunk.classes], chunk.rows[chunk.images]
         self.best.add(chunk.classes, scores, scores, rows)
         self.random.add(chunk.classes, self.rng.random(len(rows)), scores, rows)
         count = len(chunk.rows)
@@ -85,12 +84,9 @@ def alternating(*lists: Sequence[int]) -> list[int]:
 
 
 def read_rows(labels: Labels, file_starts: Sequence[int], numbers: Sequence[int]) -> list[dict[str, Any]]:
-    """The rows with these numbers, masks included, without repeated images.
+    """The rows with these numbers in their order, masks included, without repeated images.
 
-    Args:
-        labels: the output.
-        file_starts: number of each file's first row, followed by the number of all rows.
-        numbers: row numbers in the wanted order.
+    ``file_starts`` are those of `jobs.common.counts.Counts`.
 
     Raises:
         OSError: the storage failed.

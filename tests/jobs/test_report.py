@@ -125,7 +125,7 @@ def test_rows_are_counted_by_status_class_and_score(tmp_path: Path) -> None:
 
 
 def test_scores_beyond_the_last_bin_and_images_without_a_class_are_counted() -> None:
-    counts = Counts(2)
+    counts = Counts(np.zeros((2, 2, BINS), np.int64))
     scores = np.array([[0.0, 9.0], [np.nan, 2.0], [0.11, 1.99]], np.float32)
     counts.add_scores(ScoredRows(np.arange(3), scores, np.array([0, 1]), np.array([1, 1])))
     assert counts.without_class == 1
