@@ -40,6 +40,7 @@ def folder(tmp_path: Path) -> Path:
         (["--settings", "{tmp}/wrong.json"], "there is no setting 'speed'"),
         (["--limit", "0"], "--limit must be at least 1"),
         (["--method", "sclip", "--background-threshold", "2"], "background_threshold must be between 0.0 and 1.0"),
+        (["--method", "proxyclip", "--proxy", "no_such_model"], "--proxy: proxy model 'no_such_model'"),
         (["--clip", "local-dir:{tmp}/hollow"], "has no file open_clip_config.json"),
     ],
 )
