@@ -116,7 +116,7 @@ class Output:
         try:
             if overwrite:
                 self.clear()
-            if self.read_json("manifest.json") is None:
+            if overwrite or self.read_json("manifest.json") is None:
                 self.write("manifest.json", manifest.to_json().encode("utf-8"))
             if self.is_finished():
                 self.reopen()
@@ -144,12 +144,12 @@ class Output:
     def clear(self) -> None:
         """Delete what earlier runs of the job wrote, and nothing else.
 
-        ``_SUCCESS`` goes first and the manifest last. After a crash in between, a run can continue the output or clear
-        it again.
+        ``_SUCCESS`` goes first. The manifest stays until `begin` replaces it: after a crash in between, a run can
+        continue the output or clear it again.
         """
         fs = self.location.fs
         own = [(self.location / name).path for name in ("_SUCCESS", "summary.json", "vocabulary.safetensors")]
-        for path in [*own, self.checkpoint.path, *self.data_files(), (self.location / "manifest.json").path]:
+        for path in [*own, self.checkpoint.path, *self.data_files()]:
             if fs.exists(path):
                 fs.rm(path, recursive=True)
 

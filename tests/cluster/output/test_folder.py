@@ -1,10 +1,17 @@
 """Who owns an output folder, and what counts in it after a crash at any point."""
 
+import contextlib
 import json
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from cluster.output.folder import Output
 from cluster.storage import Location, open_location
@@ -83,6 +90,33 @@ def test_overwrite_of_copies_deletes_numbered_shards_only(tmp_path: Path) -> Non
     write(tmp_path, "000000.tar", "1234567.tar", "_SUCCESS", "my.tar", "mine.parquet")
     claim(copies, Manifest({"labels": "b"}), overwrite=True)
     assert names_in(tmp_path) == {"manifest.json", "my.tar", "mine.parquet"}
+
+
+def test_an_overwrite_that_crashes_at_any_step_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a folder where a killed run left a part of a file."""
+    other = labelling_manifest(**REQUEST | {"settings": {}})
+    remove, replace = LocalFileSystem.rm, os.replace
+    for steps in count():
+        folder = tmp_path / str(steps)
+        output = output_at(folder)
+        claim(output, MANIFEST)
+        write(folder, "_SUCCESS", "summary.json", "summary.json.part", "_checkpoint/u.parquet", "u-0.parquet")
+        left = iter(range(steps))
+
+        def step(original: Callable[..., None], *args: Any, left: Iterator[int] = left, **kwargs: Any) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            original(*args, **kwargs)
+
+        with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+            patched.setattr(LocalFileSystem, "rm", lambda *args, step=step, **kwargs: step(remove, *args, **kwargs))
+            patched.setattr(os, "replace", partial(step, replace))
+            claim(output, other, overwrite=True)
+            break
+        claim(output, other, overwrite=True)
+        assert names_in(folder) == {"manifest.json", "summary.json.part"}
+        assert json.loads((folder / "manifest.json").read_text())["fingerprint"] == other.fingerprint
+    assert steps == 5
 
 
 def test_rows_files_count_by_the_same_rule_for_recovery_and_readers(tmp_path: Path) -> None:
