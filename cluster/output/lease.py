@@ -21,7 +21,7 @@ from rich.console import Console
 
 from cluster.output.folder import LEASE, Output
 from cluster.storage import STORAGE_ERRORS
-from schemas.errors import RequestError
+from schemas.errors import JobFailedError, RequestError
 from schemas.manifest import Manifest
 
 RENEW_S = 5.0
@@ -29,10 +29,6 @@ EXPIRES_S = 30.0
 """A lease that does not change for this long belongs to a dead run."""
 SETTLE_S = 0.5
 """Time between writing a lease and reading it back."""
-
-
-class LeaseLostError(Exception):
-    """Another run has taken over the output."""
 
 
 @contextlib.contextmanager
@@ -52,7 +48,7 @@ def exclusive_run(output: Output, manifest: Manifest, console: Console, overwrit
 
     Raises:
         RequestError: the output belongs to another request or run, or cannot be written.
-        LeaseLostError: another run has taken over the output.
+        JobFailedError: another run has taken over the output.
     """
     with Lease(output, console):
         output.check(manifest, overwrite)  # another request may have begun since the job's own check
@@ -103,12 +99,12 @@ class Lease:
         """Give the lease back.
 
         Raises:
-            LeaseLostError: another run took the lease, and therefore this run was interrupted.
+            JobFailedError: another run took the lease, and therefore this run was interrupted.
         """
         self.finished.set()
         self.thread.join()
         if self.lost:
-            raise LeaseLostError(f"another run has taken over {self.output.location}") from error
+            raise JobFailedError(f"another run has taken over {self.output.location}") from error
         with contextlib.suppress(*STORAGE_ERRORS):  # it will expire
             self.output.location.fs.rm_file((self.output.location / LEASE).path)
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from ray.exceptions import RayError
 from rich.console import Console
 
-from cluster.output.lease import LeaseLostError
 from cluster.storage import STORAGE_ERRORS, storage_problem
 from schemas.errors import JobFailedError, RequestError
 
@@ -24,7 +23,7 @@ def run_to_exit_code(job: Callable[[], None], errors: Console) -> int:
         say(errors, job_problem(error))
         errors.print(CONTINUES, highlight=False)
         return FAILED
-    except (JobFailedError, LeaseLostError) as error:
+    except JobFailedError as error:
         say(errors, str(error))
         return FAILED
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from cluster.output import lease
 from cluster.output.folder import LEASE, Output
-from cluster.output.lease import Lease, LeaseLostError, exclusive_run
+from cluster.output.lease import Lease, exclusive_run
 from cluster.storage import open_location
 from schemas.errors import JobFailedError, RequestError
 from schemas.manifest import Manifest
@@ -104,7 +104,7 @@ def test_a_run_whose_lease_is_taken_stops(output: Output, monkeypatch: pytest.Mo
             for _ in range(300):  # an interrupt from another thread waits for the end of a sleep
                 time.sleep(0.1)
 
-    with pytest.raises(LeaseLostError, match="another run has taken over"):
+    with pytest.raises(JobFailedError, match="another run has taken over"):
         run()
     assert (output.read_json(LEASE) or {})["run"] == "another", "it stays theirs"
 
