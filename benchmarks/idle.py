@@ -12,7 +12,7 @@ import torch
 
 from cliper.pipeline import Prediction
 from cliper.preprocess import InputSpec, Prepared
-from cliper.runs import find_runs
+from cliper.runs import Runs
 
 BATCH_SIZE = 8
 REGIONS_HW = (6, 8)
@@ -53,16 +53,19 @@ class Idle:
         with self.device:
             before = time.process_time()
             scores = np.ones(self.classes, np.float32)
-            found = [Prediction(scores, runs) for runs in find_runs([self.rectangles(image) for image in prepared])]
+            found = [Prediction(scores, self.rectangles(image)) for image in prepared]
             own = time.process_time() - before
             with self.clock.open("a") as file:
                 file.write(f"{before} {own} {len(prepared)}\n")
         return found
 
-    def rectangles(self, image: Prepared) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(image.seed)
-        regions = torch.randint(0, self.classes + 1, REGIONS_HW, generator=generator, dtype=torch.uint8)
-        rows, columns = (
-            torch.arange(side) * number // side for side, number in zip(image.image_hw, REGIONS_HW, strict=True)
-        )
-        return regions[rows[:, None], columns]
+    def rectangles(self, image: Prepared) -> Runs:
+        """The runs of the label map, made without the map: on a GPU it would cost no CPU time either."""
+        height, width = image.image_hw
+        regions = np.random.default_rng(image.seed).integers(0, self.classes + 1, REGIONS_HW)
+        of_columns = regions[:, np.arange(width) * REGIONS_HW[1] // width].T
+        tops = -(-np.arange(REGIONS_HW[0]) * height // REGIONS_HW[0])
+        starts = (np.arange(width)[:, None] * height + tops).ravel()
+        labels = of_columns.ravel()
+        begins = np.diff(labels, prepend=-1) != 0
+        return Runs(starts[begins], labels[begins], image.image_hw)

@@ -29,8 +29,9 @@ class ResizedMaps:
     """Maps resized bilinearly (align_corners=False) to an image's size; of a large image one block of rows at a time.
 
     Blocks come from two steps: the maps are resized to the image's width once, and row y of the result is then
-    ``(1 - a) upper + a lower``, a product of two weights with neighbouring rows. On a CPU it rounds as
-    ``F.interpolate`` does, except where the image is narrower than about 110 px: there, the last place can differ.
+    ``(1 - a) upper + a lower``, a product of two weights with neighbouring rows. On a CPU with
+    several threads it rounds as ``F.interpolate`` does. With one thread, and where the image is narrower than about
+    110 px, the last place can differ.
     """
 
     def __init__(self, maps: Float[Tensor, "maps side_h side_w"], image_hw: tuple[int, int]) -> None:

@@ -111,7 +111,7 @@ def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> 
     """
     configure(pipeline.output)
     counter = start_counter()
-    slots = max(1, int(Cluster.now().cpus))
+    slots = max(1, int(Cluster.now().cpus) - (0 if resources.gpus_per_actor else resources.actors))
     source = CorpusDatasource(pipeline.corpus, pipeline.prepare, partial(report, counter), slots)
     rows = ray.data.read_datasource(
         source,

@@ -47,8 +47,8 @@ class ClusterOptions:
 def start(options: ClusterOptions) -> Resources:
     """Connect to the cluster at ``address`` (or ``RAY_ADDRESS``), else start Ray on this machine; plan the actors.
 
-    On this machine Ray gets more CPU slots than there are cores: labelling actors hold theirs all the time, and on two
-    cores read tasks would wait for a slot forever.
+    On this machine Ray gets more CPU slots than there are cores. Labelling actors hold theirs all the time. Ray Data
+    keeps a share of the others for writing, so that with two slots for two cores only one read task would run.
 
     Raises:
         RequestError: there is no cluster at the address, or it lacks GPUs and the number of actors is not given.
@@ -65,7 +65,7 @@ def start(options: ClusterOptions) -> Resources:
         return plan_resources(options.actors, options.gpus_per_actor, Cluster.now())
     if not address:
         os.environ.update(WORKER_ENVIRONMENT)
-        slots = (os.cpu_count() or 1) + (options.actors or 1)
+        slots = 2 * (os.cpu_count() or 1) + (options.actors or 1)
         ray.init(num_cpus=slots, include_dashboard=False, logging_level=logging.CRITICAL, log_to_driver=False)
         return plan_resources(options.actors, options.gpus_per_actor, Cluster.now())
     try:
