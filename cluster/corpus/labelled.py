@@ -50,7 +50,7 @@ class MaskRule:
 
 @dataclass(frozen=True)
 class LabelledCorpus:
-    """Pictures and the truth about them.
+    """Images and their ground truth.
 
     Attributes:
         corpus: the images, named relative to its root.

@@ -45,7 +45,7 @@ def jpeg_bytes() -> bytes:
 
 
 def write(root: Path, contents: dict[str, bytes]) -> None:
-    """Pictures in ``images``, masks in ``masks``, of these names without ending."""
+    """Images in ``images``, masks in ``masks``, of these names without ending."""
     for name, content in contents.items():
         for path, data in [(f"images/{name}.JPG", b"image"), (f"masks/{name}.png", content)]:
             (root / path).parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ SIZE_HW = (16, 20)
 
 
 def scenes(name: str, count: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pictures of one grey each; their truths have every class, background and unlabelled pixels."""
+    """Images of one grey each; their ground truths have every class, background and unlabelled pixels."""
     labels = np.resize([*range(len(MAKERS[name].values)), BACKGROUND, UNLABELLED], SIZE_HW)
     rng = np.random.default_rng(0)
     return [
