@@ -5,7 +5,7 @@ image's own size, and the class of the most probable query wins.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -152,7 +152,9 @@ def competing_queries(queries: Queries) -> Queries:
     """The queries that compete for a pixel: without the row for "anything"; background rows are one more class."""
     background = len(queries.rows) - 1 - len(queries.class_of_row)
     class_of_row = torch.cat([queries.class_of_row, queries.class_of_row.new_full((background,), queries.classes)])
-    return Queries(queries.rows[:-1], class_of_row, queries.classes + (background > 0))
+    return replace(
+        queries, rows=queries.rows[:-1], class_of_row=class_of_row, classes=queries.classes + (background > 0)
+    )
 
 
 def most_probable(

@@ -1,8 +1,9 @@
 """From dense features to coarse class maps on the patch grid."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,14 +15,21 @@ class Queries:
     """The text side of the method.
 
     Attributes:
-        rows: [classes' query rows; background rows; mean of the classes' rows], the last one a query for "anything".
+        rows: classes' query rows, then background rows; from `build` also the mean of the classes' rows, a query for
+            "anything".
         class_of_row: for each of the leading rows, the class (from 0) that it is a query of; every class has one.
         classes: number of classes.
+        best_logit: a class competes once, with its best query. Otherwise each of its queries competes.
+        class_order: int64 [classes], the place of every class of the vocabulary among the classes here.
+        background_order: int64 [background], for every background row here its place in the vocabulary.
     """
 
     rows: Float[Tensor, "queries dimensions"]
     class_of_row: Int[Tensor, " class_rows"]
     classes: int
+    best_logit: bool
+    class_order: Int[Tensor, " classes"]
+    background_order: Int[Tensor, " background"]
 
     @classmethod
     def build(
@@ -30,12 +38,36 @@ class Queries:
         background_rows: Float[Tensor, "background_rows dimensions"],
         class_of_row: Int[Tensor, " class_rows"],
     ) -> "Queries":
-        """Put the query list together from L2-normalised text embeddings."""
+        """Put the query list together from L2-normalised text embeddings, as the official release does."""
         rows = torch.cat([class_rows, background_rows, class_rows.mean(dim=0, keepdim=True)])
-        return cls(rows, class_of_row, int(class_of_row.max()) + 1)
+        classes = int(class_of_row.max()) + 1
+        return cls(rows, class_of_row, classes, False, torch.arange(classes), torch.arange(len(background_rows)))
+
+    @classmethod
+    def build_open(
+        cls,
+        class_rows: Float[Tensor, "class_rows dimensions"],
+        background_rows: Float[Tensor, "background_rows dimensions"],
+        class_of_row: Int[Tensor, " class_rows"],
+    ) -> "Queries":
+        """The query list of preset ``open``. It has no query for "anything": for one class it would be that class.
+
+        Rows are sorted by their values and none appears twice in a class or in the background. So repeated queries
+        and the order of the vocabulary do not change the last bit of a result.
+        """
+        classes = int(class_of_row.max()) + 1
+        own = [torch.unique(class_rows[class_of_row == index], dim=0) for index in range(classes)]
+        order = sorted(range(classes), key=lambda index: own[index].tolist())
+        background, position = np.unique(background_rows.numpy(), axis=0, return_index=True)
+        rows = torch.cat([*(own[index] for index in order), torch.from_numpy(background)])
+        sizes = torch.tensor([len(own[index]) for index in order])
+        return cls(
+            rows, torch.arange(classes).repeat_interleave(sizes), classes, True,
+            torch.argsort(torch.tensor(order)), torch.from_numpy(position),
+        )  # fmt: skip
 
     def to(self, device: torch.device) -> "Queries":
-        return Queries(self.rows.to(device), self.class_of_row.to(device), self.classes)
+        return replace(self, rows=self.rows.to(device), class_of_row=self.class_of_row.to(device))
 
 
 def query_logits(
@@ -46,16 +78,60 @@ def query_logits(
     return logit_scale * similarity.transpose(1, 2)
 
 
+def probabilities(
+    logits: Float[Tensor, "batch queries patches"], queries: Queries
+) -> tuple[Float[Tensor, "batch classes patches"], Float[Tensor, "batch background patches"]]:
+    """Softmax over all queries: the probabilities of the classes and of the background rows.
+
+    A class's probability is the maximum over its own queries' probabilities. With ``best_logit``, the softmax is over
+    the classes, each with the maximum of its own queries' logits, and the background rows.
+    """
+    if queries.best_logit:
+        best = best_of_class(logits, queries)
+        found = torch.cat([best, logits[:, len(queries.class_of_row) :]], dim=1).softmax(dim=1)
+        return found[:, : queries.classes], found[:, queries.classes :]
+    found = logits.softmax(dim=1)
+    first = len(queries.class_of_row)
+    return best_of_class(found, queries), found[:, first : first + len(queries.background_order)]
+
+
+def best_of_class(
+    values: Float[Tensor, "batch queries patches"], queries: Queries
+) -> Float[Tensor, "batch classes patches"]:
+    """The maximum of each class over its own queries."""
+    values = values[:, : len(queries.class_of_row)]
+    if values.shape[1] == queries.classes:
+        return values
+    index = queries.class_of_row[None, :, None].expand_as(values)
+    best = values.new_full((len(values), queries.classes, values.shape[-1]), -torch.inf)
+    return best.scatter_reduce(1, index, values, "amax")
+
+
 def class_maps(
     logits: Float[Tensor, "batch queries patches"], queries: Queries
 ) -> Float[Tensor, "batch classes patches"]:
-    """Softmax over all queries; a class's map is the maximum over its own queries' probabilities."""
-    rows = len(queries.class_of_row)
-    maps = logits.softmax(dim=1)[:, :rows]
-    if rows == queries.classes:
-        return maps
-    index = queries.class_of_row[None, :, None].expand_as(maps)
-    return maps.new_zeros(len(maps), queries.classes, maps.shape[-1]).scatter_reduce(1, index, maps, "amax")
+    """The probabilities of the classes alone; see `probabilities`."""
+    return probabilities(logits, queries)[0]
+
+
+def lost_to(
+    coarse: Float[Tensor, "batch classes patches"],
+    maps: Float[Tensor, "batch classes patches"],
+    background: Float[Tensor, "batch background patches"],
+    queries: Queries,
+) -> Int[Tensor, "batch classes"]:
+    """The background word that is more probable than a class where the class's coarse map is highest; -1 if none is.
+
+    Args:
+        coarse: coarse maps.
+        maps, background: probabilities, both summed over the same features.
+    """
+    if not background.shape[1]:
+        return torch.full(coarse.shape[:2], -1, device=coarse.device)
+    peak = coarse.argmax(dim=-1, keepdim=True)
+    highest, row = background.gather(2, peak.mT.expand(-1, background.shape[1], -1)).max(dim=1)
+    word = queries.background_order.to(row.device)[row]
+    return word.masked_fill(highest <= maps.gather(2, peak)[..., 0], -1)
 
 
 def coarse_maps(

@@ -79,7 +79,7 @@ def fuse(
     dense = []
     attention = None
     for k, feature in enumerate(traced.features):
-        if early is not None and settings.preset == "release":
+        if early is not None and settings.preset != "paper":
             early.next_round()
         if not settings.early_embeddings and k != selected:
             continue
@@ -104,7 +104,7 @@ def replaced_attention(
     """The attention that stands in for the last block's own, in float32 (rows of paper table 6)."""
     if settings.attention == "early-layer":
         assert early is not None, "early-layer attention needs a trace with attention maps"
-        return scale_rows(early.symmetric()) if settings.preset == "release" else early.total / blocks
+        return scale_rows(early.symmetric()) if settings.preset != "paper" else early.total / blocks
     if settings.attention == "identity":
         batch, tokens, _ = x.shape
         return torch.eye(tokens, device=x.device).expand(batch, last.num_heads, -1, -1)

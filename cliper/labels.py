@@ -1,13 +1,13 @@
 """Class scores and the label map at the image's own size."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliper.settings import MethodSettings, class_thresholds
+from cliper.settings import MethodSettings
 
 CPU_BLOCK_VALUES = 2**21
 """Map values that are worked on together on a CPU: 8 MiB. Fewer values stay in a smaller cache, but threads that sleep
@@ -70,8 +70,8 @@ def label_map(
 ) -> Integer[Tensor, "height width"]:
     """The class of every pixel of the image: 0 is background, c + 1 is class c.
 
-    Background is where no class reaches ``background_threshold`` (or its own threshold, where classes have some); if
-    that is 0, where the square of (1 - the winning value) is at least the winning value.
+    Background is where no class reaches its threshold (`MethodSettings.value_thresholds`). If all thresholds are 0,
+    background is where the square of (1 - the winning value) is at least the winning value.
 
     Args:
         scores: as from `class_scores`; on the CPU, so that nothing waits for a GPU.
@@ -81,7 +81,7 @@ def label_map(
     Returns:
         uint8, or int32 for more than 255 classes.
     """
-    floors = thresholds(settings.class_background_thresholds, settings.background_threshold, len(scores))
+    floors = torch.tensor(settings.value_thresholds(len(scores)), dtype=torch.float32)
     labels = empty_labels(image_hw, len(scores), refined.device)
     for rows, value, winners in winning_classes(refined, scores, image_hw, settings, floors, allowed):
         labels[rows] = winners if floors.any() else winners.masked_fill((1 - value) ** 2 >= value, 0)
@@ -104,7 +104,8 @@ def winning_classes(
     """The largest value of a class at every pixel, and its label: c + 1 for class c, 0 where all values are 0.
 
     A class competes with its map, resized bilinearly, relative to the map's maximum and times its score. Classes whose
-    score is not above ``score_threshold`` do not compete, nor does a class where its value is below its floor.
+    score is not above their threshold (`MethodSettings.score_thresholds`) do not compete, nor does a class where its
+    value is below its floor.
 
     Args:
         scores, settings, allowed: as for `label_map`.
@@ -113,7 +114,7 @@ def winning_classes(
     Yields:
         Blocks of rows from top to bottom: the rows, values and labels.
     """
-    limits = thresholds(settings.class_score_thresholds, settings.score_threshold, len(scores))
+    limits = torch.tensor(settings.score_thresholds(len(scores)), dtype=torch.float32)
     present = [index for index in (scores > limits).nonzero().flatten().tolist() if allowed is None or index in allowed]
     if not present:
         background = empty_labels(image_hw, len(scores), refined.device).zero_()
@@ -178,8 +179,3 @@ class MapValues:
         if self.offsets is not None and self.spans is not None:
             values.sub_(self.offsets[chosen, None]).div_(self.spans[chosen, None])
         return values
-
-
-def thresholds(of_classes: Sequence[float], common: float, classes: int) -> Float[Tensor, " classes"]:
-    """One threshold per class: its own where classes have some, else the common one."""
-    return torch.tensor(class_thresholds(of_classes, common, classes), dtype=torch.float32)

@@ -8,14 +8,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Integer
+from jaxtyping import Float, Float32, Int, Integer
 from torch import Tensor
 from torch.profiler import record_function
 
-from cliper.coarse import Queries, class_maps, coarse_maps, query_logits
-from cliper.compensation import refine
+from cliper.coarse import Queries, class_maps, coarse_maps, lost_to, probabilities, query_logits
+from cliper.compensation import guided, refine
 from cliper.diffusion import DiffusionModel, LayerQueriesAndKeys, check_head
-from cliper.fusion import fuse
+from cliper.fusion import FusedFeatures, fuse
 from cliper.labels import class_scores, label_map, winning_classes
 from cliper.preprocess import ImageArray, InputSpec, Prepared
 from cliper.runs import Runs, find_runs
@@ -47,11 +47,14 @@ class Prediction:
         scores: max-pooled image-level class scores, at least 0.
         runs: the label map at the image's own size.
         winners: None unless asked for.
+        lost_to: the background word (from 0) that is more probable than a class where the class's map is highest, -1 if
+            none is; None if the method does not say.
     """
 
     scores: Float32[np.ndarray, " classes"]
     runs: Runs
     winners: Winners | None = None
+    lost_to: Integer[np.ndarray, " classes"] | None = None
 
 
 class Segmenter(Protocol):
@@ -87,11 +90,13 @@ class Maps(NamedTuple):
         attention: the replaced attention of the last feature, mean over heads.
         coarse: coarse class maps on the patch grid.
         refined: class maps after fine-grained compensation; the coarse maps where it is switched off.
+        lost_to: see `Prediction`.
     """
 
     attention: list[Float[Tensor, "_patches _patches"]]
     coarse: list[Float[Tensor, "classes _grid_h _grid_w"]]
     refined: list[Float[Tensor, "classes _side_h _side_w"]]
+    lost_to: list[Integer[Tensor, " classes"]]
 
 
 class Cliper:
@@ -99,7 +104,7 @@ class Cliper:
 
     Args:
         queries: text embeddings of the vocabulary.
-        diffusion: needed unless ``settings.compensation`` is ``none``.
+        diffusion: needed unless ``settings.compensation`` is ``none`` or ``guided``.
 
     Attributes:
         inputs: how images must be prepared.
@@ -112,14 +117,16 @@ class Cliper:
         self, tower: VisionTower, queries: Queries, settings: MethodSettings, diffusion: DiffusionModel | None = None
     ) -> None:
         settings.check_encoder(len(tower.blocks), tower.patch_size_px)
-        if settings.compensation != "none":
-            if diffusion is None:
-                raise ValueError(f"compensation={settings.compensation!r} needs a diffusion model")
+        if not needs_diffusion(settings):
+            diffusion = None
+        elif diffusion is None:
+            raise ValueError(f"compensation={settings.compensation!r} needs a diffusion model")
+        else:
             check_head(diffusion.unet, settings)
         check_width(tower, queries.rows)
         self.tower, self.queries, self.settings = tower, queries.to(tower.device), settings
-        self.diffusion = diffusion if settings.compensation != "none" else None
-        side_px = self.diffusion.side_px if self.diffusion else None
+        self.diffusion = diffusion
+        side_px = diffusion.side_px if diffusion else None
         self.inputs = InputSpec(settings.shorter_side_px, tower.patch_size_px, diffusion_side_px=side_px)
         self.largest_batch = batch_limit(tower.device)
 
@@ -145,7 +152,8 @@ class Cliper:
             found = list(zip(maps.refined, scores, (image.image_hw for image in prepared), strict=True))
             runs = find_runs([label_map(*of, self.settings, may) for of, may in zip(found, allowed, strict=True)])
             winners = [self.winners(*of) if keep_winners else None for of in found]
-        return [Prediction(*parts) for parts in zip(scores.numpy(), runs, winners, strict=True)]
+            lost = torch.stack(maps.lost_to).cpu().numpy()
+        return [Prediction(*parts) for parts in zip(scores.numpy(), runs, winners, lost, strict=True)]
 
     def winners(
         self,
@@ -167,13 +175,16 @@ class Cliper:
             noise: per image the diffusion noise [channels, latent_h, latent_w], in place of the seed's.
         """
         layers = self.diffusion_attention(prepared, noise)
-        attention, coarse = self.coarse(prepared)
-        if layers is None:
-            return Maps(attention, coarse, coarse)
+        attention, coarse, lost = self.coarse(prepared)
+        refined = coarse
         with stage("compensation"):  # image after image, so that only one's attention is in memory
-            of_images = [[(query[i], key[i]) for query, key in layers] for i in range(len(prepared))]
-            refined = [refine(single, of, self.settings) for single, of in zip(coarse, of_images, strict=True)]
-        return Maps(attention, coarse, refined)
+            if layers is not None:
+                of_images = [[(query[i], key[i]) for query, key in layers] for i in range(len(prepared))]
+                refined = [refine(single, of, self.settings) for single, of in zip(coarse, of_images, strict=True)]
+            elif self.settings.compensation == "guided":
+                guides = (channels_first([image.clip], self.tower.device) for image in prepared)
+                refined = [guided(single, guide) for single, guide in zip(coarse, guides, strict=True)]
+        return Maps(attention, *([single[self.queries.class_order] for single in of] for of in (coarse, refined, lost)))
 
     def diffusion_attention(
         self, prepared: Sequence[Prepared], noise: Sequence[Tensor] | None = None
@@ -191,38 +202,54 @@ class Cliper:
         with stage("unet"):
             return model.queries_and_keys(latents, upload(torch.stack(list(noise)), self.tower.device))
 
-    def coarse(
-        self, prepared: Sequence[Prepared]
-    ) -> tuple[list[Float[Tensor, "_patches _patches"]], list[Float[Tensor, "classes _grid_h _grid_w"]]]:
-        """Early-layer fusion: attention and coarse maps of every image. Images of one patch grid share a batch."""
-        found: dict[int, tuple[Tensor, Tensor]] = {}
+    def coarse(self, prepared: Sequence[Prepared]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Early-layer fusion: see `coarse_batch`, for every image. Images of one patch grid share a batch."""
+        found: dict[int, tuple[Tensor, ...]] = {}
         order = sorted(range(len(prepared)), key=lambda i: prepared[i].clip.shape)
         for _, members in groupby(order, key=lambda i: prepared[i].clip.shape):
             group = list(members)
             maps = self.coarse_batch([prepared[i].clip for i in group])
             found |= dict(zip(group, zip(*maps, strict=True), strict=True))
-        attention, coarse = zip(*(found[i] for i in range(len(prepared))), strict=True)
-        return list(attention), list(coarse)
+        attention, coarse, lost = zip(*(found[i] for i in range(len(prepared))), strict=True)
+        return list(attention), list(coarse), list(lost)
 
     def coarse_batch(
         self, images: Sequence[ImageArray]
-    ) -> tuple[Float[Tensor, "batch patches patches"], Float[Tensor, "batch classes grid_h grid_w"]]:
-        """Early-layer fusion of images of one patch grid: attention and coarse maps."""
-        settings, tower = self.settings, self.tower
+    ) -> tuple[
+        Float[Tensor, "batch patches patches"],
+        Float[Tensor, "batch classes grid_h grid_w"],
+        Int[Tensor, "batch classes"],
+    ]:
+        """Early-layer fusion of images of one patch grid: attention, coarse maps, and what classes lose to."""
         with stage("preprocess"):
-            pixels = tower.normalize(channels_first(images, tower.device))
+            pixels = self.tower.normalize(channels_first(images, self.tower.device))
         with stage("clip"):
-            fused = fuse(tower, pixels, settings)
-            maps = (class_maps(query_logits(z, self.queries, settings.logit_scale), self.queries) for z in fused.dense)
-            if settings.sliding_crop_px:
-                windowed = [windowed_logits(tower, single, self.queries, settings) for single in pixels]
-                stacked = (class_maps(torch.stack(logits), self.queries) for logits in zip(*windowed, strict=True))
-                maps = ((whole + seen_closer) / 2 for whole, seen_closer in zip(maps, stacked, strict=True))
-            coarse = coarse_maps(
-                maps, fused.attention, fused.selected, settings.attention_threshold, settings.early_embeddings
-            )
-        grid_hw = (pixels.shape[2] // tower.patch_size_px, pixels.shape[3] // tower.patch_size_px)
-        return fused.attention, coarse.unflatten(-1, grid_hw)
+            fused = fuse(self.tower, pixels, self.settings)
+            coarse, lost = self.coarse_maps(fused, pixels)
+        patch_size_px = self.tower.patch_size_px
+        grid_hw = (pixels.shape[2] // patch_size_px, pixels.shape[3] // patch_size_px)
+        return fused.attention, coarse.unflatten(-1, grid_hw), lost
+
+    def coarse_maps(
+        self, fused: FusedFeatures, pixels: Float[Tensor, "batch 3 input_height input_width"]
+    ) -> tuple[Float[Tensor, "batch classes patches"], Int[Tensor, "batch classes"]]:
+        """From dense features to coarse maps and what classes lose to, in the order of ``queries``."""
+        settings, queries = self.settings, self.queries
+        logits = (query_logits(dense, queries, settings.logit_scale) for dense in fused.dense)
+        maps, background = zip(*(probabilities(of, queries) for of in logits), strict=True)
+        if settings.sliding_crop_px:
+            windowed = [windowed_logits(self.tower, single, queries, settings) for single in pixels]
+            stacked = (class_maps(torch.stack(of), queries) for of in zip(*windowed, strict=True))
+            maps = tuple((whole + seen_closer) / 2 for whole, seen_closer in zip(maps, stacked, strict=True))
+        coarse = coarse_maps(
+            maps, fused.attention, fused.selected, settings.attention_threshold, settings.early_embeddings
+        )
+        return coarse, lost_to(coarse, sum(maps), sum(background), queries)
+
+
+def needs_diffusion(settings: MethodSettings) -> bool:
+    """True if maps are sharpened by a diffusion model."""
+    return settings.compensation not in {"guided", "none"}
 
 
 def stage(name: str) -> record_function:

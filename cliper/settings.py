@@ -5,18 +5,22 @@ The command line (`jobs.common.options`), settings files (`schemas.settings_file
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
-Preset = Literal["release", "paper"]
+import numpy as np
+
+Preset = Literal["open", "release", "paper"]
 Attention = Literal["query-key", "query-query", "key-key", "value-value", "identity", "early-layer"]
-Compensation = Literal["product", "mean", "head", "none"]
+Compensation = Literal["product", "mean", "head", "guided", "none"]
 Threshold = TypeVar("Threshold")
 
 SLIDING_STRIDE_PX = 112
 """Distance between neighbouring sliding windows, in pixels of the CLIP input (fixed in the official release)."""
 CLASS_THRESHOLDS = ("score_threshold", "background_threshold")
-"""Settings for which every class can have a value of its own."""
+"""Settings for which every class can have a value of its own. Preset ``open`` does not use them."""
+OPEN_SETTINGS = ("presence_threshold", "outline_threshold", "presence_midpoint", "presence_slope")
+"""Settings that only preset ``open`` uses, in place of `CLASS_THRESHOLDS`."""
 
 
 def declare(about: str, low: float | None = None, high: float | None = None) -> dict[str, Any]:
@@ -93,8 +97,39 @@ def encoder_defaults(patch_size_px: int) -> EncoderDefaults:
 
 
 @dataclass(frozen=True)
+class OpenDefaults(CheckedSettings):
+    """The settings of preset ``open`` that depend on the encoder, with the map from scores to probabilities.
+
+    A class with score s is in the image with probability ``1 / (1 + (presence_midpoint / s) ** presence_slope)``, a
+    logistic curve over log s.
+
+    Attributes:
+        measured: the photographs and figures that the curve was fitted with; empty if it was derived from the published
+            thresholds and not measured.
+    """
+
+    logit_scale: float
+    presence_midpoint: float = field(metadata={"range": (1e-6, 10.0)})
+    presence_slope: float = field(metadata={"range": (1e-3, 100.0)})
+    measured: str = ""
+
+
+OPEN_VIT_B_16 = OpenDefaults(80.0, 0.3, 1.6, "100 COCO photographs, see docs/words.md")
+OPEN_VIT_L_14 = OpenDefaults(40.0, 0.21, 1.6)
+"""Derived: published for PASCAL VOC are half of ViT-B/16's logit scale and 5/7 of its score threshold."""
+
+
+def open_defaults(patch_size_px: int) -> OpenDefaults:
+    """Defaults of preset ``open`` for an encoder, chosen as in `encoder_defaults`."""
+    return OPEN_VIT_L_14 if patch_size_px == 14 else OPEN_VIT_B_16
+
+
+@dataclass(frozen=True)
 class MethodSettings(EncoderDefaults):
     """All settings of CLIPer that change its numbers.
+
+    ``preset="open"`` is for any vocabulary: a class competes once, with its best query, against a broad background, and
+    calibrated probabilities decide what is present. Its features are those of ``release``.
 
     ``preset="release"`` follows the official release, which gives the better published numbers: attention is
     renormalised once more for every feature, made symmetric, centred and clamped, and diffusion attention is
@@ -104,13 +139,18 @@ class MethodSettings(EncoderDefaults):
     Attributes:
         class_score_thresholds, class_background_thresholds: a threshold for every class, in vocabulary order, in place
             of the common one; empty without.
+        presence_midpoint, presence_slope: see `OpenDefaults`.
 
     Raises:
         ValueError: a value is out of its range.
     """
 
     preset: Preset = field(
-        default="release", metadata=declare("The official release's arithmetic, or the paper's plain equations")
+        default="release",
+        metadata=declare(
+            "open: for any words; release: the official release's arithmetic and thresholds; paper: the paper's plain "
+            "equations"
+        ),
     )
     attention: Attention = field(
         default="early-layer", metadata=declare("What replaces the attention of CLIP's last block (paper table 6)")
@@ -120,7 +160,10 @@ class MethodSettings(EncoderDefaults):
     )
     compensation: Compensation = field(
         default="product",
-        metadata=declare("How the heads of the diffusion model's attention are combined (paper table 7)"),
+        metadata=declare(
+            "How maps are sharpened: the heads of the diffusion model's attention multiplied, averaged or one of them "
+            "(paper table 7); guided: an image filter in place of the diffusion model; none"
+        ),
     )
     head: int = field(
         default=1, metadata=declare("The head that --compensation head uses, counted over all heads from 0", 0, 1023)
@@ -129,6 +172,19 @@ class MethodSettings(EncoderDefaults):
         default=0,
         metadata=declare("Side of the sliding windows in pixels of CLIP's input. 0 switches them off", 0, 8192),
     )
+    presence_threshold: float = field(
+        default=0.5,
+        metadata=declare("Preset open: classes are present from this probability on", 0.0, 1.0),
+    )
+    outline_threshold: float = field(
+        default=0.4,
+        metadata=declare(
+            "Preset open: the outline of a class holds the pixels where its map reaches this share of its maximum",
+            0.0, 1.0,
+        ),
+    )  # fmt: skip
+    presence_midpoint: float = OPEN_VIT_B_16.presence_midpoint
+    presence_slope: float = OPEN_VIT_B_16.presence_slope
     class_score_thresholds: Sequence[float] = ()
     class_background_thresholds: Sequence[float] = ()
 
@@ -138,13 +194,41 @@ class MethodSettings(EncoderDefaults):
             for value in getattr(self, f"class_{name}s"):
                 check_range(f"{name} of a class", value, self.__dataclass_fields__[name].metadata["range"])
 
+    def document(self) -> dict[str, Any]:
+        """The settings that the preset uses, for the manifest."""
+        unused = CLASS_THRESHOLDS if self.preset == "open" else OPEN_SETTINGS
+        return {name: value for name, value in asdict(self).items() if name not in unused}
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray | None:
+        """The probability that an image shows a class, for every score; see `OpenDefaults`. None for other presets.
+
+        Args:
+            scores: at least 0, of any shape.
+        """
+        if self.preset != "open":
+            return None
+        return presence_probability(scores, self.presence_midpoint, self.presence_slope)
+
+    def score_thresholds(self, classes: int) -> tuple[float, ...]:
+        """For every class the score above which it is present."""
+        if self.preset != "open":
+            return class_thresholds(self.class_score_thresholds, self.score_threshold, classes)
+        odds = self.presence_threshold / max(1 - self.presence_threshold, 1e-9)
+        return (self.presence_midpoint * odds ** (1 / self.presence_slope),) * classes
+
+    def value_thresholds(self, classes: int) -> tuple[float, ...]:
+        """For every class the value of its map below which a pixel is not the class's."""
+        if self.preset != "open":
+            return class_thresholds(self.class_background_thresholds, self.background_threshold, classes)
+        return (self.outline_threshold,) * classes
+
     def check_encoder(self, blocks: int, patch_size_px: int) -> None:
         """Check the settings that depend on the encoder.
 
         Raises:
             ValueError: ``select_layer`` names no feature, or the windows do not fall on the patch grid.
         """
-        features = blocks if self.preset == "release" else blocks - 1
+        features = blocks - 1 if self.preset == "paper" else blocks
         if not -features <= self.select_layer < features:
             raise ValueError(
                 f"select_layer must be between {-features} and {features - 1} for this encoder, not {self.select_layer}"
@@ -154,6 +238,12 @@ class MethodSettings(EncoderDefaults):
                 f"sliding windows of {self.sliding_crop_px} px, {SLIDING_STRIDE_PX} px apart, do not fall on the "
                 f"encoder's grid of {patch_size_px} px patches; choose a multiple, or 0 to switch them off"
             )
+
+
+def presence_probability(scores: np.ndarray, midpoint: float, slope: float) -> np.ndarray:
+    """``1 / (1 + (midpoint / score) ** slope)`` in float32; 0 for a score of 0. See `OpenDefaults`."""
+    with np.errstate(divide="ignore"):
+        return (1 / (1 + (midpoint / np.asarray(scores, np.float64)) ** slope)).astype(np.float32)
 
 
 def class_thresholds(own: Sequence[Threshold | None], common: Threshold, classes: int) -> tuple[Threshold, ...]:

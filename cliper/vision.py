@@ -119,8 +119,8 @@ def trace(
             mixed = F.scaled_dot_product_attention(query, key, value)
         x = x + block.ls_1(block.attn.out_proj(merge_heads(mixed)))
         x = x + block.ls_2(block.mlp(block.ln_2(x)))
-        features.append(normalised if preset == "release" else x)
-    if preset == "release":
+        features.append(normalised if preset != "paper" else x)
+    if preset != "paper":
         features.append(x)
     return VisualTrace(features, attention_sum)
 

@@ -21,7 +21,7 @@ from cliper.models import ClipSpec, DiffusionSpec
 from cliper.pipeline import Cliper, Prediction, Segmenter
 from cliper.preprocess import InputSpec, Prepared
 from cliper.proxy import load_proxy, proxy_patch_size_px
-from cliper.settings import MethodSettings
+from cliper.settings import MethodSettings, Preset
 from cluster import prometheus
 from cluster.corpus.prepare import read_prepared
 from cluster.encoders import Encoder
@@ -83,7 +83,7 @@ class CliperSpec:
             diffusion = load_diffusion(self.diffusion, torch.tensor(self.empty_prompt), device, dtype)
             if device.type == "cuda":
                 diffusion.compile()
-        return Cliper(tower, build_queries(self.embeddings), self.settings, diffusion)
+        return Cliper(tower, build_queries(self.embeddings, self.settings.preset), self.settings, diffusion)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class BaselineSpec:
         dtype = resolve_precision(self.precision, device)
         tower = load_vision_tower(self.clip, device, dtype)
         proxy = load_proxy(self.proxy, device, dtype) if self.proxy else None
-        return Baseline(tower, build_queries(self.embeddings), self.method, self.settings, proxy)
+        return Baseline(tower, build_queries(self.embeddings, "release"), self.method, self.settings, proxy)
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
@@ -125,10 +125,11 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[precision]
 
 
-def build_queries(embeddings: VocabularyEmbeddings) -> Queries:
+def build_queries(embeddings: VocabularyEmbeddings, preset: Preset) -> Queries:
     """The embeddings file's rows as the method's query list."""
+    build = Queries.build_open if preset == "open" else Queries.build
     classes, background = torch.tensor(embeddings.classes), torch.tensor(embeddings.background)
-    return Queries.build(classes, background, torch.tensor(embeddings.class_of_row))
+    return build(classes, background, torch.tensor(embeddings.class_of_row))
 
 
 class OomSafeBatches:

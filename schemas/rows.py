@@ -15,6 +15,10 @@ field               meaning
 ``error``           null, or one sentence that says what is wrong
 ``class_scores``    max-pooled image-level score of every class, in vocabulary order; at least 0, may exceed 1 (and 2);
                     null on failure
+``class_probabilities``  with preset ``open`` the probability of every class that the image shows it, 0 to 1, a monotone
+                    function of its score; null with other presets and on failure
+``lost_to``         for up to five absent classes, those with the highest scores, the background word that is more
+                    probable where the class's map is highest; null on failure, and from methods that do not say
 ``annotations``     one per class that is present, ascending ``category_id``; masks are disjoint; empty if only
                     background was found, null on failure
 ==================  ==============================================================================================
@@ -28,7 +32,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Status(StrEnum):
@@ -78,6 +82,13 @@ ANNOTATION = pa.struct(
     ]
 )
 
+LOST = pa.struct(
+    [
+        pa.field("category_id", pa.int32(), nullable=False),
+        pa.field("background", pa.string(), nullable=False),
+    ]
+)
+
 ROW_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -89,6 +100,8 @@ ROW_SCHEMA = pa.schema(
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
         pa.field("class_scores", pa.list_(pa.float32())),
+        pa.field("class_probabilities", pa.list_(pa.float32())),
+        pa.field("lost_to", pa.list_(LOST)),
         pa.field("annotations", pa.list_(ANNOTATION)),
     ]
 )

@@ -7,6 +7,7 @@ A background file has the same format, but only its queries are used.
 
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,6 @@ def parse_background(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(query for entry in parse_vocabulary(text) for query in entry.queries))
 
 
-def default_background() -> tuple[str, ...]:
-    """The packaged background phrases (those published for PASCAL VOC)."""
-    return parse_background(files("schemas").joinpath("data/background.txt").read_text(encoding="utf-8"))
+def packaged_background(name: Literal["voc", "world"]) -> tuple[str, ...]:
+    """The packaged background phrases: those published for PASCAL VOC, or some hundred common things."""
+    return parse_background(files("schemas").joinpath(f"data/{name}.txt").read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,7 @@ def pixel_label(
 ) -> int:
     """The label of an image of one pixel whose queries have these probabilities (classes' first, then background)."""
     rows = torch.zeros(len(probabilities) + 1, 2)
-    queries = Queries(rows, torch.tensor(class_of_row), max(class_of_row) + 1)
+    queries = replace(QUERIES, rows=rows, class_of_row=torch.tensor(class_of_row), classes=max(class_of_row) + 1)
     logits = torch.tensor(probabilities).log().view(-1, 1, 1)
     value, label = most_probable(logits, competing_queries(queries), queries.classes, (1, 1), barred)
     return int(label.masked_fill(value < threshold, 0))
@@ -289,7 +290,7 @@ def test_the_row_for_anything_changes_nothing(method: str, tiny_clip: Path, tiny
     image = some_image()
     first = predict(baseline, [image], [0])[0]
     strongest = QUERIES.rows[int(first.scores.argmax())]
-    changed = Queries(torch.cat([QUERIES.rows[:-1], strongest[None]]), QUERIES.class_of_row, QUERIES.classes)
+    changed = replace(QUERIES, rows=torch.cat([QUERIES.rows[:-1], strongest[None]]))
     second = predict(Baseline(baseline.tower, changed, method, SETTINGS, baseline.proxy), [image], [0])[0]
     assert torch.equal(first.labels, second.labels)
     assert torch.equal(first.scores, second.scores)

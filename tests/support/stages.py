@@ -41,7 +41,7 @@ def run_stages(
     prepared = prepare(cliper.inputs, images, seeds)
     maps = cliper.maps(prepared, noise)
     results = map(result_of, cliper.read_out(maps, prepared, allowed))
-    return [Stages(*stages, *result) for *stages, result in zip(*maps, results, strict=True)]
+    return [Stages(*stages, *result) for *stages, result in zip(*maps[:3], results, strict=True)]
 
 
 def predict(
