@@ -83,6 +83,18 @@ def batch_limit(device: torch.device) -> int:
     return sys.maxsize if device.type == "cuda" else 1
 
 
+class Features(NamedTuple):
+    """What the models see in images, whatever the vocabulary.
+
+    Attributes:
+        groups: for images of one patch grid their positions in the batch, normalised pixels and dense features.
+        layers: the diffusion model's queries and keys for all images; None without.
+    """
+
+    groups: list[tuple[list[int], Float[Tensor, "_batch 3 _input_height _input_width"], FusedFeatures]]
+    layers: list[LayerQueriesAndKeys] | None
+
+
 class Maps(NamedTuple):
     """What the method computes of images before the readout, stage by stage; one entry per image.
 
@@ -168,15 +180,38 @@ class Cliper:
 
     @torch.inference_mode()
     def maps(self, prepared: Sequence[Prepared], noise: Sequence[Tensor] | None = None) -> Maps:
-        """All stages up to the class maps.
+        """All stages up to the class maps; arguments as for `features`."""
+        return self.maps_of(self.features(prepared, noise), prepared)
+
+    @torch.inference_mode()
+    def features(self, prepared: Sequence[Prepared], noise: Sequence[Tensor] | None = None) -> Features:
+        """The stages that do not depend on the vocabulary. Images of one patch grid share a batch.
 
         Args:
             prepared: images of any sizes.
             noise: per image the diffusion noise [channels, latent_h, latent_w], in place of the seed's.
         """
         layers = self.diffusion_attention(prepared, noise)
-        attention, coarse, lost = self.coarse(prepared)
-        refined = coarse
+        groups = []
+        order = sorted(range(len(prepared)), key=lambda i: prepared[i].clip.shape)
+        for _, members in groupby(order, key=lambda i: prepared[i].clip.shape):
+            group = list(members)
+            with stage("preprocess"):
+                pixels = self.tower.normalize(channels_first([prepared[i].clip for i in group], self.tower.device))
+            with stage("clip"):
+                groups.append((group, pixels, fuse(self.tower, pixels, self.settings)))
+        return Features(groups, layers)
+
+    @torch.inference_mode()
+    def maps_of(self, features: Features, prepared: Sequence[Prepared]) -> Maps:
+        """From features to class maps, in the vocabulary's order."""
+        found: dict[int, tuple[Tensor, ...]] = {}
+        for group, pixels, fused in features.groups:
+            with stage("clip"):
+                maps = self.coarse_maps(fused, pixels)
+            found |= dict(zip(group, zip(fused.attention, *maps, strict=True), strict=True))
+        attention, coarse, lost = (list(of) for of in zip(*(found[i] for i in range(len(prepared))), strict=True))
+        refined, layers = coarse, features.layers
         with stage("compensation"):  # image after image, so that only one's attention is in memory
             if layers is not None:
                 of_images = [[(query[i], key[i]) for query, key in layers] for i in range(len(prepared))]
@@ -202,37 +237,9 @@ class Cliper:
         with stage("unet"):
             return model.queries_and_keys(latents, upload(torch.stack(list(noise)), self.tower.device))
 
-    def coarse(self, prepared: Sequence[Prepared]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Early-layer fusion: see `coarse_batch`, for every image. Images of one patch grid share a batch."""
-        found: dict[int, tuple[Tensor, ...]] = {}
-        order = sorted(range(len(prepared)), key=lambda i: prepared[i].clip.shape)
-        for _, members in groupby(order, key=lambda i: prepared[i].clip.shape):
-            group = list(members)
-            maps = self.coarse_batch([prepared[i].clip for i in group])
-            found |= dict(zip(group, zip(*maps, strict=True), strict=True))
-        attention, coarse, lost = zip(*(found[i] for i in range(len(prepared))), strict=True)
-        return list(attention), list(coarse), list(lost)
-
-    def coarse_batch(
-        self, images: Sequence[ImageArray]
-    ) -> tuple[
-        Float[Tensor, "batch patches patches"],
-        Float[Tensor, "batch classes grid_h grid_w"],
-        Int[Tensor, "batch classes"],
-    ]:
-        """Early-layer fusion of images of one patch grid: attention, coarse maps, and what classes lose to."""
-        with stage("preprocess"):
-            pixels = self.tower.normalize(channels_first(images, self.tower.device))
-        with stage("clip"):
-            fused = fuse(self.tower, pixels, self.settings)
-            coarse, lost = self.coarse_maps(fused, pixels)
-        patch_size_px = self.tower.patch_size_px
-        grid_hw = (pixels.shape[2] // patch_size_px, pixels.shape[3] // patch_size_px)
-        return fused.attention, coarse.unflatten(-1, grid_hw), lost
-
     def coarse_maps(
         self, fused: FusedFeatures, pixels: Float[Tensor, "batch 3 input_height input_width"]
-    ) -> tuple[Float[Tensor, "batch classes patches"], Int[Tensor, "batch classes"]]:
+    ) -> tuple[Float[Tensor, "batch classes grid_h grid_w"], Int[Tensor, "batch classes"]]:
         """From dense features to coarse maps and what classes lose to, in the order of ``queries``."""
         settings, queries = self.settings, self.queries
         logits = (query_logits(dense, queries, settings.logit_scale) for dense in fused.dense)
@@ -244,7 +251,9 @@ class Cliper:
         coarse = coarse_maps(
             maps, fused.attention, fused.selected, settings.attention_threshold, settings.early_embeddings
         )
-        return coarse, lost_to(coarse, sum(maps), sum(background), queries)
+        lost = lost_to(coarse, sum(maps), sum(background), queries)
+        patch_size_px = self.tower.patch_size_px
+        return coarse.unflatten(-1, (pixels.shape[2] // patch_size_px, pixels.shape[3] // patch_size_px)), lost
 
 
 def needs_diffusion(settings: MethodSettings) -> bool:
