@@ -1,9 +1,10 @@
 """What has been published for the method on eight benchmarks: queries, settings and mean IoU, as data."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
+from typing import Any, Literal
 
 from cliper.settings import EncoderDefaults
 
@@ -51,6 +52,21 @@ class Benchmark:
     def encoder(self, patch_size_px: int) -> EncoderSettings:
         """Settings for an encoder: those of ViT-L/14 for patches of 14 pixels, else ViT-B/16's."""
         return self.encoders["ViT-L/14" if patch_size_px == 14 else "ViT-B/16"]
+
+
+Profile = Literal["objects", "scene", "street"]
+PROFILES: dict[Profile, tuple[str, ...]] = {
+    "objects": ("voc21", "coco_object"),
+    "scene": ("coco_stuff", "ade20k"),
+    "street": ("cityscapes",),
+}
+
+
+def profile_settings(profile: Profile, patch_size_px: int) -> dict[str, Any]:
+    """The settings on which the published settings of a profile's benchmarks agree, for an encoder."""
+    first, *others = (vars(find_benchmark(name).encoder(patch_size_px)) for name in PROFILES[profile])
+    names = (setting.name for setting in fields(EncoderDefaults))
+    return {name: first[name] for name in names if all(other[name] == first[name] for other in others)}
 
 
 def find_benchmark(name: str) -> Benchmark:

@@ -6,7 +6,18 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from cliper.settings import CLASS_THRESHOLDS, VIT_B_16, VIT_L_14, EncoderDefaults, MethodSettings, class_thresholds
+from cliper.published import Profile
+from cliper.settings import (
+    CLASS_THRESHOLDS,
+    OPEN_SETTINGS,
+    VIT_B_16,
+    VIT_L_14,
+    Compensation,
+    EncoderDefaults,
+    MethodSettings,
+    OpenDefaults,
+    class_thresholds,
+)
 from schemas.settings_file import SettingsFile
 
 DEFAULT_CLIP = "ViT-L-14"
@@ -27,9 +38,14 @@ class ModelOptions:
 
 
 def option(setting: Field) -> tuple[str, Any, Any]:
-    """Name, type and default of a setting on the command line. None stands for the encoder's default."""
+    """Name, type and default of a setting on the command line. None stands for the default of encoder or preset."""
     kind: Any = setting.type
     about = setting.metadata["help"]
+    if setting.name in OPEN_SETTINGS:
+        return setting.name, Annotated[kind | None, tyro.conf.arg(help=f"{about} (default: {setting.default:g}).")], None
+    if setting.name == "compensation":
+        default = "product, without a diffusion model guided with preset open, else none"
+        return setting.name, Annotated[kind | None, tyro.conf.arg(help=f"{about} (default: {default}).")], None
     if setting.default is not MISSING:
         return setting.name, Annotated[kind, tyro.conf.arg(help=f"{about}.")], setting.default
     small, large = (getattr(defaults, setting.name) for defaults in (VIT_B_16, VIT_L_14))
@@ -51,25 +67,61 @@ class MethodOptions(GivenSettings):
     settings: str | None = None
     """Settings file, as jobs/evaluate.py --calibrate writes it; other options come before what it says."""
 
-    def resolve(self, defaults: EncoderDefaults, file: SettingsFile, class_names: Sequence[str]) -> MethodSettings:
+    profile: Profile | None = None
+    """Preset release: the settings that the published benchmarks of a kind share. objects: PASCAL VOC and COCO-Object;
+    scene: COCO-Stuff and ADE20K; street: Cityscapes."""
+
+    def resolve(
+        self, defaults: EncoderDefaults, open_defaults: OpenDefaults, file: SettingsFile, class_names: Sequence[str]
+    ) -> MethodSettings:
         """The settings of the method: those given, else the settings file's, else the defaults.
 
         Args:
             defaults: of the encoder, or published for a benchmark.
+            open_defaults: of the encoder, for preset open.
             file: the settings file.
             class_names: the vocabulary.
 
         Raises:
-            ValueError: a value is out of its range.
+            ValueError: a value is out of its range, or belongs to another preset.
         """
-        known = {setting.name: getattr(defaults, setting.name) for setting in fields(EncoderDefaults)} | file.settings
+        self.check_preset(file)
+        known = {setting.name: getattr(defaults, setting.name) for setting in fields(EncoderDefaults)}
+        if self.preset == "open":
+            known |= {name: value for name, value in vars(open_defaults).items() if name != "measured"}
+        known |= file.settings
         given = {setting.name: getattr(self, setting.name) for setting in DECLARED}
         chosen: dict[str, Any] = known | {name: value for name, value in given.items() if value is not None}
         chosen["normalize_maps"] = known["normalize_maps"] and self.normalize_maps
-        if self.diffusion == "none":
-            chosen["compensation"] = "none"
+        chosen["compensation"] = self.resolve_compensation()
         for name in CLASS_THRESHOLDS:
             own = [file.classes.get(class_name, {}).get(name) for class_name in class_names]
             if any(value is not None for value in own):
                 chosen[f"class_{name}s"] = class_thresholds(own, chosen[name], len(class_names))
         return MethodSettings(**chosen)
+
+    def check_preset(self, file: SettingsFile) -> None:
+        """Raises ValueError: a setting that was given has no effect with the preset."""
+        if self.preset == "open" and self.profile is not None:
+            raise ValueError("--profile is for --preset release: preset open needs none")
+        if self.preset == "open" and file.classes:
+            raise ValueError("the settings file has thresholds for classes, which are for --preset release: calibrate again")
+        unused, instead = CLASS_THRESHOLDS, OPEN_SETTINGS
+        if self.preset != "open":
+            unused, instead = instead, unused
+        for name, other in zip(unused, instead, strict=False):
+            if getattr(self, name, None) is not None or name in file.settings:
+                raise ValueError(f"{flag(name)} has no effect with --preset {self.preset}: use {flag(other)}")
+
+    def resolve_compensation(self) -> Compensation:
+        """The way in which maps are sharpened, if there is a diffusion model or not."""
+        if self.diffusion != "none":
+            return self.compensation or "product"
+        if self.compensation is None and self.preset == "open":
+            return "guided"
+        return "guided" if self.compensation == "guided" else "none"
+
+
+def flag(name: str) -> str:
+    """The command line's name of a setting."""
+    return f"--{name.replace('_', '-')}"
