@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 from matplotlib.figure import Figure
 
-from demo.training.checkpoint import CHECKPOINT, Schedule, read_losses
+from demo.training.checkpoint import Schedule
 from demo.training.clip import CLIP_IMAGES, CLIP_SCHEDULE, train_clip
 from demo.training.diffusion import AUTOENCODER_SCHEDULE, DIFFUSION_IMAGES, UNET_SCHEDULE, train_diffusion
 
@@ -16,7 +16,7 @@ class TrainOptions:
     """Length of the training, and its folders."""
 
     folder: Path = Path("demo-training")
-    """Folder for drawn images and checkpoints."""
+    """Folder for checkpoints."""
     target: Path = Path("demo-training/models")
     """Folder for the models, clip/ for open_clip and diffusion/ for diffusers, and for the plot of the losses."""
     clip: Schedule = CLIP_SCHEDULE
@@ -33,18 +33,16 @@ class TrainOptions:
 def main(options: TrainOptions) -> None:
     """Train CLIP, then the autoencoder, then the UNet. Each resumes from its last checkpoint."""
     folder, target = options.folder, options.target
-    train_clip(folder, target / "clip", options.clip, options.clip_images, options.fused)
-    train_diffusion(folder, target / "diffusion", options.autoencoder, options.unet, options.diffusion_images)
-    draw_loss_curves(folder, target / "loss-curves.svg")
-
-
-def draw_loss_curves(folder: Path, target: Path) -> None:
-    """Plot the losses of the three trainings side by side into an SVG file."""
+    clip = train_clip(folder, target / "clip", options.clip, options.clip_images, options.fused)
+    autoencoder, unet = train_diffusion(
+        folder, target / "diffusion", options.autoencoder, options.unet, options.diffusion_images
+    )
     figure = Figure(figsize=(10, 3), layout="constrained")
-    for axes, part in zip(figure.subplots(1, 3), ("clip", "autoencoder", "unet"), strict=True):
-        axes.plot(*zip(*read_losses(folder / part / CHECKPOINT), strict=True), marker=".")
+    curves = {"clip": clip, "autoencoder": autoencoder, "unet": unet}
+    for axes, (part, curve) in zip(figure.subplots(1, 3), curves.items(), strict=True):
+        axes.plot(*curve.T, marker=".")
         axes.set(title=part, xlabel="step", ylabel="mean loss since the last point", ylim=(0, None))
-    figure.savefig(target, metadata={"Date": None})
+    figure.savefig(target / "loss-curves.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
