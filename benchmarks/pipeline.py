@@ -9,7 +9,6 @@ beside the same models without Ray.
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,7 +24,7 @@ from rich.table import Table
 
 from benchmarks.idle import Idle
 from cliper.models import DEMO
-from cliper.preprocess import InputSpec, Prepared
+from cliper.preprocess import InputSpec
 from cluster import session
 from cluster.actors import SegmenterSpec
 from cluster.corpus.decode import decode_rgb
@@ -68,53 +67,50 @@ def main(
         count = images * min(16, largest // (width * height))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            write_shards(folder, 2 * count, height, width)
-            bare = bare_rate(folder / "corpus")
+            files = write_shards(folder, 2 * count, height, width)
+            bare = bare_rate(files)
             idle = Idle(PUBLISHED_INPUTS, classes, folder / "clock")
             rate, store_mb = measure_job(idle, count, folder, console)
             before, own, batch = np.loadtxt(idle.clock).T
             actor_cpu_s = (before[-1] - before[0] - own[:-1].sum()) / batch[:-1].sum()
             if demo:
-                measure_demo(classes, count // DEMO_FRACTION, folder, console)
+                measure_demo(files, classes, count // DEMO_FRACTION, folder, console)
             ray.shutdown()
         figures = (f"{rate:.2f}", f"{bare:.2f}", f"{rate / bare:.0%}", f"{1e3 * actor_cpu_s:.2f}", f"{store_mb:.2f}")
         table.add_row(f"{width} x {height}", *figures)
     console.print(table)
 
 
-def write_shards(folder: Path, count: int, height_px: int, width_px: int) -> None:
-    """Tar shards with a few images, repeated: soft noise as JPEG files, about as large as those of photographs."""
+def write_shards(folder: Path, count: int, height_px: int, width_px: int) -> list[Path]:
+    """Write ``folder/corpus``: tar shards of soft noise as JPEG files, about as large as those of photographs.
+
+    Returns:
+        The file of each image. There are only a few, repeated.
+    """
     (folder / "corpus").mkdir()
-    drawn = [folder / f"{number}.jpg" for number in range(min(count, 16))]
+    drawn = [folder / f"{number}.jpg" for number in range(16)]
     for number, path in enumerate(drawn):
         noise = np.random.default_rng(number).integers(0, 256, (height_px // 4, width_px // 4, 3), dtype=np.uint8)
         Image.fromarray(noise).resize((width_px, height_px), Image.Resampling.BICUBIC).save(path, quality=85)
+    images = [drawn[number % len(drawn)] for number in range(count)]
     for first in range(0, count, IMAGES_PER_SHARD):
         with tarfile.open(folder / f"corpus/{first:06}.tar", "w") as shard:
-            for number in range(first, min(first + IMAGES_PER_SHARD, count)):
-                shard.add(drawn[number % len(drawn)], f"{number:06}.jpg")
+            for number, path in enumerate(images[first : first + IMAGES_PER_SHARD], start=first):
+                shard.add(path, f"{number:06}.jpg")
+    return images
 
 
-def prepared_images(path: Path, inputs: InputSpec, limit: int | None = None) -> Iterator[Prepared]:
-    """A shard's first images, decoded and resized."""
-    with tarfile.open(path) as shard:
-        for seed, member in enumerate(shard.getmembers()[:limit]):
-            file = shard.extractfile(member)
-            assert file is not None, "members are files"
-            yield inputs.prepare(decode_rgb(file.read()), seed)
-
-
-def count_prepared(path: Path, limit: int | None = None) -> int:
-    return sum(1 for _ in prepared_images(path, PUBLISHED_INPUTS, limit))
-
-
-def bare_rate(corpus: Path) -> float:
+def bare_rate(images: list[Path]) -> float:
     """Images per second of Pillow's decoding and the two resizes on all cores, without anything around."""
-    shards = sorted(corpus.glob("*.tar"))
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
-        list(processes.map(count_prepared, shards * 4, [1] * 4 * len(shards)))  # start the processes
+        list(processes.map(decode_and_resize, images[:100]))  # start the processes
         started = time.monotonic()
-        return sum(processes.map(count_prepared, shards)) / (time.monotonic() - started)
+        list(processes.map(decode_and_resize, images, chunksize=IMAGES_PER_SHARD))
+        return len(images) / (time.monotonic() - started)
+
+
+def decode_and_resize(path: Path) -> None:
+    PUBLISHED_INPUTS.prepare(decode_rgb(path.read_bytes()), seed=0)
 
 
 def measure_job(spec: SegmenterSpec, count: int, folder: Path, console: Console) -> tuple[float, float]:
@@ -145,14 +141,14 @@ def stored_bytes() -> int:
     return int(internal_api.get_memory_info_reply(state).store_stats.cumulative_created_bytes)
 
 
-def measure_demo(classes: int, count: int, folder: Path, console: Console) -> None:
+def measure_demo(files: list[Path], classes: int, count: int, folder: Path, console: Console) -> None:
     """Print images per second of the demo models in the job, and without Ray."""
     models = find_models(MethodOptions(clip=DEMO, diffusion=DEMO))
     words = tuple(VocabularyClass(f"class {number}", (f"class {number}",)) for number in range(classes))
     spec = models.spec(VocabularyRequest(words, (), ("{}",), ready=None).embed(models.clip), "fp32")
     rate, _ = measure_job(spec, count, folder, console)
     cliper = spec.build(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    prepared = list(prepared_images(folder / "corpus/000000.tar", spec.inputs, limit=32))
+    prepared = [spec.inputs.prepare(decode_rgb(path.read_bytes()), seed) for seed, path in enumerate(files[:32])]
     cliper.predict(prepared[:2])
     started = time.monotonic()
     for image in prepared:

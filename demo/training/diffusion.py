@@ -91,13 +91,13 @@ def unet_loss(unet: UNet2DConditionModel, vae: AutoencoderKL, images: TrainingIm
 
 def train_diffusion(
     folder: Path, target: Path, vae_schedule: Schedule, unet_schedule: Schedule, count: int
-) -> tuple[Tensor, Tensor]:
+) -> dict[str, Tensor]:
     """Train both parts on ``count`` images and write them in half precision as a diffusers model folder to ``target``.
 
     Checkpoints are kept in ``folder``.
 
     Returns:
-        The loss curves of autoencoder and UNet.
+        The loss curves of ``autoencoder`` and ``unet``.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
@@ -113,4 +113,4 @@ def train_diffusion(
     vae.half().save_pretrained(target / "vae", safe_serialization=True)
     unet.half().save_pretrained(target / "unet", safe_serialization=True)
     stable_diffusion_scheduler().save_pretrained(target / "scheduler")
-    return vae_curve, unet_curve
+    return {"autoencoder": vae_curve, "unet": unet_curve}

@@ -28,9 +28,9 @@ class Canvas:
         self.y, self.x = (rows + 0.5) * self.pixel, (columns + 0.5) * self.pixel
 
     def paint(self, distance: np.ndarray, colour: ArrayLike, category: int) -> None:
-        """Fill a shape of a category from 1 with a colour, or one for each pixel, in 0 to 1.
+        """Fill a shape of a category from 1. Its signed distance is in image heights [height, width].
 
-        Its signed distance is in image heights [height, width].
+        The colour is RGB in 0 to 1: one, or one for each pixel [height, width, 3].
         """
         coverage = np.clip(0.5 - distance / self.pixel, 0, 1)
         self.rgb += coverage[..., None] * (np.asarray(colour, np.float32) - self.rgb)
