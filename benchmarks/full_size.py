@@ -11,40 +11,29 @@ from cliper.models import DEMO, find_clip, find_diffusion
 from cliper.settings import EncoderDefaults, encoder_defaults
 from cliper.vision import VisionTower
 
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-SD_PROMPT = (1, 77, 1024)
-"""Shape of the empty prompt's embedding in Stable Diffusion 2.1."""
 
-
-def build_models(
-    clip: str, with_diffusion: bool, device: torch.device, dtype: torch.dtype
-) -> tuple[VisionTower, DiffusionModel | None, EncoderDefaults]:
-    """Build models for a measurement, and find the settings that suit them.
-
-    ``clip`` is an open_clip architecture such as ViT-L-14, which goes with Stable Diffusion 2.1-base, both with random
-    weights; or ``demo`` for the small models that come with the package.
-    """
+def build_tower(clip: str, device: torch.device, dtype: torch.dtype) -> tuple[VisionTower, EncoderDefaults]:
+    """The image tower of an open_clip architecture such as ViT-L-14, or of ``demo``, and the settings that suit it."""
     if clip == DEMO:
-        spec, diffusion_spec = find_clip(DEMO), find_diffusion(DEMO)
-        tower, prompt = load_vision_tower(spec, device, dtype), embed_empty_prompt(diffusion_spec)
-        diffusion = load_diffusion(diffusion_spec, prompt, device, dtype) if with_diffusion else None
-        return tower, diffusion, spec.defaults
+        spec = find_clip(DEMO)
+        return load_vision_tower(spec, device, dtype), spec.defaults
     with torch.device("meta"):
         model = open_clip.CLIP(**open_clip.get_model_config(clip)).visual
-    tower = VisionTower(randomised(model, device, dtype), MEAN, STD)
-    diffusion = stable_diffusion(device, dtype) if with_diffusion else None
-    return tower, diffusion, encoder_defaults(tower.patch_size_px)
+    tower = VisionTower(randomised(model, device, dtype), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    return tower, encoder_defaults(tower.patch_size_px)
 
 
-def stable_diffusion(device: torch.device, dtype: torch.dtype) -> DiffusionModel:
-    """Stable Diffusion 2.1-base's autoencoder and UNet."""
+def build_diffusion(clip: str, device: torch.device, dtype: torch.dtype) -> DiffusionModel:
+    """The diffusion model that goes with a CLIP model: Stable Diffusion 2.1-base, or that of ``demo``."""
+    if clip == DEMO:
+        spec = find_diffusion(DEMO)
+        return load_diffusion(spec, embed_empty_prompt(spec), device, dtype)
     with torch.device("meta"):
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
             block_out_channels=(128, 256, 512, 512),
             layers_per_block=2,
-            latent_channels=4,
             sample_size=512,
         )
         vae.decoder = vae.post_quant_conv = None
@@ -56,7 +45,7 @@ def stable_diffusion(device: torch.device, dtype: torch.dtype) -> DiffusionModel
             use_linear_projection=True,
         )
     vae, unet = randomised(vae, device, autoencoder_dtype(dtype, device)), randomised(unet, device, dtype)
-    return DiffusionModel(vae, unet, stable_diffusion_scheduler(), torch.zeros(SD_PROMPT))
+    return DiffusionModel(vae, unet, stable_diffusion_scheduler(), empty_prompt=torch.zeros(1, 77, 1024))
 
 
 @torch.no_grad()

@@ -1,21 +1,21 @@
-"""One measurement of the benchmark: models, images, timed runs, stages, peak memory."""
+"""One measurement of the benchmark: images, timed runs, stages, peak memory."""
 
 import io
 import resource
 import time
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
+from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.full_size import build_models
+from benchmarks.full_size import build_diffusion, build_tower
 from cliper.coarse import Queries
 from cliper.fusion import fuse
 from cliper.pipeline import Cliper, channels_first, stage
@@ -26,6 +26,7 @@ from cliper.vision import VisionTower
 from cluster.actors import PRECISIONS
 from cluster.corpus.decode import decode_image
 from schemas.runs import annotations_from_runs, labels_from_runs
+from tests.reference import literal
 
 STAGES = ("preprocess", "clip", "vae", "unet", "compensation", "labels")
 
@@ -40,74 +41,65 @@ class Case:
     batch_size: int
     classes: int
     precision: str
-    height_px: int
-    width_px: int
-    repeats: int
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """What came out.
+def measure(
+    case: Case, variant: str, height_px: int, width_px: int, repeats: int
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Run a variant of a case on smooth random images, whose noise depends on their number.
 
-    Attributes:
-        seconds: per image, by stage; ``total`` is the whole method, ``decode`` and ``rle`` come on top.
-        floor_seconds: per image, if all products of the fast path ran at the device's rate for large ones; None for the
-            literal transcription.
-        peak_memory_gb: of the GPU, or of the process on a CPU; models included.
-        labels: of the first image.
+    Returns:
+        * A row per stage. ``total`` is the whole method; ``decode`` and ``rle`` come on top. Memory is that of the GPU,
+          or of the process on a CPU; models included. The share of the floor compares the package with the time that
+          its products would take at the device's rate for large ones.
+        * The labels of the first image.
     """
-
-    seconds: dict[str, float]
-    floor_seconds: float | None
-    peak_memory_gb: float
-    labels: np.ndarray
-
-    def agreement(self, other: "Measurement") -> float:
-        """Share of pixels with the same label."""
-        return float((self.labels == other.labels).mean())
-
-    def rows(self, case: Case, variant: str) -> list[dict[str, Any]]:
-        """One row per stage."""
-        columns = ("device", "clip", "compensation", "batch_size", "classes", "precision")
-        shared = {name: getattr(case, name) for name in columns}
-        return [
-            {"variant": variant, "stage": stage}
-            | shared
-            | {
-                "images_per_second": 1 / seconds,
-                "ms_per_image": 1e3 * seconds,
-                "peak_memory_gb": self.peak_memory_gb,
-                "share_of_floor": self.floor_seconds / seconds if self.floor_seconds and stage == "total" else None,
-            }
-            for stage, seconds in self.seconds.items()
-            if seconds > 0
-        ]
-
-
-def measure(case: Case, variant: str) -> Measurement:
-    """Run a variant of a case on smooth random images, whose noise depends on their number."""
-    device, dtype = torch.device(case.device), PRECISIONS[case.precision]
-    tower, diffusion, defaults = build_models(case.clip, case.compensation != "none", device, dtype)
+    device, dtype, on_gpu = torch.device(case.device), PRECISIONS[case.precision], case.device == "cuda"
+    tower, defaults = build_tower(case.clip, device, dtype)
+    diffusion = build_diffusion(case.clip, device, dtype) if case.compensation != "none" else None
     settings = MethodSettings(**vars(defaults) | {"compensation": case.compensation})
-    images = [some_image(case.height_px, case.width_px, number) for number in range(case.batch_size)]
+    images = [some_image(height_px, width_px, number) for number in range(case.batch_size)]
     cliper = Cliper(tower, some_queries(tower, settings, images[0], case.classes), settings, diffusion)
-    run = literal_run(cliper, images) if variant == "literal" else partial(fast_run, cliper, images)
-
-    floor = products_seconds(run, device, dtype) / case.batch_size if variant == "fast" else None
-    if variant == "fast" and case.device == "cuda" and diffusion is not None:
-        diffusion.compile()  # as the actors do; after products were counted, which compiled code hides
-    if case.device == "cuda":
+    run, floor = partial(fast_run, cliper, images), 0.0
+    if variant == "literal":
+        run = partial(literal_run, cliper, literal.ClipWeights.of(tower), images)
+    else:
+        floor = products_seconds(run, device, dtype) / case.batch_size
+        if on_gpu and diffusion is not None:
+            diffusion.compile()  # as the actors do; after products were counted, which compiled code hides
+    if on_gpu:
         run()  # warm
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if case.device == "cuda" else [])
+    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
     with torch.inference_mode(), profile(activities=activities, acc_events=True) as recorded:
-        runs = run()
-        finish(case.device)
-    seconds = {"total": min(timed(run, case.device) for _ in range(case.repeats)) / case.batch_size}
-    seconds |= stage_seconds(recorded, case)
+        runs = run()[0]
+        finish(device)
+    seconds = {"total": min(timed(run, device) for _ in range(repeats)) / case.batch_size}
+    for name in STAGES:
+        events = [event for event in recorded.key_averages() if event.key == f"cliper/{name}"]
+        microseconds = sum(event.device_time_total if on_gpu else event.cpu_time_total for event in events)
+        seconds[name] = microseconds / 1e6 / case.batch_size
     if variant == "fast":
-        seconds |= host_seconds(images[0], runs[0], case.classes)
-    labels = labels_from_runs(runs[0].starts, runs[0].labels, runs[0].image_hw)
-    return Measurement(seconds, floor, peak_memory_gb(device), labels)
+        jpeg = io.BytesIO()
+        Image.fromarray(images[0]).save(jpeg, "JPEG", quality=90)
+        scores = np.ones(case.classes, np.float32)
+        encode = partial(annotations_from_runs, runs.starts, runs.labels, runs.image_hw, scores)
+        seconds["decode"] = min(timed(partial(decode_image, jpeg.getvalue()), device) for _ in range(10))
+        seconds["rle"] = min(timed(encode, device) for _ in range(10))
+    memory = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    rows = [
+        {
+            "variant": variant,
+            "stage": name,
+            **asdict(case),
+            "images_per_second": 1 / value,
+            "ms_per_image": 1e3 * value,
+            "peak_memory_gb": memory / 1e9,
+            "share_of_floor": floor / value if floor and name == "total" else None,
+        }
+        for name, value in seconds.items()
+        if value > 0
+    ]
+    return rows, labels_from_runs(runs.starts, runs.labels, runs.image_hw)
 
 
 def some_image(height: int, width: int, seed: int) -> np.ndarray:
@@ -123,9 +115,9 @@ def some_queries(tower: VisionTower, settings: MethodSettings, image: np.ndarray
     pixels = tower.normalize(channels_first([clip], tower.device))
     dense = fuse(tower, pixels, settings).dense[-1][0].cpu()
     patches = torch.arange(classes + 25) * 7919 % len(dense)
-    rows = torch.nn.functional.normalize(dense - dense.mean(dim=0), dim=-1)[patches]
+    rows = F.normalize(dense - dense.mean(dim=0), dim=-1)[patches]
     rows = rows + torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)) / rows.shape[1] ** 0.5 / 2
-    rows = torch.nn.functional.normalize(rows, dim=-1)
+    rows = F.normalize(rows, dim=-1)
     return Queries.build(rows[:classes], rows[classes:], torch.arange(classes))
 
 
@@ -136,56 +128,27 @@ def fast_run(cliper: Cliper, images: list[np.ndarray]) -> list[Runs]:
     return [prediction.runs for prediction in cliper.predict(prepared)]
 
 
-def literal_run(cliper: Cliper, images: list[np.ndarray]) -> Callable[[], list[Runs]]:
+def literal_run(cliper: Cliper, clip: literal.ClipWeights, images: list[np.ndarray]) -> list[Runs]:
     """The literal transcription, on the same weights, one image after the other."""
-    from tests.reference import literal
-
-    clip = literal.ClipWeights.of(cliper.tower)
     rows, classes = cliper.queries.rows.to(cliper.tower.dtype), cliper.queries.classes
     queries = (rows[:classes], rows[classes:-1], cliper.queries.class_of_row.tolist())
-
-    def run() -> list[Runs]:
-        found: list[Runs] = []
-        for seed, image in enumerate(images):
-            noise = cliper.diffusion.noise(seed)[None] if cliper.diffusion else None
-            stages = literal.annotate(clip, queries, cliper.settings, image, cliper.diffusion, noise)
-            found += find_runs([stages.labels])
-        return found
-
-    return run
+    label_maps = []
+    for seed, image in enumerate(images):
+        noise = cliper.diffusion.noise(seed)[None] if cliper.diffusion else None
+        label_maps.append(literal.annotate(clip, queries, cliper.settings, image, cliper.diffusion, noise).labels)
+    return find_runs(label_maps)
 
 
-def timed(run: Callable[[], Any], device: str) -> float:
+def timed(run: Callable[[], Any], device: torch.device) -> float:
     started = time.perf_counter()
     run()
     finish(device)
     return time.perf_counter() - started
 
 
-def finish(device: str) -> None:
-    if device == "cuda":
+def finish(device: torch.device) -> None:
+    if device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def stage_seconds(recorded: profile, case: Case) -> dict[str, float]:
-    """Seconds per image of every stage that was named in the run."""
-    microseconds: dict[str, float] = defaultdict(float)
-    for event in recorded.key_averages():
-        microseconds[event.key] += event.device_time_total if case.device == "cuda" else event.cpu_time_total
-    keys = {name: f"cliper/{name}" for name in STAGES}
-    return {name: microseconds[key] / 1e6 / case.batch_size for name, key in keys.items() if key in microseconds}
-
-
-def host_seconds(image: np.ndarray, runs: Runs, classes: int) -> dict[str, float]:
-    """Seconds per image of what happens around the method on the CPU: JPEG decoding, run-length encoding."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=90)
-    runs_and_scores = (runs.starts, runs.labels, runs.image_hw, np.ones(classes, np.float32))
-    steps = {
-        "decode": lambda: decode_image(buffer.getvalue()),
-        "rle": lambda: annotations_from_runs(*runs_and_scores),
-    }
-    return {name: min(timed(step, "cpu") for _ in range(10)) for name, step in steps.items()}
 
 
 def products_seconds(run: Callable[[], Any], device: torch.device, dtype: torch.dtype) -> float:
@@ -194,11 +157,5 @@ def products_seconds(run: Callable[[], Any], device: torch.device, dtype: torch.
         run()
     side = 8192 if device.type == "cuda" else 2048
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
-    rate = 2 * side**3 / min(timed(lambda: a @ b, device.type) for _ in range(5))
+    rate = 2 * side**3 / min(timed(lambda: a @ b, device) for _ in range(5))
     return counter.get_total_flops() / rate
-
-
-def peak_memory_gb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

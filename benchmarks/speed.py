@@ -7,7 +7,6 @@ import csv
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,12 +16,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Case, Measurement, measure
+from benchmarks.measure import Case, measure
 
 VERSIONS = ("torch", "diffusers", "open_clip_torch")
 
@@ -56,44 +56,31 @@ class BenchmarkOptions:
     results: Path | None = None
     """CSV file to append the rows to, such as benchmarks/results.csv."""
 
-    def cases(self) -> Iterator[Case]:
-        """Every combination."""
-        for clip, compensation, classes, batch_size in product(
-            self.clip.split(","), self.compensation.split(","), self.classes.split(","), self.batch_sizes.split(",")
-        ):
-            yield Case(
-                self.device, clip, compensation, int(batch_size), int(classes), self.precision,
-                self.height_px, self.width_px, self.repeats,
-            )  # fmt: skip
-
 
 def main(options: BenchmarkOptions) -> None:
-    """Measure, print tables and write the rows."""
+    """Measure every combination, each variant in its own process. Print tables and write the rows."""
     console = Console()
     if not console.is_terminal:
         console.width = 100
-    rows = measure_cases(options, console)
+    rows: list[dict[str, Any]] = []
+    size = (options.height_px, options.width_px, options.repeats)
+    axes = (options.clip, options.compensation, options.classes, options.batch_sizes)
+    for clip, compensation, classes, batch_size in product(*(axis.split(",") for axis in axes)):
+        case = Case(options.device, clip, compensation, int(batch_size), int(classes), options.precision)
+        found: list[dict[str, Any]] = []
+        labels: dict[str, np.ndarray] = {}
+        for variant in ("literal", "fast"):  # the literal transcription first, because the package is compared with it
+            if variant in options.variants.split(","):
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # its own peak memory
+                    measured, labels[variant] = process.submit(measure, case, variant, *size).result()
+                same = float((labels[variant] == labels["literal"]).mean()) if "literal" in labels else None
+                found += [row | {"agreement": same} for row in measured]
+        show(found, console)
+        rows += found
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=1))
     if options.results is not None:
         append(options.results, rows)
-
-
-def measure_cases(options: BenchmarkOptions, console: Console) -> list[dict[str, Any]]:
-    """Measure every combination, each variant in its own process."""
-    rows: list[dict[str, Any]] = []
-    variants = [variant for variant in ("literal", "fast") if variant in options.variants.split(",")]
-    for case in options.cases():
-        measured: dict[str, Measurement] = {}
-        found = []
-        for variant in variants:  # the literal transcription first, because the package is compared with it
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # its own peak memory
-                measured[variant] = process.submit(measure, case, variant).result()
-            agreement = measured[variant].agreement(measured["literal"]) if "literal" in measured else None
-            found += [row | {"agreement": agreement} for row in measured[variant].rows(case, variant)]
-        show(found, console)
-        rows += found
-    return rows
 
 
 def show(rows: list[dict[str, Any]], console: Console) -> None:

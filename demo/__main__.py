@@ -7,7 +7,6 @@ the annotation job: mean IoU of their label maps and average precision of their 
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,23 +23,18 @@ from jobs.evaluation.figures import EvaluationCounts, Figures, figures_of, indic
 from schemas.runs import labels_from_annotations
 
 
-@dataclass(frozen=True)
-class DemoOptions:
-    """Size and place of the demo."""
+def main(folder: Path = Path("demo-output"), images: int = 240) -> int:
+    """Run the demo. Returns the exit code of the first command that fails, else 0.
 
-    folder: Path = Path("demo-output")
-    """Folder for images, masks, labels, metrics.json and report.html."""
-    images: int = 240
-    """Number of images."""
-
-
-def main(options: DemoOptions) -> int:
-    """Run the demo. Returns the exit code of the first command that fails, else 0."""
-    console, folder = Console(), options.folder
-    console.print(f"Drawing {options.images} landscapes ...", highlight=False)
-    world.main(world.WorldOptions(folder, images=options.images))
+    Args:
+        folder: Folder for images, masks, labels, metrics.json and report.html.
+        images: Number of images.
+    """
+    console = Console()
+    console.print(f"Drawing {images} landscapes ...", highlight=False)
+    world.main(folder, images=images)
     labels, page = str(folder / "labels"), str(folder / "report.html")
-    places = ["--input", str(folder / "images"), "--limit", str(options.images), "--output", labels, "--overwrite"]
+    places = ["--input", str(folder / "images"), "--limit", str(images), "--output", labels, "--overwrite"]
     words = ["--vocab", str(folder / "classes.txt"), "--background", "none"]
     models = ["--clip", DEMO, "--diffusion", DEMO, "--max-failed-fraction", "0"]
     exit_code = annotate.main([*places, *words, *models]) or report.main(["--labels", labels, "--output", page])
@@ -74,4 +68,4 @@ def measure(labels: Path, masks: Path) -> Figures:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(DemoOptions, description=__doc__)))
+    sys.exit(tyro.cli(main, description=__doc__))

@@ -1,51 +1,43 @@
 """Train the demo models from scratch on drawn images. After a kill, the same command resumes the training."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 from matplotlib.figure import Figure
 
-from demo.training.checkpoint import CHECKPOINT, Schedule, read_losses
+from demo.training.checkpoint import Schedule
 from demo.training.clip import CLIP_IMAGES, CLIP_SCHEDULE, train_clip
 from demo.training.diffusion import AUTOENCODER_SCHEDULE, DIFFUSION_IMAGES, UNET_SCHEDULE, train_diffusion
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """Length of the training, and its folders."""
+def main(
+    folder: Path = Path("demo-training"),
+    target: Path = Path("demo-training/models"),
+    clip: Schedule = CLIP_SCHEDULE,
+    autoencoder: Schedule = AUTOENCODER_SCHEDULE,
+    unet: Schedule = UNET_SCHEDULE,
+    clip_images: int = CLIP_IMAGES,
+    diffusion_images: int = DIFFUSION_IMAGES,
+    fused: bool = True,
+) -> None:
+    """Train CLIP, then the autoencoder, then the UNet. Each resumes from its last checkpoint.
 
-    folder: Path = Path("demo-training")
-    """Folder for drawn images and checkpoints."""
-    target: Path = Path("demo-training/models")
-    """Folder for the models, clip/ for open_clip and diffusion/ for diffusers, and for the plot of the losses."""
-    clip: Schedule = CLIP_SCHEDULE
-    autoencoder: Schedule = AUTOENCODER_SCHEDULE
-    unet: Schedule = UNET_SCHEDULE
-    clip_images: int = CLIP_IMAGES
-    """Number of images drawn for CLIP."""
-    diffusion_images: int = DIFFUSION_IMAGES
-    """Number of images drawn for the autoencoder and the UNet."""
-    fused: bool = True
-    """Compile the towers. This takes a minute, needs a C++ compiler, and is about 1.6 times as fast on two cores."""
-
-
-def main(options: TrainOptions) -> None:
-    """Train CLIP, then the autoencoder, then the UNet. Each resumes from its last checkpoint."""
-    folder, target = options.folder, options.target
-    train_clip(folder, target / "clip", options.clip, options.clip_images, options.fused)
-    train_diffusion(folder, target / "diffusion", options.autoencoder, options.unet, options.diffusion_images)
-    draw_loss_curves(folder, target / "loss-curves.svg")
-
-
-def draw_loss_curves(folder: Path, target: Path) -> None:
-    """Plot the losses of the three trainings side by side into an SVG file."""
+    Args:
+        folder: Folder for checkpoints.
+        target: Folder for the models, clip/ for open_clip and diffusion/ for diffusers, and for the plot of the losses.
+        clip_images: Number of images drawn for CLIP.
+        diffusion_images: Number of images drawn for the autoencoder and the UNet.
+        fused: Compile the towers. This takes a minute, needs a C++ compiler, and is about 1.6 times as fast on two
+            cores.
+    """
+    curves = {"clip": train_clip(folder, target / "clip", clip, clip_images, fused)}
+    curves |= train_diffusion(folder, target / "diffusion", autoencoder, unet, diffusion_images)
     figure = Figure(figsize=(10, 3), layout="constrained")
-    for axes, part in zip(figure.subplots(1, 3), ("clip", "autoencoder", "unet"), strict=True):
-        axes.plot(*zip(*read_losses(folder / part / CHECKPOINT), strict=True), marker=".")
+    for axes, (part, curve) in zip(figure.subplots(1, 3), curves.items(), strict=True):
+        axes.plot(*curve.T, marker=".")
         axes.set(title=part, xlabel="step", ylabel="mean loss since the last point", ylim=(0, None))
-    figure.savefig(target, metadata={"Date": None})
+    figure.savefig(target / "loss-curves.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(TrainOptions, description=__doc__))
+    tyro.cli(main, description=__doc__)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +53,21 @@ def phrases_in(caption: str) -> list[bool]:
 
 
 class DemoClip(nn.Module):
-    """A model of open_clip with the scales of the losses."""
+    """A model of open_clip with its losses and their scales. ``fused`` compiles the towers."""
 
-    def __init__(self) -> None:
+    def __init__(self, fused: bool) -> None:
         super().__init__()
         self.clip = open_clip.CLIP(**MODEL_CFG)
         self.patch_scale = nn.Parameter(torch.tensor(10.0).log())
         self.phrase_scale = nn.Parameter(torch.tensor(10.0).log())
         self.phrase_bias = nn.Parameter(torch.tensor(-3.0))
+        self.tokenize = open_clip.SimpleTokenizer(context_length=MODEL_CFG["text_cfg"]["context_length"])
+        self.encode_image, self.encode_text = self.dense_features, self.clip.encode_text
+        if fused:
+            self.encode_image = torch.compile(self.encode_image, dynamic=False)
+            self.encode_text = torch.compile(self.encode_text, dynamic=False)
 
-    def encode(self, pixels: Tensor, early: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def dense_features(self, pixels: Tensor, early: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode images.
 
         Returns:
@@ -86,33 +91,22 @@ class DemoClip(nn.Module):
             dense.append(F.normalize((visual.ln_post(last.attn.out_proj(mixed)) @ visual.proj)[:, 1:], dim=-1))
         return F.normalize(pooled, dim=-1), dense[0], dense[1]
 
-
-class Losses:
-    """The loss of a training step. It depends on the step's number alone."""
-
-    def __init__(self, model: DemoClip, images: TrainingImages, device: torch.device, fused: bool) -> None:
-        self.model, self.images, self.device = model, images, device
-        self.encode, self.encode_text = model.encode, model.clip.encode_text
-        if fused:
-            self.encode = torch.compile(self.encode, dynamic=False)
-            self.encode_text = torch.compile(self.encode_text, dynamic=False)
-        self.tokenize = open_clip.SimpleTokenizer(context_length=MODEL_CFG["text_cfg"]["context_length"])
-
-    def texts(self, phrases: list[str]) -> Tensor:
-        return self.encode_text(self.tokenize(phrases).to(self.device), normalize=True)
-
-    def __call__(self, step: int) -> Tensor:
-        pixels, captions = self.images.batch(step, BATCH)
+    def loss(self, images: TrainingImages, step: int) -> Tensor:
+        """The loss of a training step. It depends on the step's number alone."""
+        pixels, captions = images.batch(step, BATCH)
         rng = np.random.default_rng(step)
         template = rng.choice(TEMPLATES)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            early = torch.tensor(rng.integers(MODEL_CFG["vision_cfg"]["layers"] - 1), device=self.device)
-            encoded = self.encode(pixels.to(self.device), early)
-            texts = self.texts(captions).float()
-            phrases = self.texts([template.replace("{}", phrase) for phrase in PHRASES]).float()
-        present = torch.tensor([phrases_in(caption) for caption in captions], device=self.device)
-        scale = self.model.clip.logit_scale.exp()
+        device = self.phrase_bias.device
+        early = torch.tensor(rng.integers(MODEL_CFG["vision_cfg"]["layers"] - 1), device=device)
+        with torch.autocast(device.type, torch.bfloat16):
+            encoded = self.encode_image(pixels.to(device), early)
+            texts, phrases = (
+                self.encode_text(self.tokenize(words).to(device), normalize=True).float()
+                for words in (captions, [template.replace("{}", phrase) for phrase in PHRASES])
+            )
         pooled, early_dense, last_dense = (feature.float() for feature in encoded)
+        present = torch.tensor([phrases_in(caption) for caption in captions], device=device)
+        scale = self.clip.logit_scale.exp()
         loss = contrast(pooled, texts, scale)
         loss = loss + contrast(F.normalize(last_dense.mean(dim=1), dim=-1), texts, scale)
         similarity = last_dense @ phrases.T
@@ -127,7 +121,7 @@ class Losses:
             present: whether the caption contains each phrase [batch, phrases].
         """
         names = len(NAMES)
-        logits = self.model.patch_scale.exp() * similarity[..., :names]
+        logits = self.patch_scale.exp() * similarity[..., :names]
         wanted = present[:, None, :names]
         among_named = logits.masked_fill(~wanted, -1e4).logsumexp(dim=-1) - logits.logsumexp(dim=-1)
         best = logits.log_softmax(dim=-1).topk(3, dim=1).values.mean(dim=1)
@@ -135,7 +129,7 @@ class Losses:
 
     def found(self, similarity: Tensor, present: Tensor) -> Tensor:
         """The patches that fit a phrase best decide whether the image shows it."""
-        logits = self.model.phrase_scale.exp() * similarity.topk(4, dim=1).values.mean(dim=1) + self.model.phrase_bias
+        logits = self.phrase_scale.exp() * similarity.topk(4, dim=1).values.mean(dim=1) + self.phrase_bias
         return 4 * F.binary_cross_entropy_with_logits(logits, present.float())
 
 
@@ -146,18 +140,18 @@ def contrast(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def train_clip(folder: Path, target: Path, schedule: Schedule, images: int, fused: bool) -> None:
-    """Train CLIP and write it in half precision as an open_clip model folder to ``target``.
+def train_clip(folder: Path, target: Path, schedule: Schedule, count: int, fused: bool) -> Tensor:
+    """Train CLIP on ``count`` images and write it in half precision as an open_clip model folder to ``target``.
 
-    Drawn images and checkpoints are kept in ``folder``. ``fused`` compiles the towers.
+    Checkpoints are kept in ``folder``. Returns the loss curve.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    model = DemoClip().to(device)
-    losses = Losses(model, TrainingImages(images, MODEL_CFG["vision_cfg"]["image_size"], folder), device, fused)
-    train(model, losses, schedule, folder / "clip")
+    model = DemoClip(fused).to("cuda" if torch.cuda.is_available() else "cpu")
+    images = TrainingImages(count, MODEL_CFG["vision_cfg"]["image_size"])
+    curve = train(model, partial(model.loss, images), schedule, folder / "clip")
     target.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.half().cpu().contiguous() for name, tensor in model.clip.state_dict().items()}
     save_file(state, target / "open_clip_model.safetensors")
     config = {"model_cfg": MODEL_CFG, "preprocess_cfg": {"mean": MEAN, "std": STD}, "cliper_defaults": CLIPER_DEFAULTS}
     (target / "open_clip_config.json").write_text(json.dumps(config, indent=1))
+    return curve

@@ -1,5 +1,6 @@
 """Training of the demo's latent diffusion model from scratch on drawn images: autoencoder, then UNet, without text."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -59,68 +60,57 @@ def new_unet() -> UNet2DConditionModel:
     return unet
 
 
-class AutoencoderLosses:
+def autoencoder_loss(vae: AutoencoderKL, images: TrainingImages, step: int) -> Tensor:
     """Reconstruction error and a small penalty that draws the latents towards a normal distribution."""
-
-    def __init__(self, vae: AutoencoderKL, images: TrainingImages) -> None:
-        self.vae, self.images = vae, images
-
-    def __call__(self, step: int) -> Tensor:
-        pixels = self.images.batch(step, AUTOENCODER_BATCH)[0].to(self.vae.device)
-        generator = torch.Generator().manual_seed(step)
-        with torch.autocast(self.vae.device.type, torch.bfloat16):
-            posterior = self.vae.encode(pixels).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)
-            decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample
-        error = (decoded.float() - pixels).abs().mean() + 2 * F.mse_loss(decoded.float(), pixels)
-        return error + 1e-3 * posterior.kl().float().mean() / posterior.mean[0].numel()
+    pixels = images.batch(step, AUTOENCODER_BATCH)[0].to(vae.device)
+    generator = torch.Generator().manual_seed(step)
+    with torch.autocast(vae.device.type, torch.bfloat16):
+        posterior = vae.encode(pixels).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)
+        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+    error = (decoded.float() - pixels).abs().mean() + 2 * F.mse_loss(decoded.float(), pixels)
+    return error + 1e-3 * posterior.kl().float().mean() / posterior.mean[0].numel()
 
 
-class UnetLosses:
+def unet_loss(unet: UNet2DConditionModel, vae: AutoencoderKL, images: TrainingImages, step: int) -> Tensor:
     """Error in predicting the noise added to latents, with an empty prompt of zeros."""
-
-    def __init__(self, unet: UNet2DConditionModel, vae: AutoencoderKL, images: TrainingImages) -> None:
-        self.unet, self.vae, self.images = unet, vae, images
-        self.scheduler = stable_diffusion_scheduler()
-
-    def __call__(self, step: int) -> Tensor:
-        device = self.unet.device
-        pixels = self.images.batch(step, UNET_BATCH)[0].to(device)
-        generator = torch.Generator().manual_seed(step)
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            latents = self.vae.encode(pixels).latent_dist.mean.float() * self.vae.config.scaling_factor
-        noise = torch.randn(latents.shape, generator=generator).to(device)
-        # Half of the timesteps lie around the one that the method uses (101).
-        timesteps = torch.randint(1, 1000, (len(latents),), generator=generator)
-        timesteps[::2] = torch.randint(20, 250, (len(timesteps[::2]),), generator=generator)
-        prompt = torch.zeros(len(latents), TEXT_TOKENS, TEXT_WIDTH, device=device)
-        with torch.autocast(device.type, torch.bfloat16):
-            noisy = self.scheduler.add_noise(latents, noise, timesteps)
-            predicted = self.unet(noisy, timesteps.to(device), encoder_hidden_states=prompt).sample
-        return F.mse_loss(predicted.float(), noise)
+    pixels = images.batch(step, UNET_BATCH)[0].to(unet.device)
+    generator = torch.Generator().manual_seed(step)
+    with torch.no_grad(), torch.autocast(unet.device.type, torch.bfloat16):
+        latents = vae.encode(pixels).latent_dist.mean.float() * vae.config.scaling_factor
+    noise = torch.randn(latents.shape, generator=generator).to(unet.device)
+    # Half of the timesteps lie around the one that the method uses (101).
+    timesteps = torch.randint(1, 1000, (len(latents),), generator=generator)
+    timesteps[::2] = torch.randint(20, 250, (len(timesteps[::2]),), generator=generator)
+    prompt = torch.zeros(len(latents), TEXT_TOKENS, TEXT_WIDTH, device=unet.device)
+    with torch.autocast(unet.device.type, torch.bfloat16):
+        noisy = stable_diffusion_scheduler().add_noise(latents, noise, timesteps)
+        predicted = unet(noisy, timesteps.to(unet.device), encoder_hidden_states=prompt).sample
+    return F.mse_loss(predicted.float(), noise)
 
 
-def train_diffusion(folder: Path, target: Path, vae_schedule: Schedule, unet_schedule: Schedule, images: int) -> None:
-    """Train both parts and write them in half precision as a diffusers model folder to ``target``.
+def train_diffusion(
+    folder: Path, target: Path, vae_schedule: Schedule, unet_schedule: Schedule, count: int
+) -> dict[str, Tensor]:
+    """Train both parts on ``count`` images and write them in half precision as a diffusers model folder to ``target``.
 
-    Drawn images and checkpoints are kept in ``folder``.
+    Checkpoints are kept in ``folder``.
+
+    Returns:
+        The loss curves of ``autoencoder`` and ``unet``.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    drawn = TrainingImages(images, SIDE_PX, folder)
+    images = TrainingImages(count, SIDE_PX)
     vae, unet = new_autoencoder().to(device), new_unet().to(device)
-    train(vae, AutoencoderLosses(vae, drawn), vae_schedule, folder / "autoencoder")
+    vae_curve = train(vae, partial(autoencoder_loss, vae, images), vae_schedule, folder / "autoencoder")
     vae.requires_grad_(False)
-    vae.register_to_config(scaling_factor=latent_scale(vae, drawn))
-    train(unet, UnetLosses(unet, vae, drawn), unet_schedule, folder / "unet")
+    # Latents of the UNet have a standard deviation of one.
+    latents = vae.encode(images.batch(0, min(64, count))[0].to(device)).latent_dist.mean
+    vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
+    unet_curve = train(unet, partial(unet_loss, unet, vae, images), unet_schedule, folder / "unet")
     unet.register_to_config(sample_size=USED_LATENT_SIDE)
     vae.half().save_pretrained(target / "vae", safe_serialization=True)
     unet.half().save_pretrained(target / "unet", safe_serialization=True)
     stable_diffusion_scheduler().save_pretrained(target / "scheduler")
-
-
-@torch.no_grad()
-def latent_scale(vae: AutoencoderKL, drawn: TrainingImages) -> float:
-    """The factor that brings the latents to a standard deviation of one."""
-    pixels = drawn.batch(0, min(64, len(drawn.images)))[0].to(vae.device)
-    return round(1 / float(vae.encode(pixels).latent_dist.mean.std()), 5)
+    return {"autoencoder": vae_curve, "unet": unet_curve}

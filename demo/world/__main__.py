@@ -1,8 +1,6 @@
 """Draw images with exact masks into a folder that ``jobs/evaluate.py --dataset folder`` reads."""
 
-import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,38 +13,31 @@ from demo.world.scene import draw
 JPEG_QUALITY = 92
 
 
-@dataclass(frozen=True)
-class WorldOptions:
-    """Which images to draw, and where they go."""
+def main(output: Path, seed: int = 0, images: int = 240, height_px: int = 240, width_px: int = 320) -> None:
+    """Draw the images on all cores. Files of the same name are replaced.
 
-    output: Path
-    """Folder for images/NNNNNN.jpg, masks/NNNNNN.png (0 no class, c the c-th class) and classes.txt. N is the seed."""
-    seed: int = 0
-    """Seed of the first image. Training images have seeds from 1,000,000 on."""
-    images: int = 240
-    """Number of images."""
-    height_px: int = 240
-    """Height of every image."""
-    width_px: int = 320
-    """Width of every image."""
-
-
-def main(options: WorldOptions) -> None:
-    """Draw the images on all cores. Files of the same name are replaced."""
+    Args:
+        output: Folder for images/NNNNNN.jpg, masks/NNNNNN.png (0 no class, c the c-th class) and classes.txt. N is the
+            seed.
+        seed: Seed of the first image. Training images have seeds from 1,000,000 on.
+        images: Number of images.
+        height_px: Height of every image.
+        width_px: Width of every image.
+    """
     for name in ("images", "masks"):
-        (options.output / name).mkdir(parents=True, exist_ok=True)
-    (options.output / "classes.txt").write_text("".join(f"{name}\n" for name in NAMES), encoding="utf-8")
-    seeds = range(options.seed, options.seed + options.images)
-    with ProcessPoolExecutor(os.cpu_count()) as artists:
-        list(artists.map(partial(write_image, options), seeds, chunksize=16))
+        (output / name).mkdir(parents=True, exist_ok=True)
+    (output / "classes.txt").write_text("".join(f"{name}\n" for name in NAMES), encoding="utf-8")
+    write = partial(write_image, output, height_px, width_px)
+    with ProcessPoolExecutor() as artists:
+        list(artists.map(write, range(seed, seed + images), chunksize=16))
 
 
-def write_image(options: WorldOptions, seed: int) -> None:
+def write_image(output: Path, height_px: int, width_px: int, seed: int) -> None:
     """Write the image of a seed and its mask."""
-    drawn = draw(seed, options.height_px, options.width_px)
-    Image.fromarray(drawn.image).save(options.output / f"images/{seed:06}.jpg", quality=JPEG_QUALITY)
-    Image.fromarray(drawn.labels).save(options.output / f"masks/{seed:06}.png")
+    drawn = draw(seed, height_px, width_px)
+    Image.fromarray(drawn.image).save(output / f"images/{seed:06}.jpg", quality=JPEG_QUALITY)
+    Image.fromarray(drawn.labels).save(output / f"masks/{seed:06}.png")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(WorldOptions, description=__doc__))
+    tyro.cli(main, description=__doc__)

@@ -4,9 +4,7 @@ A shape is the distance of every pixel to the shape's outline, negative inside. 
 """
 
 import numpy as np
-
-Colour = tuple[float, float, float] | np.ndarray
-"""RGB in 0 to 1: one colour, or one per pixel [height, width, 3]."""
+from numpy.typing import ArrayLike
 
 
 class Canvas:
@@ -29,8 +27,11 @@ class Canvas:
         rows, columns = np.indices((height_px, width_px), dtype=np.float32)
         self.y, self.x = (rows + 0.5) * self.pixel, (columns + 0.5) * self.pixel
 
-    def paint(self, distance: np.ndarray, colour: Colour, category: int) -> None:
-        """Fill a shape of a category from 1. Its signed distance is in image heights [height, width]."""
+    def paint(self, distance: np.ndarray, colour: ArrayLike, category: int) -> None:
+        """Fill a shape of a category from 1. Its signed distance is in image heights [height, width].
+
+        The colour is RGB in 0 to 1: one, or one for each pixel [height, width, 3].
+        """
         coverage = np.clip(0.5 - distance / self.pixel, 0, 1)
         self.rgb += coverage[..., None] * (np.asarray(colour, np.float32) - self.rgb)
         self.labels[coverage > 0.5] = category

@@ -1,12 +1,11 @@
 """Composition of a scene: a landscape from a seed, with its caption and exact label map."""
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
 from demo.world.canvas import Canvas
-from demo.world.names import CATEGORY, PAINTED, PAINTS, THINGS
+from demo.world.names import CATEGORY, NAMES, PAINTED, PAINTS, THINGS
 from demo.world.stuff import GROUNDS, SKIES, paint_brick_wall, paint_ground, paint_mountains, paint_sky
 from demo.world.things import DRAW
 
@@ -59,36 +58,35 @@ def draw(seed: int, height_px: int = 96, width_px: int = 96) -> Scene:
     """Draw the landscape of a seed, from 0. Equal seeds and sizes give equal pixels. Shapes scale with the height."""
     rng = np.random.default_rng(seed)
     canvas = Canvas(height_px, width_px)
-    words = Words()
     names = rng.choice(THINGS, int(rng.choice([0, 1, 2, 3, 5], p=[0.05, 0.4, 0.27, 0.18, 0.1]))).tolist()
-    sky, horizon, grounds = paint_scenery(canvas, rng, words, names)
-    for thing, below, above in place_things(names, sky, horizon, grounds):
-        paint_thing(canvas, rng, thing, below, above, words)
+    sky, horizon, grounds = paint_scenery(canvas, rng, names)
+    things = {
+        name: paint_thing(canvas, rng, name, lowest, highest)
+        for name, lowest, highest in place_things(names, sky, horizon, grounds)
+    }
     light = np.array(LIGHT[sky], np.float32) * rng.uniform(0.88, 1.08)
     glow = np.isin(canvas.labels, [CATEGORY[name] for name in ("sky", "sun", "moon")])
     rgb = np.where(glow[..., None], canvas.rgb, canvas.rgb * light)
     image = (np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return Scene(image, canvas.labels, words.caption(rng, canvas.labels))
+    stuff = {
+        "sky": f"a {sky}",
+        "mountain": "a mountain",
+        "brick wall": "a brick wall",
+        **{kind: kind for kind, _ in grounds},
+    }
+    visible = {NAMES[category - 1] for category in np.unique(canvas.labels)}
+    phrases = [[phrase for name, phrase in painted.items() if name in visible] for painted in (things, stuff)]
+    return Scene(image, canvas.labels, caption(rng, *phrases))
 
 
-class Words:
-    """Phrases for everything painted so far."""
-
-    def __init__(self) -> None:
-        self.stuff: dict[str, str] = {}
-        self.things: Counter[tuple[str, str]] = Counter()
-
-    def caption(self, rng: np.random.Generator, labels: np.ndarray) -> str:
-        """Name everything still visible: first the things, then the surroundings, each in random order."""
-        visible = set(np.unique(labels).tolist())
-        things = [counted(*thing, count) for thing, count in self.things.items() if CATEGORY[thing[0]] in visible]
-        stuff = [phrase for name, phrase in self.stuff.items() if CATEGORY[name] in visible]
-        for phrases in (things, stuff):
-            rng.shuffle(phrases)
-        if not things:
-            return f"a photo of {join(stuff)}"
-        place = f" {rng.choice(['with', 'and', 'in front of'])} {join(stuff)}" if stuff else ""
-        return f"a photo of {join(things)}{place}"
+def caption(rng: np.random.Generator, things: list[str], stuff: list[str]) -> str:
+    """Name first the things, then the surroundings, each in random order."""
+    rng.shuffle(things)
+    rng.shuffle(stuff)
+    if not things:
+        return f"a photo of {join(stuff)}"
+    place = f" {rng.choice(['with', 'and', 'in front of'])} {join(stuff)}" if stuff else ""
+    return f"a photo of {join(things)}{place}"
 
 
 def counted(name: str, colour: str, count: int) -> str:
@@ -104,7 +102,7 @@ def join(phrases: list[str]) -> str:
 
 
 def paint_scenery(
-    canvas: Canvas, rng: np.random.Generator, words: Words, names: list[str]
+    canvas: Canvas, rng: np.random.Generator, names: list[str]
 ) -> tuple[str, float, list[tuple[str, float]]]:
     """Paint sky, mountains, wall and grounds from back to front. The front ground suits the first thing.
 
@@ -114,15 +112,12 @@ def paint_scenery(
     sky = str(rng.choice(list(SKIES), p=[0.45, 0.2, 0.2, 0.15]))
     horizon = float(rng.uniform(0.35, 0.65))
     paint_sky(canvas, rng, sky, horizon)
-    words.stuff["sky"] = f"a {sky}"
     fitting = [ground for ground in GROUNDS if names and names[0] in ON_GROUND[ground]]
-    front = str(rng.choice(fitting or GROUNDS))
+    front = str(rng.choice(fitting or list(GROUNDS)))
     if rng.random() < 0.3:
         paint_mountains(canvas, rng, horizon)
-        words.stuff["mountain"] = "a mountain"
     if front != "sea" and rng.random() < 0.2:
         paint_brick_wall(canvas, rng, horizon - rng.uniform(0.12, 0.3), horizon + 0.05)
-        words.stuff["brick wall"] = "a brick wall"
     grounds = [(front, horizon)]
     if front != "sea" and rng.random() < 0.3:
         beach = front == "sand" and rng.random() < 0.6
@@ -130,7 +125,6 @@ def paint_scenery(
         grounds = [(behind, horizon), (front, horizon + float(rng.uniform(0.12, 0.3)))]
     for kind, top in grounds:
         paint_ground(canvas, rng, kind, top)
-        words.stuff[kind] = kind
     return sky, horizon, grounds
 
 
@@ -149,14 +143,12 @@ def place_things(
             bottom = 1.0 if (ground, top) == grounds[-1] else grounds[-1][1]
             deep = 0.14 if name == "fish" else 0.04
             placed[name] = (name, min(top + deep, bottom - 0.01), bottom)
-    sky_order = {name: position for position, name in enumerate(IN_THE_SKY)}
-    return sorted(placed.values(), key=lambda thing: (sky_order.get(thing[0], len(sky_order)), thing[1]))
+    of_sky = [placed[name] for name in IN_THE_SKY if name in placed]
+    return of_sky + sorted((thing for thing in placed.values() if thing not in of_sky), key=lambda thing: thing[1])
 
 
-def paint_thing(
-    canvas: Canvas, rng: np.random.Generator, name: str, lowest: float, highest: float, words: Words
-) -> None:
-    """Paint one to three copies of a thing at random places and sizes. Nearer copies are larger."""
+def paint_thing(canvas: Canvas, rng: np.random.Generator, name: str, lowest: float, highest: float) -> str:
+    """Paint one to three copies of a thing at random places and sizes. Nearer copies are larger. Returns a phrase."""
     colour = str(rng.choice(list(PAINTS))) if name in PAINTED else ""
     copies = int(rng.choice([1, 2, 3], p=[0.75, 0.17, 0.08])) if name not in {"sun", "moon"} else 1
     for foot in sorted(rng.uniform(lowest, highest, copies)):
@@ -171,4 +163,4 @@ def paint_thing(
         shadow = 1 - 0.16 * np.clip(u + 0.3, 0, 1)[..., None] + 0.03 * canvas.noise(rng, 20)[..., None]
         for distance, fill in DRAW[name](rng, u, v, PAINTS.get(colour, (0.0, 0.0, 0.0))):
             canvas.paint(distance * height, np.asarray(fill, np.float32) * shadow, CATEGORY[name])
-        words.things[name, colour] += 1
+    return counted(name, colour, copies)

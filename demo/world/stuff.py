@@ -11,7 +11,6 @@ SKIES = {
     "sunset sky": ((0.42, 0.25, 0.50), (0.99, 0.62, 0.32)),
     "night sky": ((0.02, 0.03, 0.12), (0.12, 0.14, 0.34)),
 }
-GROUNDS = ("grass", "sand", "snow", "sea", "road")
 
 
 def paint_sky(canvas: Canvas, rng: np.random.Generator, kind: str, horizon: float) -> None:
@@ -46,7 +45,7 @@ def paint_ground(canvas: Canvas, rng: np.random.Generator, kind: str, top: float
     near = np.clip((canvas.y - top) / max(1 - top, 0.1), 0, 1)
     wave = 0.0 if kind in {"sea", "road"} else 0.02
     edge = top + wave * canvas.noise(rng, 3, stretch=2)
-    canvas.paint(edge - canvas.y, GROUND_TEXTURES[kind](canvas, rng, near), CATEGORY[kind])
+    canvas.paint(edge - canvas.y, GROUNDS[kind](canvas, rng, near), CATEGORY[kind])
 
 
 def shade(base: tuple[float, float, float], amount: np.ndarray) -> np.ndarray:
@@ -80,7 +79,7 @@ def road(canvas: Canvas, rng: np.random.Generator, near: np.ndarray) -> np.ndarr
     return np.where(dashes[..., None], 0.93, asphalt)
 
 
-GROUND_TEXTURES = {"grass": grass, "sand": sand, "snow": snow, "sea": sea, "road": road}
+GROUNDS = {"grass": grass, "sand": sand, "snow": snow, "sea": sea, "road": road}
 
 
 def paint_brick_wall(canvas: Canvas, rng: np.random.Generator, top: float, bottom: float) -> None:

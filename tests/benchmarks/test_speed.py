@@ -13,8 +13,9 @@ from cliper.preprocess import InputSpec
 
 
 def test_the_idle_model_labels_rectangles_of_all_classes(tmp_path: Path) -> None:
-    images = [InputSpec(32, 16).prepare(Image.new("RGB", (50, 37)), seed) for seed in range(4)]
-    found = Idle(5, tmp_path / "clock").predict(images)
+    inputs = InputSpec(32, 16)
+    images = [inputs.prepare(Image.new("RGB", (50, 37)), seed) for seed in range(4)]
+    found = Idle(inputs, 5, tmp_path / "clock").predict(images)
     assert [single.runs.image_hw for single in found] == [(37, 50)] * 4
     assert {label for single in found for label in single.runs.labels.tolist()} == set(range(6))
 

@@ -14,8 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from cliper.models import DEMO_MODEL, find_clip
 from cluster.corpus.labelled import read_truth
 from cluster.corpus.limits import DEFAULT_LIMITS
-from demo.__main__ import DemoOptions, main
-from demo.world.__main__ import WorldOptions
+from demo.__main__ import main
 from demo.world.__main__ import main as draw_world
 from demo.world.names import NAMES
 from demo.world.scene import draw
@@ -37,7 +36,7 @@ def test_the_shipped_models_are_small_and_not_pickled() -> None:
 
 
 def test_an_evaluation_reads_the_drawn_world(tmp_path: Path) -> None:
-    draw_world(WorldOptions(tmp_path, seed=5, images=3, height_px=48, width_px=64))
+    draw_world(tmp_path, seed=5, images=3, height_px=48, width_px=64)
     folders = [str(tmp_path / name) for name in ("images", "masks", "classes.txt")]
     dataset = find_folder(*folders, background=True, ignore=(255,), limit=None, limits=DEFAULT_LIMITS)
     assert tuple(dataset.class_names) == NAMES
@@ -54,7 +53,7 @@ def test_an_evaluation_reads_the_drawn_world(tmp_path: Path) -> None:
 def demo_folder(ray_here: SharedRay, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a demo."""
     folder = tmp_path_factory.mktemp("demo")
-    demo = ray_here.run(lambda _: main(DemoOptions(folder, IMAGES)))
+    demo = ray_here.run(lambda _: main(folder, IMAGES))
     assert demo.returncode == 0, demo.stderr
     return folder
 
