@@ -4,22 +4,16 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
-import tyro
 from rich.console import Console
 
-from jobs.common.exit_codes import run_to_exit_code
+from jobs.common.exit_codes import run_job
 from jobs.evaluation.ablations import GRIDS
 from jobs.evaluation.evaluation import Evaluation, calibrate
 from jobs.evaluation.figures import Figures, class_table, figures_table, markdown
 from jobs.evaluation.options import EvaluateOptions
 from schemas.errors import JobFailedError
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job; returns the exit code: 0 done, 1 failed, 2 wrong request."""
-    options = tyro.cli(EvaluateOptions, args=arguments, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
-    return run_to_exit_code(lambda: evaluate(options, Console()), Console(stderr=True))
 
 
 def evaluate(options: EvaluateOptions, console: Console) -> None:
@@ -58,6 +52,8 @@ def show(options: EvaluateOptions, results: Sequence[Figures], console: Console)
     if options.markdown:
         options.markdown.write_text(markdown(heading, results), encoding="utf-8")
 
+
+main = partial(run_job, EvaluateOptions, evaluate, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,17 +10,17 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count, islice
 from typing import Any
 
-import tyro
 from rich.console import Console
 
 from cluster.output.files import atomic_write, split_id
 from cluster.output.rows import Labels, open_labels
 from cluster.output.sorting import sorted_by_id
 from cluster.storage import Location
-from jobs.common.exit_codes import run_to_exit_code
+from jobs.common.exit_codes import run_job
 from jobs.common.targets import check_file_target, check_target, note_unfinished
 from schemas.coco import CocoStyle, Segmentation, annotations_file, results_file
 from schemas.errors import RequestError
@@ -67,12 +67,6 @@ class ExportOptions:
             raise RequestError(f"--images-per-file must be at least 1, not {self.images_per_file}")
         other: Segmentation = "uncompressed" if self.uncompressed else "rle"
         return CocoStyle("polygons" if self.polygons else other, self.split_components)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job. Returns the exit code: 0 done, 1 failed, 2 wrong request."""
-    options = tyro.cli(ExportOptions, args=arguments, description=__doc__)
-    return run_to_exit_code(lambda: export(options, Console()), Console(stderr=True))
 
 
 def export(options: ExportOptions, console: Console) -> None:
@@ -177,6 +171,8 @@ class LabelMapWriter:
         self.stems.add(stem)
         return f"{stem}.png"
 
+
+main = partial(run_job, ExportOptions, export, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())
