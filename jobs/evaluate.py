@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 from rich.console import Console
@@ -46,7 +46,7 @@ def show(options: EvaluateOptions, results: Sequence[Figures], console: Console)
         console.print(class_table(results[0]))
     console.print(figures_table(heading, results))
     if options.json:
-        documents = [figures.document() for figures in results]
+        documents = [asdict(figures) for figures in results]
         document = documents[0] if len(documents) == 1 else {"runs": documents}
         options.json.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
     if options.markdown:
