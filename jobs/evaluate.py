@@ -29,7 +29,7 @@ def evaluate(options: EvaluateOptions, console: Console) -> None:
             Evaluation(title, replace(options, models=replace(options.models, **changes)), dataset)
             for title, changes in variants.items()
         ]
-        results = [request.figures(request.run(console)) for request in requests]
+        results = [request.figures(console) for request in requests]
     show(options, results, console)
     failed, images = results[0].failed, results[0].images + results[0].failed
     if failed > options.max_failed_fraction * images:
