@@ -1,10 +1,10 @@
 """Fetching models' weights into HF_HOME before anybody waits for them: ``python -m cliper.fetch CLIP DIFFUSION``."""
 
 import sys
-from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import snapshot_download
 
 from cliper.models import (
     CLIP_WEIGHTS,
@@ -47,30 +47,17 @@ def files_of(folders: tuple[str, ...]) -> list[str]:
 
 
 def download(repository: str, revision: str | None, patterns: list[str]) -> None:
-    """Download the matching files one by one, under the revision's own name.
-
-    The cache then knows which commit the revision stands for. `snapshot_download` would also note which files there
-    are in all, and without a connection the hub's client refuses a snapshot that it knows to be incomplete.
-    """
+    """Download the matching files. If the hub does not answer, weights in the cache will do."""
+    get = partial(
+        snapshot_download, repository, revision=revision, allow_patterns=patterns, ignore_patterns=[OTHER_PRECISIONS]
+    )
     try:
-        files = [file.rfilename for file in HfApi().model_info(repository, revision=revision).siblings or []]
-    except Exception as error:  # which library's HTTP errors come out depends on the hub client's version
-        check_cache(repository, revision, patterns, f"the model hub does not answer ({type(error).__name__})")
-        return
-    for file in files:
-        if any(fnmatch(file, pattern) for pattern in patterns) and not fnmatch(file, OTHER_PRECISIONS):
-            hf_hub_download(repository, file, revision=revision)
-
-
-def check_cache(repository: str, revision: str | None, patterns: list[str], why: str) -> None:
-    """Raises FileNotFoundError: weights are not on this machine; ``why`` says why they must be."""
-    try:
-        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
-    except HUB_ERRORS as error:
-        raise FileNotFoundError(f"{why}, and the cache has nothing of {repository}") from error
+        folder = get()
+    except Exception:  # which library's HTTP errors come out depends on the hub client's version
+        folder = get(local_files_only=True)
     for pattern in WEIGHTS:
-        if pattern in patterns and not any(folder.glob(pattern)):
-            raise FileNotFoundError(f"{why}, and the cache has no {pattern} of {repository}")
+        if pattern in patterns and not any(Path(folder).glob(pattern)):
+            raise FileNotFoundError(f"the model hub does not answer, and the cache has no {pattern} of {repository}")
 
 
 def main(clip: str, diffusion: str) -> None:

@@ -231,7 +231,7 @@ def hub_commit(what: str, repository: str, revision: str | None) -> str:
         return str(HfApi().model_info(repository, revision=revision).sha)
     except Exception as online_error:  # which library's HTTP errors come out depends on the hub client's version
         try:
-            return Path(snapshot_download(repository, revision=revision, local_files_only=True)).name
+            return Path(snapshot_download(repository, revision=revision, allow_patterns=[], local_files_only=True)).name
         except HUB_ERRORS:
             raise ModelError(
                 f"{what} was not found: the model hub has no {repository} at this revision or cannot be reached "

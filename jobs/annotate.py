@@ -2,11 +2,10 @@
 
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Literal
 
-import tyro
 from rich.console import Console
 
 from cluster import session
@@ -20,7 +19,7 @@ from cluster.output.summary import Counts, count_rows, show_summary, summary_doc
 from cluster.run import Pipeline, RunStats, run_to_completion
 from cluster.session import ClusterOptions
 from cluster.storage import open_location
-from jobs.common.exit_codes import run_to_exit_code
+from jobs.common.exit_codes import run_job
 from jobs.common.options import MethodOptions
 from jobs.common.plan import PlanOptions, show_plan
 from jobs.common.request import find_models, read_vocabulary
@@ -68,12 +67,6 @@ class AnnotateOptions:
         self.plan.check()
         if not 0 <= self.max_failed_fraction <= 1:
             raise RequestError(f"--max-failed-fraction must be between 0 and 1, not {self.max_failed_fraction}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job. Returns the exit code: 0 done, 1 failed, 2 wrong request."""
-    options = tyro.cli(AnnotateOptions, args=arguments, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
-    return run_to_exit_code(lambda: annotate(options, Console()), Console(stderr=True))
 
 
 def annotate(options: AnnotateOptions, console: Console) -> None:
@@ -132,6 +125,8 @@ def check_failures(counts: Counts, allowed: float) -> None:
             f"column error says why. Allow a larger fraction, or use --retry-failed to retry transient failures"
         )
 
+
+main = partial(run_job, AnnotateOptions, annotate, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,23 +3,17 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 
-import tyro
 from rich.console import Console
 
-from jobs.common.exit_codes import run_to_exit_code
+from jobs.common.exit_codes import run_job
 from jobs.evaluation.ablations import GRIDS
 from jobs.evaluation.evaluation import Evaluation, calibrate
 from jobs.evaluation.figures import Figures, class_table, figures_table, markdown
 from jobs.evaluation.options import EvaluateOptions
 from schemas.errors import JobFailedError
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job; returns the exit code: 0 done, 1 failed, 2 wrong request."""
-    options = tyro.cli(EvaluateOptions, args=arguments, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
-    return run_to_exit_code(lambda: evaluate(options, Console()), Console(stderr=True))
 
 
 def evaluate(options: EvaluateOptions, console: Console) -> None:
@@ -35,7 +29,7 @@ def evaluate(options: EvaluateOptions, console: Console) -> None:
             Evaluation(title, replace(options, models=replace(options.models, **changes)), dataset)
             for title, changes in variants.items()
         ]
-        results = [request.figures(request.run(console)) for request in requests]
+        results = [request.figures(console) for request in requests]
     show(options, results, console)
     failed, images = results[0].failed, results[0].images + results[0].failed
     if failed > options.max_failed_fraction * images:
@@ -52,12 +46,14 @@ def show(options: EvaluateOptions, results: Sequence[Figures], console: Console)
         console.print(class_table(results[0]))
     console.print(figures_table(heading, results))
     if options.json:
-        documents = [figures.document() for figures in results]
+        documents = [asdict(figures) for figures in results]
         document = documents[0] if len(documents) == 1 else {"runs": documents}
         options.json.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
     if options.markdown:
         options.markdown.write_text(markdown(heading, results), encoding="utf-8")
 
+
+main = partial(run_job, EvaluateOptions, evaluate, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

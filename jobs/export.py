@@ -9,19 +9,19 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, count, islice
 from typing import Any
 
-import tyro
 from rich.console import Console
 
 from cluster.output.files import atomic_write, split_id
 from cluster.output.rows import Labels, open_labels
 from cluster.output.sorting import sorted_by_id
 from cluster.storage import Location
-from jobs.common.exit_codes import run_to_exit_code
-from jobs.common.targets import check_file_target, check_target, note_unfinished
+from jobs.common.exit_codes import run_job
+from jobs.common.targets import check_file_target, check_target, exists_already, note_unfinished
 from schemas.coco import CocoStyle, Segmentation, annotations_file, results_file
 from schemas.errors import RequestError
 from schemas.label_png import id_to_label, label_png
@@ -69,25 +69,17 @@ class ExportOptions:
         return CocoStyle("polygons" if self.polygons else other, self.split_components)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job. Returns the exit code: 0 done, 1 failed, 2 wrong request."""
-    options = tyro.cli(ExportOptions, args=arguments, description=__doc__)
-    return run_to_exit_code(lambda: export(options, Console()), Console(stderr=True))
-
-
 def export(options: ExportOptions, console: Console) -> None:
     """Write the rows as COCO files and label maps."""
     style = options.style()
     labels = open_labels(options.labels, "--labels")
     targets = json_targets(options)
-    maps = None
-    if options.png:
-        maps = LabelMapWriter(check_target("--png", options.png, options.overwrite), labels.manifest["categories"])
+    folder = check_target("--png", options.png, options.overwrite) if options.png else None
+    maps = LabelMapWriter(folder, labels.manifest["categories"]) if folder else None
     note_unfinished(labels, console)
-    written = 0
-    images = coco_images(labels, style, maps)
-    for target, chunk in zip(targets, chunks(images, options.images_per_file or sys.maxsize), strict=False):
-        written += write_file(target, chunk, labels, options.results)
+    images = chunks(coco_images(labels, style, maps), options.images_per_file or sys.maxsize)
+    files = zip(targets, images, strict=False)
+    written = sum(write_file(target, chunk, labels, options.results) for target, chunk in files)
     console.print(f"Exported {written:,} images: {options.output}", highlight=False, soft_wrap=True)
 
 
@@ -104,10 +96,10 @@ def json_targets(options: ExportOptions) -> Iterator[Location]:
     numbered = re.compile(rf"-\d{{5,}}{re.escape(ending)}")
     older = [path for path in target.fs.glob(f"{stem}-*{ending}") if numbered.fullmatch(path[len(stem) :])]
     if older and not options.overwrite:
-        raise RequestError(f"--output: {older[0]} exists already: choose another name, or --overwrite to replace it")
+        raise exists_already(replace(target, path=older[0]))
     for path in older:
         target.fs.rm_file(path)
-    return (Location(target.fs, f"{stem}-{number:05}{ending}") for number in count())
+    return (replace(target, path=f"{stem}-{number:05}{ending}") for number in count())
 
 
 def coco_images(labels: Labels, style: CocoStyle, maps: "LabelMapWriter | None") -> Iterator[CocoImage]:
@@ -177,6 +169,8 @@ class LabelMapWriter:
         self.stems.add(stem)
         return f"{stem}.png"
 
+
+main = partial(run_job, ExportOptions, export, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

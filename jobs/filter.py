@@ -7,15 +7,14 @@ score('dog') and area('dog'), the share of the image that the class covers:
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import tyro
 from rich.console import Console
 from tyro.conf import UseAppendAction
 
 from cluster.output.rows import open_labels
-from jobs.common.exit_codes import run_to_exit_code
+from jobs.common.exit_codes import run_job
 from jobs.common.targets import check_file_target, note_unfinished
 from jobs.filtering.conditions import Conditions, parse_area, parse_condition, parse_conditions
 from jobs.filtering.copies import check_copy, copy_kept
@@ -76,12 +75,6 @@ def flat(values: tuple[tuple[str, ...], ...]) -> list[str]:
     return [value for group in values for value in group]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job. Returns the exit code: 0 done, 1 failed, 2 wrong request."""
-    options = tyro.cli(FilterOptions, args=arguments, description=__doc__)
-    return run_to_exit_code(lambda: filter_images(options, Console()), Console(stderr=True))
-
-
 def filter_images(options: FilterOptions, console: Console) -> None:
     """Show statistics, write a table and copy images, as requested."""
     conditions = options.conditions()
@@ -105,6 +98,8 @@ def filter_images(options: FilterOptions, console: Console) -> None:
             selection, labels, options.copy_to, options.pictures_per_shard, options.address, options.overwrite, console
         )
 
+
+main = partial(run_job, FilterOptions, filter_images, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

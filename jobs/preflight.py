@@ -1,10 +1,9 @@
 """Check every node of a cluster before a job: GPU, driver, memory, disk and storage. Fetch the weights on each node."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -14,7 +13,7 @@ from cluster.corpus.sources import list_corpus
 from cluster.preflight import Needs, check_nodes
 from cluster.session import ClusterOptions
 from cluster.storage import Location, open_location
-from jobs.common.exit_codes import run_to_exit_code
+from jobs.common.exit_codes import run_job
 from jobs.common.options import DEFAULT_CLIP, DEFAULT_DIFFUSION, MethodOptions
 from jobs.common.request import find_models
 from schemas.errors import JobFailedError
@@ -34,12 +33,6 @@ class PreflightOptions:
     """Diffusion model, or none. Its weights are fetched on every node."""
     address: str | None = None
     """Ray cluster to check (default: RAY_ADDRESS, else Ray is started on this machine)."""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the checks. Returns the exit code: 0 all nodes are ready, 1 some are not, 2 wrong request."""
-    options = tyro.cli(PreflightOptions, args=arguments, description=__doc__)
-    return run_to_exit_code(lambda: preflight(options, Console()), Console(stderr=True))
 
 
 def preflight(options: PreflightOptions, console: Console) -> None:
@@ -75,6 +68,8 @@ def first_file(address: str | None, output: Location | None) -> Location | None:
     corpus = list_corpus(root, "auto", output)
     return Location(root.fs, corpus.shards[0].path)
 
+
+main = partial(run_job, PreflightOptions, preflight, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

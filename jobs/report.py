@@ -5,12 +5,10 @@ The page is a single HTML file that needs no network. It can be opened from a di
 
 import contextlib
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import IO
 
-import tyro
 from rich.console import Console
 
 from cluster.output.files import atomic_write
@@ -18,7 +16,7 @@ from cluster.output.folder import Output
 from cluster.output.rows import Labels, open_labels
 from cluster.storage import STORAGE_ERRORS, Location
 from jobs.common.counts import count_labels
-from jobs.common.exit_codes import run_to_exit_code
+from jobs.common.exit_codes import run_job
 from jobs.common.targets import check_file_target, note_unfinished
 from jobs.page.images import open_images, read_images
 from jobs.page.page import make_thumbnail, render_page
@@ -54,12 +52,6 @@ class ReportOptions:
             raise RequestError(f"--thumbnail-px must be between 16 and {MAX_THUMBNAIL_PX}, not {self.thumbnail_px}")
         if self.seed < 0:
             raise RequestError(f"--seed must be at least 0, not {self.seed}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job. Returns the exit code: 0 done, 1 failed, 2 wrong request."""
-    options = tyro.cli(ReportOptions, args=arguments, description=__doc__)
-    return run_to_exit_code(lambda: report(options, Console()), Console(stderr=True))
 
 
 def report(options: ReportOptions, console: Console) -> None:
@@ -110,6 +102,8 @@ def make_page(options: ReportOptions, labels: Labels, images: Location | None) -
     page = render_page(labels, summary, counts, thumbnails, unreadable)
     return page.encode("utf-8", "backslashreplace"), len(thumbnails), len(unreadable)
 
+
+main = partial(run_job, ReportOptions, report, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,7 +1,9 @@
 """How every job ends: each error as one sentence, and an exit code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+import tyro
 from ray.exceptions import RayError
 from rich.console import Console
 
@@ -10,12 +12,18 @@ from schemas.errors import JobFailedError, RequestError
 
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 CONTINUES = "What is written stays. The same command continues from there."
+Options = TypeVar("Options")
 
 
-def run_to_exit_code(job: Callable[[], None], errors: Console) -> int:
-    """Run a job. Returns 0 done, 1 failed, 2 wrong request, 130 interrupted."""
+def run_job(
+    kind: type[Options], job: Callable[[Options, Console], None], description: str | None,
+    arguments: Sequence[str] | None = None,
+) -> int:  # fmt: skip
+    """Parse the arguments and run a job. Returns 0 done, 1 failed, 2 wrong request, 130 interrupted."""
+    options = tyro.cli(kind, args=arguments, description=description, config=(tyro.conf.OmitArgPrefixes,))
+    errors = Console(stderr=True)
     try:
-        job()
+        job(options, Console())
     except RequestError as error:
         say(errors, str(error))
         return WRONG_REQUEST

@@ -1,47 +1,16 @@
 """Statistics of label maps and of image-level labels. NumPy alone, because `jobs.filter` starts without torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 
-@dataclass(frozen=True)
-class SegmentationFigures:
-    """Shares from 0 to 1 over all pixels that count.
+def segmentation_figures(confusion: Int[np.ndarray, "labels labels"], names: Sequence[str]) -> dict[str, Any]:
+    """``miou``, ``pixel_accuracy``, ``mean_accuracy`` and, by class name, ``iou``: shares over all pixels that count.
 
-    Attributes:
-        miou: mean of the classes' intersection over union.
-        pixel_accuracy: share of the pixels that have the true label.
-        mean_accuracy: mean over the classes of the share of their pixels that were found.
-        iou: intersection over union of each class, by name. It is None for a class without pixels in the ground truth.
-            Such a class does not count in the means.
-    """
-
-    miou: float
-    pixel_accuracy: float
-    mean_accuracy: float
-    iou: dict[str, float | None]
-
-
-@dataclass(frozen=True)
-class PresenceFigures:
-    """Image-level figures, 0 to 1.
-
-    Attributes:
-        map: mean average precision over the classes that occur.
-        f1, precision, recall: of all decisions that a class is present, over all classes and images together.
-    """
-
-    map: float
-    f1: float
-    precision: float
-    recall: float
-
-
-def segmentation_figures(confusion: Int[np.ndarray, "labels labels"], names: Sequence[str]) -> SegmentationFigures:
-    """Figures from a confusion matrix.
+    A class without pixels in the ground truth does not count in the means. Its ``iou`` is None.
 
     Args:
         confusion: numbers of pixels. Rows are true labels, columns predicted ones. The last ``len(names)`` labels are
@@ -53,12 +22,12 @@ def segmentation_figures(confusion: Int[np.ndarray, "labels labels"], names: Seq
     iou = intersection_over_union(hits, positives, predicted)[first:]
     counted = positives[first:] > 0
     recall = hits[first:][counted] / positives[first:][counted]
-    return SegmentationFigures(
-        miou=float(iou[counted].mean()) if counted.any() else 0.0,
-        pixel_accuracy=float(hits[first:].sum() / max(positives.sum(), 1)),
-        mean_accuracy=float(recall.mean()) if counted.any() else 0.0,
-        iou={name: float(iou[i]) if counted[i] else None for i, name in enumerate(names)},
-    )
+    return {
+        "miou": float(iou[counted].mean()) if counted.any() else 0.0,
+        "pixel_accuracy": float(hits[first:].sum() / max(positives.sum(), 1)),
+        "mean_accuracy": float(recall.mean()) if counted.any() else 0.0,
+        "iou": {name: float(iou[i]) if counted[i] else None for i, name in enumerate(names)},
+    }
 
 
 def intersection_over_union(
@@ -76,8 +45,11 @@ def presence_figures(
     scores: Float[np.ndarray, "images classes"],
     present: Shaped[np.ndarray, "images classes"],
     thresholds: Sequence[float],
-) -> PresenceFigures:
-    """Figures from max-pooled class scores (paper table 2).
+) -> dict[str, float]:
+    """Image-level figures from max-pooled class scores (paper table 2).
+
+    ``map`` is the mean average precision over the classes that occur. ``f1``, ``precision`` and ``recall`` are those of
+    all decisions that a class is present, over all classes and images together.
 
     Args:
         scores: float32, at least 0, on any scale.
@@ -87,7 +59,7 @@ def presence_figures(
     decisions = scores > np.asarray(thresholds, np.float32)
     hits = (decisions & (present > 0)).sum()
     precision, recall, f1 = np.nan_to_num(precision_recall_f1(hits, decisions.sum(), present.sum())).tolist()
-    return PresenceFigures(mean_average_precision(scores, present), f1, precision, recall)
+    return {"map": mean_average_precision(scores, present), "f1": f1, "precision": precision, "recall": recall}
 
 
 def mean_average_precision(

@@ -24,8 +24,12 @@ def check_target(flag: str, address: str, overwrite: bool) -> Location:
     except STORAGE_ERRORS as error:
         raise target.refusal(error) from error
     if taken and not empty and not overwrite:
-        raise RequestError(f"{target} exists already: choose another name, or --overwrite to replace it")
+        raise exists_already(target)
     return target
+
+
+def exists_already(target: Location) -> RequestError:
+    return RequestError(f"{target} exists already: choose another name, or --overwrite to replace it")
 
 
 def check_file_target(flag: str, address: str, overwrite: bool) -> Location:
@@ -40,10 +44,5 @@ def note_unfinished(labels: Labels, console: Console) -> None:
     """Print a note if the labels are not complete."""
     if not labels.finished:
         rows = sum(file.metadata.num_rows for file in labels.files())
-        console.print(
-            f"{labels.location.url} is not finished: {rows:,} rows so far",
-            style="yellow",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        note = f"{labels.location.url} is not finished: {rows:,} rows so far"
+        console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)

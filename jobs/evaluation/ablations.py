@@ -21,19 +21,16 @@ COMPENSATIONS: dict[str, dict[str, Any]] = {
     "product over heads": {"compensation": "product"},
 }
 """Table 7: how the heads of the diffusion model's attention are combined."""
-
-
-def attention_row(attention: Attention, early_embeddings: bool) -> dict[str, Any]:
-    """A row of table 6: what stands in for the last block's attention, without compensation."""
-    return {"attention": attention, "early_embeddings": early_embeddings, "compensation": "none"}
-
-
+ATTENTIONS: dict[str, dict[str, Any]] = {
+    f"{attention}, {'all features' if early else 'last feature only'}": {
+        "attention": attention, "early_embeddings": early, "compensation": "none",
+    }
+    for attention in get_args(Attention)
+    for early in (False, True)
+}  # fmt: skip
+"""Table 6: what stands in for the last block's attention, without compensation."""
 GRIDS: Mapping[Grid, dict[str, dict[str, Any]]] = {
     "table5": COMPONENTS,
-    "table6": {
-        f"{attention}, {'all features' if early else 'last feature only'}": attention_row(attention, early)
-        for attention in get_args(Attention)
-        for early in (False, True)
-    },
+    "table6": ATTENTIONS,
     "table7": COMPENSATIONS,
 }

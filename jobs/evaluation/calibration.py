@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import pyarrow.compute as pc
 
 from cluster.output.folder import Output
 from jobs.common.statistics import best_thresholds, intersection_over_union
-from jobs.evaluation.figures import EvaluationCounts, read_rows
+from jobs.evaluation.figures import EvaluationCounts, add_counts, read_rows
 from schemas.evaluation import VALUE_STEPS
-from schemas.rows import Status
 from schemas.settings_file import SettingsFile
 
 Goal = Literal["miou", "f1"]
@@ -19,13 +17,13 @@ Goal = Literal["miou", "f1"]
 def choose_score_thresholds(
     file: SettingsFile, class_names: Sequence[str], counts: EvaluationCounts, common: float
 ) -> SettingsFile:
-    """For each class the score threshold with the best image-level F1; the common one if the sample never shows it.
+    """For each class the score threshold with the best image-level F1.
 
     Args:
         file: what is set already.
         class_names: the vocabulary.
         counts: of the labelled sample.
-        common: the threshold that all classes have so far.
+        common: the threshold of classes that the sample never shows.
     """
     classes = dict(file.classes)
     for index, name in enumerate(class_names):
@@ -52,8 +50,8 @@ def choose_background_thresholds(
 ) -> SettingsFile:
     """For each class the threshold on its map's value with the best intersection over union.
 
-    Which class wins a pixel is taken as given; whether it does so or the pixel becomes background is what its threshold
-    decides, so that every class can be looked at alone.
+    The threshold of a class decides whether a pixel that the class wins becomes background. Which class wins is taken
+    as given. Every class can therefore be looked at alone.
 
     Args:
         file: what is set already.
@@ -63,15 +61,13 @@ def choose_background_thresholds(
     """
     pixels, hits = np.zeros((2, len(class_names), VALUE_STEPS), np.int64)
     for rows in read_rows(output):
-        won = pc.list_flatten(rows.filter(pc.equal(rows["status"], Status.OK))["winners"]).combine_chunks()
-        where = tuple(pc.struct_field(won, name).to_numpy() for name in ("class", "step"))
-        np.add.at(pixels, where, pc.struct_field(won, "pixels").to_numpy())
-        np.add.at(hits, where, pc.struct_field(won, "hits").to_numpy())
-    truth = counts.confusion.sum(axis=1)[1:]
+        add_counts(pixels, rows["winners"], ("class", "step"), "pixels")
+        add_counts(hits, rows["winners"], ("class", "step"), "hits")
+    truth = counts.confusion.sum(axis=1)[1:].tolist()
     classes = dict(file.classes)
     for index, name in enumerate(class_names):
         if truth[index]:
-            step = best_step(pixels[index], hits[index], int(truth[index]))
+            step = best_step(pixels[index], hits[index], truth[index])
             classes[name] = classes.get(name, {}) | {"background_threshold": step / VALUE_STEPS}
     return SettingsFile(file.settings, classes)
 

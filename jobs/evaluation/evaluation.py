@@ -88,11 +88,11 @@ class Evaluation:
         encoder = CountsEncoder(len(self.dataset.classes), options.given_labels, self.winners)
         return Pipeline(labelled.corpus, prepare, spec, encoder, self.manifest, output, options.cluster)
 
-    def figures(self, counts: EvaluationCounts) -> Figures:
-        """Figures beside the published one."""
-        method = self.method
-        names, thresholds = self.dataset.label_names, method.score_thresholds
-        return figures_of(self.title, counts, names, thresholds, method.published, method.settings)
+    def figures(self, console: Console) -> Figures:
+        """Run, and put the figures beside the published one."""
+        names, method = self.dataset.label_names, self.method
+        counts = self.run(console)
+        return figures_of(self.title, counts, names, method.score_thresholds, method.published, method.settings)
 
 
 def calibrate(options: EvaluateOptions, dataset: Dataset, target: Path, console: Console) -> list[Figures]:
@@ -106,22 +106,19 @@ def calibrate(options: EvaluateOptions, dataset: Dataset, target: Path, console:
     sample, rest = dataset.part(0, 2), dataset.part(1, 2)
     before = Evaluation("the other half as it was", options, rest)
     first = Evaluation("half of the images", options, sample).run(console)
-    file = choose_score_thresholds(
-        before.method.file, dataset.class_names, first, before.method.settings["score_threshold"]
-    )
+    method = before.method
+    file = choose_score_thresholds(method.file, dataset.class_names, first, method.settings["score_threshold"])
     if options.calibrate_for == "miou":
-        counted = Evaluation("the same with thresholds on scores", options, sample, file, winners=True)
-        counts = counted.run(console)
-        file = choose_background_thresholds(file, dataset.class_names, counted.output, counts)
+        second = Evaluation("the same with thresholds on scores", options, sample, file, winners=True)
+        counts = second.run(console)
+        file = choose_background_thresholds(file, dataset.class_names, second.output, counts)
     after = Evaluation("the other half, calibrated", options, rest, file)
-    results = [request.figures(request.run(console)) for request in (before, after)]
+    results = [request.figures(console) for request in (before, after)]
     old, new = (getattr(figures, options.calibrate_for) for figures in results)
     if new > old:
         target.write_text(file.to_json(), encoding="utf-8")
-        console.print(f"Calibrated: {old:.1f} -> {new:.1f} on the other half. Written: {target}", highlight=False)
+        said = f"Calibrated: {old:.1f} -> {new:.1f} on the other half. Written: {target}"
     else:
-        console.print(
-            f"Not better on the other half ({old:.1f} -> {new:.1f}): nothing was written. Try more images.",
-            highlight=False,
-        )
+        said = f"Not better on the other half ({old:.1f} -> {new:.1f}): nothing was written. Try more images."
+    console.print(said, highlight=False)
     return results

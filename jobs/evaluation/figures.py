@@ -1,7 +1,7 @@
 """From the rows of an evaluation to its figures, and the figures as table, JSON and Markdown."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,8 +44,8 @@ class Figures:
 
     Attributes:
         title: what was evaluated.
-        miou, pixel_accuracy, mean_accuracy, iou: of the label maps (`jobs.common.statistics.SegmentationFigures`).
-        map, f1, precision, recall: at image level (`jobs.common.statistics.PresenceFigures`).
+        miou, pixel_accuracy, mean_accuracy, iou: of the label maps (`jobs.common.statistics.segmentation_figures`).
+        map, f1, precision, recall: at image level (`jobs.common.statistics.presence_figures`).
         images: how many images counted.
         failed: how many could not be evaluated.
         seconds_per_image: time for labelling one image in its actor.
@@ -72,33 +72,19 @@ class Figures:
     def difference(self) -> float | None:
         return None if self.published is None else self.miou - self.published
 
-    def document(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def count_rows(output: Output, classes: int) -> EvaluationCounts:
-    """Sum the rows of an evaluation, file by file.
-
-    Args:
-        output: where the rows are (`schemas.evaluation.EVALUATION_SCHEMA`).
-        classes: number of classes.
-    """
+    """Sum the rows of an evaluation (`schemas.evaluation.EVALUATION_SCHEMA`), file by file."""
     confusion = np.zeros((classes + 1, classes + 1), np.int64)
     scores, present = [np.zeros((0, classes), np.float32)], [np.zeros((0, classes), np.int64)]
     failed, seconds = 0, 0.0
     for rows in read_rows(output):
         ok = rows.filter(pc.equal(rows["status"], Status.OK))
         failed += len(rows) - len(ok)
-        if not len(ok):
-            continue
-        pairs = pc.list_flatten(ok["confusion"]).combine_chunks()
-        truth, predicted, pixels = (
-            pc.struct_field(pairs, name).to_numpy() for name in ("truth", "predicted", "pixels")
-        )
-        np.add.at(confusion, (truth, predicted), pixels)
+        add_counts(confusion, ok["confusion"], ("truth", "predicted"), "pixels")
         scores.append(pc.list_flatten(ok["class_scores"]).to_numpy().reshape(len(ok), classes))
         present.append(indicator(ok["present"].to_pylist(), classes))
-        seconds += pc.sum(ok["seconds"]).as_py()
+        seconds += pc.sum(ok["seconds"]).as_py() or 0
     return EvaluationCounts(confusion, np.concatenate(scores), np.concatenate(present), failed, seconds)
 
 
@@ -108,8 +94,14 @@ def read_rows(output: Output) -> Iterable[pa.Table]:
             yield pq.ParquetFile(file).read()
 
 
+def add_counts(sums: np.ndarray, lists: pa.ChunkedArray, indices: Sequence[str], count: str) -> None:
+    """Add a field of all structs in the lists to the sums, at the place that other fields say."""
+    *places, counts = (pc.struct_field(pc.list_flatten(lists), name).to_numpy() for name in (*indices, count))
+    np.add.at(sums, tuple(places), counts)
+
+
 def indicator(present: Sequence[Sequence[int]], classes: int) -> np.ndarray:
-    """1 where a image shows a class [images, classes], from lists of labels; label 0 is no class."""
+    """1 where an image shows a class [images, classes], from lists of labels; label 0 is no class."""
     table = np.zeros((len(present), classes), np.int64)
     for row, labels in zip(table, present, strict=True):
         row[[label - 1 for label in labels if label]] = 1
@@ -123,64 +115,43 @@ def figures_of(
     """Figures from counts.
 
     Args:
-        title: what was evaluated.
-        counts: of its rows.
         label_names: names of the labels that count, the last ones of the confusion matrix.
         thresholds: per class, the score above which it is taken for present.
-        published: mean IoU in percent, or None.
-        settings: the method's.
     """
-    segmentation = segmentation_figures(counts.confusion, label_names)
-    presence = presence_figures(counts.scores, counts.present, thresholds)
-    shares = {name: 100 * value for name, value in vars(segmentation).items() if name != "iou"}
-    iou = {name: None if share is None else 100 * share for name, share in segmentation.iou.items()}
-    seconds = counts.seconds / max(counts.images, 1)
+    shares = segmentation_figures(counts.confusion, label_names)
+    iou = {name: None if share is None else 100 * share for name, share in shares.pop("iou").items()}
+    shares |= presence_figures(counts.scores, counts.present, thresholds)
     return Figures(
-        title, **shares, iou=iou, **{name: 100 * value for name, value in vars(presence).items()}, images=counts.images,
-        failed=counts.failed, seconds_per_image=seconds, published=published, settings=settings,
+        title=title, iou=iou, **{name: 100 * share for name, share in shares.items()}, images=counts.images,
+        failed=counts.failed, seconds_per_image=counts.seconds / max(counts.images, 1), published=published,
+        settings=settings,
     )  # fmt: skip
 
 
-HEADINGS = (
-    "",
-    "mIoU",
-    "published",
-    "difference",
-    "pixel acc.",
-    "mean acc.",
-    "mAP",
-    "F1",
-    "precision",
-    "recall",
-    "s/image",
-)
-
-
-def cells(figures: Figures) -> list[str]:
-    """A row below `HEADINGS`."""
-
-    def shown(value: float | None, form: str = ".1f") -> str:
-        return "" if value is None else format(value, form)
-
-    shares = (figures.pixel_accuracy, figures.mean_accuracy, figures.map, figures.f1, figures.precision, figures.recall)
-    return [
-        figures.title, shown(figures.miou), shown(figures.published), shown(figures.difference, "+.1f"),
-        *map(shown, shares), shown(figures.seconds_per_image, ".3f"),
-    ]  # fmt: skip
-
-
-FOR_TERMINALS = tuple(HEADINGS.index(name) for name in ("", "mIoU", "published", "difference", "mAP", "F1", "s/image"))
+COLUMNS = {
+    "mIoU": ("miou", ".1f"), "published": ("published", ".1f"), "difference": ("difference", "+.1f"),
+    "pixel acc.": ("pixel_accuracy", ".1f"), "mean acc.": ("mean_accuracy", ".1f"), "mAP": ("map", ".1f"),
+    "F1": ("f1", ".1f"), "precision": ("precision", ".1f"), "recall": ("recall", ".1f"),
+    "s/image": ("seconds_per_image", ".3f"),
+}  # fmt: skip
+"""By heading, the attribute of `Figures` and the format of its numbers."""
+FOR_TERMINALS = ("mIoU", "published", "difference", "mAP", "F1", "s/image")
 """Columns that fit into 80 characters; the others are in JSON and Markdown."""
+
+
+def cells(figures: Figures, headings: Iterable[str]) -> list[str]:
+    """The title, and what is known below the headings."""
+    values = [(getattr(figures, name), form) for name, form in map(COLUMNS.__getitem__, headings)]
+    return [figures.title, *("" if value is None else format(value, form) for value, form in values)]
 
 
 def figures_table(heading: str, results: Sequence[Figures]) -> Table:
     """All results, one below the other, for a terminal."""
-    table = Table(title=heading, title_justify="left")
+    table = Table("", title=heading, title_justify="left")
     for column in FOR_TERMINALS:
-        table.add_column(HEADINGS[column], justify="right" if column else "left")
+        table.add_column(column, justify="right")
     for figures in results:
-        row = cells(figures)
-        table.add_row(*(row[column] for column in FOR_TERMINALS))
+        table.add_row(*cells(figures, FOR_TERMINALS))
     return table
 
 
@@ -196,6 +167,6 @@ def class_table(figures: Figures) -> Table:
 
 def markdown(heading: str, results: Sequence[Figures]) -> str:
     """All results as a Markdown table."""
-    lines = [f"## {heading}", "", "| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(figures)) + " |" for figures in results]
-    return "\n".join(lines) + "\n"
+    rows = [["", *COLUMNS], *([cell.replace("|", "\\|") for cell in cells(figures, COLUMNS)] for figures in results)]
+    first, *others = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([f"## {heading}", "", first, "|---" * len(rows[0]) + "|", *others]) + "\n"

@@ -1,7 +1,7 @@
 """The methods that can be evaluated: CLIPer, and the baselines beside it."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -45,16 +45,6 @@ class Method:
     published: float | None
 
 
-def find_cliper(options: MethodOptions, dataset: Dataset, file: SettingsFile | None) -> Method:
-    """CLIPer; arguments and errors as for `find_method`."""
-    models = find_models(options, dataset.class_names, dataset.benchmark, file)
-    settings, classes = models.settings, len(dataset.classes)
-    thresholds = class_thresholds(settings.class_score_thresholds, settings.score_threshold, classes)
-    spec = partial(models.spec, precision=options.precision)
-    published = dataset.published(models.clip, settings)
-    return Method(models.clip, models.manifest(), asdict(settings), models.file, spec, thresholds, published)
-
-
 def find_method(
     name: MethodName, options: MethodOptions, proxy: str, dataset: Dataset, file: SettingsFile | None = None
 ) -> Method:
@@ -71,26 +61,29 @@ def find_method(
     Raises:
         RequestError: a model cannot be found or a setting does not fit.
     """
+    changes: dict[str, Any] = {} if name == "cliper" else {"diffusion": "none"}
+    models = find_models(replace(options, **changes), dataset.class_names, dataset.benchmark, file)
+    classes, settings, precision = len(dataset.classes), models.settings, options.precision
     if name == "cliper":
-        return find_cliper(options, dataset, file)
-    without_diffusion: dict[str, Any] = vars(options) | {"diffusion": "none"}
-    models = find_models(MethodOptions(**without_diffusion), dataset.class_names, dataset.benchmark, file)
+        thresholds = class_thresholds(settings.class_score_thresholds, settings.score_threshold, classes)
+        spec = partial(models.spec, precision=precision)
+        published = dataset.published(models.clip, settings)
+        return Method(models.clip, models.manifest(), asdict(settings), models.file, spec, thresholds, published)
     given = {"logit_scale": options.logit_scale, "background_threshold": options.background_threshold}
     chosen = {setting: value for setting, value in given.items() if value is not None}
     defaults = {"background_threshold": 0.1 if dataset.background else 0.0}
     used_proxy = proxy if name == "proxyclip" else None
     try:
-        settings = BaselineSettings(shorter_side_px=models.settings.shorter_side_px, **(defaults | chosen))
+        baseline = BaselineSettings(shorter_side_px=settings.shorter_side_px, **(defaults | chosen))
         if used_proxy:
             proxy_patch_size_px(used_proxy)
     except ModelError as error:
         raise RequestError(f"--proxy: {error}") from error
     except ValueError as error:
         raise RequestError(str(error)) from error
-
-    def spec(embeddings: VocabularyEmbeddings) -> BaselineSpec:
-        return BaselineSpec(name, models.clip, embeddings, settings, options.precision, used_proxy)
-
     manifest = models.manifest() | ({"proxy": used_proxy} if used_proxy else {})
-    thresholds = (PRESENT_PROBABILITY,) * len(dataset.classes)
-    return Method(models.clip, manifest, asdict(settings), models.file, spec, thresholds, published=None)
+    return Method(
+        models.clip, manifest, asdict(baseline), models.file,
+        lambda embeddings: BaselineSpec(name, models.clip, embeddings, baseline, precision, used_proxy),
+        (PRESENT_PROBABILITY,) * classes, published=None,
+    )  # fmt: skip

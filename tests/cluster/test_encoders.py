@@ -74,7 +74,7 @@ def test_every_reader_gives_the_same_mean_iou(name: str, tmp_path: Path) -> None
     names = [str(number) for number in range(CLASSES)]
     figures = segmentation_figures(counts, names)
     assert figures == segmentation_figures(expected, names)
-    assert 0.5 < figures.miou < 0.95
+    assert 0.5 < figures["miou"] < 0.95
 
 
 def test_a_image_whose_mask_does_not_fit_is_a_failure_that_names_both(tmp_path: Path) -> None:

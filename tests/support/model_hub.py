@@ -41,13 +41,15 @@ class HubHandler(SimpleHTTPRequestHandler):
                 self.hub.downloads[without_revision(self.path).lstrip("/")] += 1
             super().do_GET()
             return
-        if "/tree/" in self.path:  # asked by some clients; they do without
-            self.send_error(404)
-            return
         repository = "/".join(self.path.split("/")[3:5])
         folder = Path(self.directory) / repository
-        files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
-        answer = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+        files = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+        answer: Any = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+        if "/tree/" in self.path:
+            answer = [
+                {"type": "file", "path": name, "size": size, "oid": etag(f"/{repository}/{name}")}
+                for name, size in files.items()
+            ]
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps(answer).encode())
@@ -57,7 +59,7 @@ class HubHandler(SimpleHTTPRequestHandler):
 
     def end_headers(self) -> None:
         self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{re.sub("[^a-zA-Z0-9]", "-", without_revision(self.path))}"')
+        self.send_header("ETag", f'"{etag(self.path)}"')
         super().end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -66,6 +68,10 @@ class HubHandler(SimpleHTTPRequestHandler):
 
 def without_revision(path: str) -> str:
     return re.sub("/resolve/[^/]+", "", path)
+
+
+def etag(path: str) -> str:
+    return re.sub("[^a-zA-Z0-9]", "-", without_revision(path))
 
 
 @contextmanager
