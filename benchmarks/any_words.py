@@ -114,7 +114,9 @@ def main(options: AnyWordsOptions) -> None:
     dataset = find_folder(options.images, options.masks, options.classes, True, (0, 255), None, DEFAULT_LIMITS)
     dataset = dataset.part(*options.part)
     specs = {preset: specification(options, dataset, preset) for preset in PRESETS}
-    rows = list(track(prepared_rows(dataset, specs["open"]), "reading", len(dataset.labelled.corpus.shards), console=console))
+    rows = list(
+        track(prepared_rows(dataset, specs["open"]), "reading", len(dataset.labelled.corpus.shards), console=console)
+    )
     shares = np.stack([class_shares(truth_of(row), len(dataset.classes)) for row in rows])
     draws = draw_vocabularies(options, dataset, specs, shares)
     outcomes = [Outcome([], [], np.zeros((3, len(draw.words)), np.int64)) for draw in draws]
@@ -122,7 +124,9 @@ def main(options: AnyWordsOptions) -> None:
         label_image(row, specs["open"].inputs, draws, outcomes)
     results = []
     for preset, size in product(PRESETS, options.sizes):
-        own = [pair for pair in zip(draws, outcomes, strict=True) if (pair[0].preset, len(pair[0].words)) == (preset, size)]
+        own = [
+            pair for pair in zip(draws, outcomes, strict=True) if (pair[0].preset, len(pair[0].words)) == (preset, size)
+        ]
         results += [figures(preset, size, own, shares)] if own else []
     show(results, console)
     if options.json:
@@ -186,9 +190,7 @@ def with_background(embeddings: VocabularyEmbeddings, names: Sequence[str], pres
     if preset == "release":
         others = [name for name in others if name in packaged_background("voc")]
     background = embeddings.select(others)
-    chosen = replace(
-        embeddings.select(names), background=background.classes, background_words=background.row_names
-    )
+    chosen = replace(embeddings.select(names), background=background.classes, background_words=background.row_names)
     return leave_out_synonyms(chosen) if preset == "open" else chosen
 
 

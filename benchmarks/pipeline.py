@@ -25,6 +25,7 @@ from rich.table import Table
 from benchmarks.idle import Idle
 from cliper.models import DEMO
 from cliper.preprocess import InputSpec
+from cliper.settings import VIT_L_14, MethodSettings
 from cluster import session
 from cluster.actors import SegmenterSpec
 from cluster.corpus.decode import decode_rgb
@@ -127,7 +128,15 @@ def measure_job(spec: SegmenterSpec, count: int, folder: Path, console: Console)
         output = Output(open_location(str(folder / f"{type(spec).__name__}-{number}"), "--output"))
         corpus = list_corpus(open_location(str(folder / "corpus"), "--input"), "auto", output.location, number)
         prepare = Preparer(spec.inputs, corpus.limits)
-        pipeline = Pipeline(corpus, prepare, spec, AnnotationEncoder(), Manifest({}), output, cluster)
+        pipeline = Pipeline(
+            corpus,
+            prepare,
+            spec,
+            AnnotationEncoder(MethodSettings(**vars(VIT_L_14)), ()),
+            Manifest({}),
+            output,
+            cluster,
+        )
         before = np.array([time.monotonic(), stored_bytes()])
         run_pipeline(pipeline, resources, console)
         clocks.append(np.array([time.monotonic(), stored_bytes()]) - before)
@@ -145,7 +154,7 @@ def measure_demo(files: list[Path], classes: int, count: int, folder: Path, cons
     """Print images per second of the demo models in the job, and without Ray."""
     models = find_models(MethodOptions(clip=DEMO, diffusion=DEMO))
     words = tuple(VocabularyClass(f"class {number}", (f"class {number}",)) for number in range(classes))
-    spec = models.spec(VocabularyRequest(words, (), ("{}",), ready=None).embed(models.clip), "fp32")
+    spec = models.spec(VocabularyRequest(words, (), ("{}",), ready=None).embed(models.clip, "release"), "fp32")
     rate, _ = measure_job(spec, count, folder, console)
     cliper = spec.build(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     prepared = [spec.inputs.prepare(decode_rgb(path.read_bytes()), seed) for seed, path in enumerate(files[:32])]

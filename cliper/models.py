@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from open_clip.pretrained import get_pretrained_cfg
 from safetensors import SafetensorError
 
-from cliper.settings import EncoderDefaults, encoder_defaults
+from cliper.settings import EncoderDefaults, OpenDefaults, encoder_defaults, open_defaults
 
 LOCAL_PREFIX = "local-dir:"
 DEMO = "demo"
@@ -68,6 +68,7 @@ class ClipSpec:
         mean, std: per channel, of pixels in 0 to 1.
         defaults: settings of the method that suit the model: from ``cliper_defaults`` in a local folder's
             ``open_clip_config.json``, else the published ones.
+        open_defaults: the same for preset ``open``, from ``cliper_open``.
         folder: local folder; None for a model of the hub.
         repository: the hub's repository; None for a local folder.
     """
@@ -78,6 +79,7 @@ class ClipSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     defaults: EncoderDefaults
+    open_defaults: OpenDefaults
     folder: str | None = None
     repository: str | None = None
 
@@ -154,6 +156,7 @@ def find_clip(name: str) -> ClipSpec:
         mean=channels(pretrained.get("mean") or open_clip.OPENAI_DATASET_MEAN),
         std=channels(pretrained.get("std") or open_clip.OPENAI_DATASET_STD),
         defaults=encoder_defaults(model_cfg["vision_cfg"]["patch_size"]),
+        open_defaults=open_defaults(model_cfg["vision_cfg"]["patch_size"]),
     )
 
 
@@ -165,14 +168,16 @@ def find_local_clip(name: str, folder: Path) -> ClipSpec:
         config = json.loads((folder / CLIP_CONFIG).read_text(encoding="utf-8"))
         model_cfg, preprocess = config["model_cfg"], config.get("preprocess_cfg", {})
         check_architecture(name, model_cfg)
-        published = encoder_defaults(model_cfg["vision_cfg"]["patch_size"])
+        patch_size_px = model_cfg["vision_cfg"]["patch_size"]
+        published, usual = vars(encoder_defaults(patch_size_px)), vars(open_defaults(patch_size_px))
         return ClipSpec(
             name=name,
             revision=folder_digest(folder, [CLIP_CONFIG, CLIP_WEIGHTS]),
             model_cfg=model_cfg,
             mean=channels(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN)),
             std=channels(preprocess.get("std", open_clip.OPENAI_DATASET_STD)),
-            defaults=EncoderDefaults(**(vars(published) | config.get("cliper_defaults", {}))),
+            defaults=EncoderDefaults(**(published | config.get("cliper_defaults", {}))),
+            open_defaults=OpenDefaults(**(usual | {"measured": ""} | config.get("cliper_open", {}))),
             folder=str(folder),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -2,9 +2,9 @@
 
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -22,9 +22,10 @@ from cluster.storage import open_location
 from jobs.common.exit_codes import run_job
 from jobs.common.options import MethodOptions
 from jobs.common.plan import PlanOptions, show_plan
-from jobs.common.request import find_models, read_vocabulary
+from jobs.common.request import Models, VocabularyRequest, find_models, read_vocabulary, synonymous_classes
+from schemas.embeddings import VocabularyEmbeddings
 from schemas.errors import JobFailedError, RequestError
-from schemas.manifest import labelling_manifest
+from schemas.manifest import Manifest, labelling_manifest
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,13 @@ class AnnotateOptions:
     """Folder, prefix, file or pattern with images: a local path or a URL such as s3://bucket/shards."""
     output: str
     """Folder or prefix for the results. The same command resumes there."""
-    method: MethodOptions
+    method: MethodOptions = field(default_factory=lambda: MethodOptions(preset="open"))
     vocab: str | None = None
     """Vocabulary: one class per line, or "name: query one; query two"."""
     background: str | None = None
-    """Background words: a file in the same format, or none (default: 25 common words)."""
+    """Background words: a file in the same format, +FILE to add its words to the packaged ones, or none (default: some
+    hundred common things with preset open, else the 25 words published for PASCAL VOC). With preset open, words that
+    mean the same as a class are left out."""
     text_embeddings: str | None = None
     """Precomputed text embeddings (safetensors), used instead of CLIP's text tower."""
     templates: str = "car"
@@ -73,7 +76,8 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
     """The job from request to summary."""
     started = time.monotonic()
     options.check()
-    vocabulary = read_vocabulary(options.vocab, options.background, options.templates, options.text_embeddings)
+    preset = options.method.preset
+    vocabulary = read_vocabulary(options.vocab, options.background, options.templates, options.text_embeddings, preset)
     output = Output(open_location(options.output, "--output"))
     corpus = list_corpus(
         open_location(options.input, "--input"), options.format, output.location, options.limit, options.limits
@@ -83,7 +87,7 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         input={"address": corpus.root.url, "format": corpus.format, "limit": options.limit},
         vocabulary=vocabulary.manifest(),
         models=models.manifest(),
-        settings=asdict(models.settings) | {"precision": options.method.precision},
+        settings=models.settings.document() | {"precision": options.method.precision},
     )
     output.check(manifest, options.overwrite)
     if output.is_finished() and not (options.overwrite or options.retry_failed):
@@ -96,14 +100,45 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         return
     corpus = replace(corpus, root=corpus.root.with_retries())
     with exclusive_run(output, manifest, console, options.overwrite) as output:
-        embeddings = output.read_embeddings() or vocabulary.embed(models.clip)
+        embeddings = output.read_embeddings() or vocabulary.embed(models.clip, preset)
         output.write_embeddings(embeddings)
+        manifest = with_facts(manifest, vocabulary, embeddings, models)
+        output.write("manifest.json", manifest.to_json().encode("utf-8"))
+        explain_words(manifest, embeddings, models, console)
         spec = models.spec(embeddings, options.method.precision)
         prepare = Preparer(spec.inputs, options.limits)
-        pipeline = Pipeline(corpus, prepare, spec, AnnotationEncoder(), manifest, output, options.cluster)
+        encoder = AnnotationEncoder(models.settings, embeddings.background_words)
+        pipeline = Pipeline(corpus, prepare, spec, encoder, manifest, output, options.cluster)
         stats = run_to_completion(pipeline, console, options.retry_failed)
         counts = summarize(output, vocabulary.class_names, stats, time.monotonic() - started, console)
         check_failures(counts, options.max_failed_fraction)
+
+
+def with_facts(
+    manifest: Manifest, vocabulary: VocabularyRequest, embeddings: VocabularyEmbeddings, models: Models
+) -> Manifest:
+    """The manifest with what follows from the embeddings: the background words that were left out."""
+    left_out = [word for word in vocabulary.background if word not in embeddings.background_words]
+    facts: dict[str, Any] = {"background_left_out": left_out}
+    if models.settings.preset == "open":
+        facts["probabilities_measured"] = models.clip.open_defaults.measured or "not measured"
+    return replace(manifest, derived=manifest.derived | facts)
+
+
+def explain_words(manifest: Manifest, embeddings: VocabularyEmbeddings, models: Models, console: Console) -> None:
+    """Say which words were left out, which classes mean the same, and whether probabilities are measured."""
+    lines = []
+    if left_out := manifest.derived["background_left_out"]:
+        lines.append(f"Left out of the background, because a class means the same: {', '.join(left_out)}")
+    for one, other in synonymous_classes(embeddings):
+        lines.append(f"Warning: the classes {one!r} and {other!r} mean the same. Make them queries of one class.")
+    if manifest.derived.get("probabilities_measured") == "not measured":
+        lines.append(
+            f"Probabilities of presence are not measured for {models.clip.name}: they follow from published thresholds "
+            f"(jobs/evaluate.py --preset open --calibrate fits them)"
+        )
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def summarize(output: Output, class_names: list[str], stats: RunStats, seconds: float, console: Console) -> Counts:

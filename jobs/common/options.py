@@ -42,7 +42,11 @@ def option(setting: Field) -> tuple[str, Any, Any]:
     kind: Any = setting.type
     about = setting.metadata["help"]
     if setting.name in OPEN_SETTINGS:
-        return setting.name, Annotated[kind | None, tyro.conf.arg(help=f"{about} (default: {setting.default:g}).")], None
+        return (
+            setting.name,
+            Annotated[kind | None, tyro.conf.arg(help=f"{about} (default: {setting.default:g}).")],
+            None,
+        )
     if setting.name == "compensation":
         default = "product, without a diffusion model guided with preset open, else none"
         return setting.name, Annotated[kind | None, tyro.conf.arg(help=f"{about} (default: {default}).")], None
@@ -105,13 +109,15 @@ class MethodOptions(GivenSettings):
         if self.preset == "open" and self.profile is not None:
             raise ValueError("--profile is for --preset release: preset open needs none")
         if self.preset == "open" and file.classes:
-            raise ValueError("the settings file has thresholds for classes, which are for --preset release: calibrate again")
-        unused, instead = CLASS_THRESHOLDS, OPEN_SETTINGS
-        if self.preset != "open":
-            unused, instead = instead, unused
-        for name, other in zip(unused, instead, strict=False):
-            if getattr(self, name, None) is not None or name in file.settings:
-                raise ValueError(f"{flag(name)} has no effect with --preset {self.preset}: use {flag(other)}")
+            raise ValueError(
+                "the settings file has thresholds for classes, which are for --preset release: calibrate again"
+            )
+        if self.preset != "open" and not file.settings.keys().isdisjoint(OPEN_SETTINGS):
+            raise ValueError("the settings file was calibrated for --preset open")
+        for pair in zip(CLASS_THRESHOLDS, OPEN_SETTINGS, strict=False):
+            unused, used = pair if self.preset == "open" else reversed(pair)
+            if getattr(self, unused) is not None or unused in file.settings:
+                raise ValueError(f"{flag(unused)} has no effect with --preset {self.preset}: use {flag(used)}")
 
     def resolve_compensation(self) -> Compensation:
         """The way in which maps are sharpened, if there is a diffusion model or not."""

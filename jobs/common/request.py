@@ -1,25 +1,31 @@
 """The checks of a labelling request before Ray starts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from cliper.loading import check_diffusion, embed_empty_prompt, load_text_encoder
 from cliper.models import ClipSpec, DiffusionSpec, ModelError, find_clip, find_diffusion
-from cliper.published import Benchmark
-from cliper.settings import CLASS_THRESHOLDS, EncoderDefaults, MethodSettings
-from cliper.text import TEMPLATE_SETS, embed_phrases, parse_templates
+from cliper.pipeline import needs_diffusion
+from cliper.published import Benchmark, profile_settings
+from cliper.settings import CLASS_THRESHOLDS, EncoderDefaults, MethodSettings, OpenDefaults, Preset
+from cliper.text import TEMPLATE_SETS, embed_phrases, parse_templates, same_meaning
 from cluster.actors import CliperSpec
 from cluster.storage import STORAGE_ERRORS, open_location, storage_problem
 from jobs.common.options import MethodOptions
 from schemas.embeddings import VocabularyEmbeddings, embeddings_from_bytes
 from schemas.errors import RequestError
 from schemas.settings_file import SettingsFile, parse_settings_file
-from schemas.vocabulary import VocabularyClass, default_background, parse_background, parse_vocabulary
+from schemas.vocabulary import VocabularyClass, packaged_background, parse_background, parse_vocabulary
 
 Parsed = TypeVar("Parsed")
+WORLD_WORDS = 50
+"""Words that a vocabulary with its background must have before their mean says what all phrases have in common."""
+IDENTICAL = 0.999
+"""Cosine from which two phrases mean the same in a smaller vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +56,19 @@ class VocabularyRequest:
             "embeddings_sha256": self.ready.sha256 if self.ready else None,
         }
 
-    def embed(self, clip: ClipSpec) -> VocabularyEmbeddings:
+    def embed(self, clip: ClipSpec, preset: Preset) -> VocabularyEmbeddings:
         """Embed the vocabulary, on a GPU of this machine if there is one. Embeddings from a file stay as they are.
+
+        With preset ``open``, background words that mean the same as a class are left out.
 
         Raises:
             RequestError: the text tower cannot be loaded.
         """
-        if self.ready is not None:
-            return self.ready
+        embeddings = self.ready or self.embed_words(clip)
+        return without_synonyms(embeddings) if preset == "open" else embeddings
+
+    def embed_words(self, clip: ClipSpec) -> VocabularyEmbeddings:
+        """Embed all words; errors as for `embed`."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             encode, tokenize = load_text_encoder(clip, device)
@@ -71,6 +82,32 @@ class VocabularyRequest:
             background=rows[len(queries) :],
             background_words=self.background,
         )
+
+
+def without_synonyms(embeddings: VocabularyEmbeddings) -> VocabularyEmbeddings:
+    """Leave out the background words that mean the same as one of the classes' queries, by name or by embedding."""
+    names = {name.casefold() for name in embeddings.row_names}
+    synonyms = set(np.flatnonzero(meanings(embeddings, embeddings.background).any(axis=0)).tolist())
+    words = enumerate(embeddings.background_words)
+    kept = [index for index, word in words if index not in synonyms and word.casefold() not in names]
+    kept_words = tuple(embeddings.background_words[index] for index in kept)
+    return replace(embeddings, background=embeddings.background[kept], background_words=kept_words)
+
+
+def synonymous_classes(embeddings: VocabularyEmbeddings) -> list[tuple[str, str]]:
+    """Pairs of classes with queries that mean the same."""
+    first, second = np.nonzero(meanings(embeddings, embeddings.classes))
+    names = embeddings.row_names
+    pairs = ((names[i], names[j]) for i, j in zip(first, second, strict=True) if i < j and names[i] != names[j])
+    return list(dict.fromkeys(pairs))
+
+
+def meanings(embeddings: VocabularyEmbeddings, others: np.ndarray) -> np.ndarray:
+    """Whether each of the classes' queries means the same as each of some other rows, bool [queries, others]."""
+    world = np.concatenate([embeddings.classes, embeddings.background])
+    if len(world) < WORLD_WORDS:
+        return embeddings.classes @ others.T >= IDENTICAL
+    return same_meaning(*map(torch.from_numpy, (embeddings.classes, others, world))).numpy()
 
 
 @dataclass(frozen=True)
@@ -123,9 +160,11 @@ def find_models(
     try:
         clip = find_clip(options.clip)
         defaults = benchmark.encoder(clip.patch_size_px) if benchmark else clip.defaults
-        settings = options.resolve(defaults, file, class_names)
+        if options.profile is not None:
+            defaults = replace(defaults, **profile_settings(options.profile, clip.patch_size_px))
+        settings = options.resolve(defaults, clip.open_defaults, file, class_names)
         settings.check_encoder(clip.blocks, clip.patch_size_px)
-        if settings.compensation == "none":
+        if not needs_diffusion(settings):
             return Models(clip, None, settings, file)
         diffusion = find_diffusion(options.diffusion)
         side_px = check_diffusion(diffusion, settings)
@@ -142,7 +181,7 @@ def read_settings_file(address: str | None, class_names: Sequence[str]) -> Setti
     """
     if address is None:
         return SettingsFile()
-    types = {setting.name: setting.type for setting in fields(EncoderDefaults)}
+    types = {setting.name: setting.type for setting in (*fields(EncoderDefaults), *fields(OpenDefaults))}
     file = parse_text("--settings", address, lambda text: parse_settings_file(text, types, CLASS_THRESHOLDS))
     if file.classes and class_names and file.classes.keys().isdisjoint(class_names):
         raise RequestError(f"--settings {address} has thresholds for classes, and none of them is in the vocabulary")
@@ -150,9 +189,9 @@ def read_settings_file(address: str | None, class_names: Sequence[str]) -> Setti
 
 
 def read_vocabulary(
-    vocab: str | None, background: str | None, templates: str, text_embeddings: str | None
+    vocab: str | None, background: str | None, templates: str, text_embeddings: str | None, preset: Preset
 ) -> VocabularyRequest:
-    """Read the vocabulary from its files.
+    """Read the vocabulary from its files. The packaged background words depend on the preset.
 
     With an embeddings file, the vocabulary file is optional. It then selects and orders classes of the embeddings.
 
@@ -167,13 +206,10 @@ def read_vocabulary(
         classes = classes or tuple(VocabularyClass(name, (name,)) for name in ready.class_names)
         return VocabularyRequest(classes, ready.background_words, (), ready)
     assert classes is not None
-    match background:
-        case None:
-            words = default_background()
-        case "none":
-            words = ()
-        case address:
-            words = parse_text("--background", address, parse_background)
+    words = () if background == "none" else packaged_background("world" if preset == "open" else "voc")
+    if background is not None and background != "none":
+        own = parse_text("--background", background.removeprefix("+"), parse_background)
+        words = tuple(dict.fromkeys([*words, *own])) if background.startswith("+") else own
     return VocabularyRequest(classes, words, read_templates(templates), ready=None)
 
 

@@ -77,6 +77,15 @@ def mean_average_precision(
     return sum(precisions) / max(len(precisions), 1)
 
 
+def calibration_error(probabilities: Float[np.ndarray, " *shape"], present: Shaped[np.ndarray, " *shape"]) -> float:
+    """Expected calibration error: mean distance of probabilities from frequencies, in ten bins of probability."""
+    import torch  # here, because it takes seconds to import
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    flat = torch.from_numpy(probabilities.ravel()), torch.from_numpy(present.ravel() > 0)
+    return float(binary_calibration_error(*flat, n_bins=10, norm="l1"))
+
+
 def precision_recall_f1(hits: np.ndarray, found: np.ndarray, positives: np.ndarray | int) -> Float[np.ndarray, "3 ..."]:
     """Precision, recall and F1 from counts, stacked; NaN where undefined."""
     with np.errstate(invalid="ignore"):

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 from cliper.models import ClipSpec
 from cliper.published import Benchmark, find_benchmark
-from cliper.settings import MethodSettings
+from cliper.settings import MethodSettings, Preset
 from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled
 from cluster.corpus.limits import Limits
 from cluster.storage import open_location
 from jobs.common.request import VocabularyRequest, parse_text, read_embeddings, read_templates
 from schemas.errors import RequestError
-from schemas.vocabulary import VocabularyClass, default_background, parse_vocabulary
+from schemas.vocabulary import VocabularyClass, packaged_background, parse_vocabulary
 
 FOLDER = "folder"
 ENCODERS = {(16, 12): "ViT-B/16", (14, 24): "ViT-L/14"}
@@ -50,7 +50,9 @@ class Dataset:
         corpus = replace(self.labelled.corpus, shards=self.labelled.corpus.shards[start::step])
         return replace(self, labelled=replace(self.labelled, corpus=corpus))
 
-    def vocabulary(self, clip: ClipSpec, templates: str | None, text_embeddings: str | None) -> VocabularyRequest:
+    def vocabulary(
+        self, clip: ClipSpec, templates: str | None, text_embeddings: str | None, preset: Preset
+    ) -> VocabularyRequest:
         """The vocabulary, in the published templates if none are given.
 
         Raises:
@@ -60,7 +62,7 @@ class Dataset:
             ready = read_embeddings(text_embeddings, self.class_names)
             return VocabularyRequest(self.classes, ready.background_words, (), ready)
         if self.benchmark is None:
-            background = default_background() if self.background else ()
+            background = packaged_background("world" if preset == "open" else "voc") if self.background else ()
             return VocabularyRequest(self.classes, background, read_templates(templates or "car"), ready=None)
         chosen = templates or self.benchmark.encoder(clip.patch_size_px).templates
         return VocabularyRequest(self.classes, self.benchmark.background_queries, read_templates(chosen), ready=None)
@@ -68,7 +70,7 @@ class Dataset:
     def published(self, clip: ClipSpec, settings: MethodSettings) -> float | None:
         """The published mean IoU in percent for this encoder and these settings; None if there is none."""
         encoder = ENCODERS.get((clip.patch_size_px, clip.blocks))
-        if self.benchmark is None or encoder is None:
+        if self.benchmark is None or encoder is None or settings.preset == "open":
             return None
         sliding = "sliding_" if settings.sliding_crop_px and settings.preset == "release" else ""
         full = "without_refinement" if settings.compensation == "none" else "full"

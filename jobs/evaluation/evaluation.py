@@ -4,13 +4,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cliper.settings import Preset, presence_probability
 from cluster.corpus.prepare import Preparer
 from cluster.encoders import CountsEncoder
 from cluster.output.folder import Output
 from cluster.output.lease import exclusive_run
 from cluster.run import Pipeline, run_to_completion
 from cluster.storage import open_location
-from jobs.evaluation.calibration import choose_background_thresholds, choose_score_thresholds
+from jobs.common.statistics import calibration_error
+from jobs.evaluation.calibration import choose_background_thresholds, choose_score_thresholds, fit_presence
 from jobs.evaluation.datasets import Dataset
 from jobs.evaluation.figures import EvaluationCounts, Figures, count_rows, figures_of
 from jobs.evaluation.methods import find_method
@@ -40,7 +42,8 @@ class Evaluation:
     ) -> None:  # fmt: skip
         self.title, self.options, self.dataset, self.winners = title, options, dataset, winners
         self.method = find_method(options.method, options.models, options.proxy, dataset, file)
-        self.vocabulary = dataset.vocabulary(self.method.clip, options.templates, options.text_embeddings)
+        self.preset: Preset = options.models.preset if options.method == "cliper" else "release"
+        self.vocabulary = dataset.vocabulary(self.method.clip, options.templates, options.text_embeddings, self.preset)
         self.manifest = self.request()
         self.output = Output(open_location(options.output, "--output") / self.manifest.fingerprint[:16])
         self.output.check(self.manifest, overwrite=False)
@@ -81,7 +84,7 @@ class Evaluation:
 
     def pipeline(self, output: Output) -> Pipeline:
         labelled, options = self.dataset.labelled.with_retries(), self.options
-        embeddings = output.read_embeddings() or self.vocabulary.embed(self.method.clip)
+        embeddings = output.read_embeddings() or self.vocabulary.embed(self.method.clip, self.preset)
         output.write_embeddings(embeddings)
         spec = self.method.spec(embeddings)
         prepare = Preparer(spec.inputs, labelled.corpus.limits, labelled, self.dataset.background)
@@ -96,29 +99,65 @@ class Evaluation:
 
 
 def calibrate(options: EvaluateOptions, dataset: Dataset, target: Path, console: Console) -> list[Figures]:
-    """Look for thresholds on every other image, and try them on the rest.
+    """Fit on every other image, and try the result on the rest. Written is only what is better there.
+
+    Preset ``open``: the curve from scores to probabilities. Other presets: thresholds of every class.
 
     Returns:
-        Figures of the rest, with the settings as they were and with the new thresholds.
+        Figures of the rest, with the settings as they were and with the new ones.
     """
     if len(dataset.labelled.corpus.shards) < 2:
         raise RequestError("--calibrate needs at least two images")
     sample, rest = dataset.part(0, 2), dataset.part(1, 2)
     before = Evaluation("the other half as it was", options, rest)
     first = Evaluation("half of the images", options, sample).run(console)
-    method = before.method
-    file = choose_score_thresholds(method.file, dataset.class_names, first, method.settings["score_threshold"])
-    if options.calibrate_for == "miou":
-        second = Evaluation("the same with thresholds on scores", options, sample, file, winners=True)
-        counts = second.run(console)
-        file = choose_background_thresholds(file, dataset.class_names, second.output, counts)
+    is_open = before.preset == "open"
+    fit = fitted_presence if is_open else fitted_thresholds
+    file = fit(options, before, sample, first, console)
     after = Evaluation("the other half, calibrated", options, rest, file)
     results = [request.figures(console) for request in (before, after)]
-    old, new = (getattr(figures, options.calibrate_for) for figures in results)
-    if new > old:
-        target.write_text(file.to_json(), encoding="utf-8")
-        said = f"Calibrated: {old:.1f} -> {new:.1f} on the other half. Written: {target}"
+    if is_open:
+        old, new = (calibration_error_of(request, console) for request in (before, after))
+        better, said = new < old, f"calibration error {old:.3f} -> {new:.3f}"
     else:
-        said = f"Not better on the other half ({old:.1f} -> {new:.1f}): nothing was written. Try more images."
+        old, new = (getattr(figures, options.calibrate_for) for figures in results)
+        better, said = new > old, f"{old:.1f} -> {new:.1f}"
+    if better:
+        target.write_text(file.to_json(), encoding="utf-8")
+        said = f"Calibrated: {said} on the other half. Written: {target}"
+    else:
+        said = f"Not better on the other half ({said}): nothing was written. Try more images."
     console.print(said, highlight=False)
     return results
+
+
+def fitted_presence(
+    options: EvaluateOptions, before: Evaluation, sample: Dataset, counts: EvaluationCounts, console: Console
+) -> SettingsFile:
+    """The settings file with the curve from scores to probabilities that fits a labelled sample.
+
+    Raises:
+        RequestError: every image of the sample shows every class, or none shows one.
+    """
+    present = counts.present[:, : len(sample.classes)] > 0
+    if present.all() or not present.any():
+        raise RequestError("--calibrate needs images that show some of the classes and lack others")
+    return SettingsFile(before.method.file.settings | fit_presence(counts.scores, present))
+
+
+def fitted_thresholds(
+    options: EvaluateOptions, before: Evaluation, sample: Dataset, counts: EvaluationCounts, console: Console
+) -> SettingsFile:
+    """The settings file with the thresholds of every class that fit a labelled sample."""
+    method, names = before.method, sample.class_names
+    file = choose_score_thresholds(method.file, names, counts, method.settings["score_threshold"])
+    if options.calibrate_for == "miou":
+        second = Evaluation("the same with thresholds on scores", options, sample, file, winners=True)
+        file = choose_background_thresholds(file, names, second.output, second.run(console))
+    return file
+
+
+def calibration_error_of(request: Evaluation, console: Console) -> float:
+    counts, settings = request.run(console), request.method.settings
+    probabilities = presence_probability(counts.scores, settings["presence_midpoint"], settings["presence_slope"])
+    return calibration_error(probabilities, counts.present)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from cliper.baselines import BaselineMethod, BaselineSettings
 from cliper.models import ClipSpec, ModelError
 from cliper.proxy import proxy_patch_size_px
-from cliper.settings import class_thresholds
 from cluster.actors import BaselineSpec, SegmenterSpec
 from jobs.common.options import MethodOptions
 from jobs.common.request import find_models
@@ -61,14 +60,14 @@ def find_method(
     Raises:
         RequestError: a model cannot be found or a setting does not fit.
     """
-    changes: dict[str, Any] = {} if name == "cliper" else {"diffusion": "none"}
+    changes: dict[str, Any] = {} if name == "cliper" else {"diffusion": "none", "preset": "release"}
     models = find_models(replace(options, **changes), dataset.class_names, dataset.benchmark, file)
     classes, settings, precision = len(dataset.classes), models.settings, options.precision
     if name == "cliper":
-        thresholds = class_thresholds(settings.class_score_thresholds, settings.score_threshold, classes)
+        thresholds = settings.score_thresholds(classes)
         spec = partial(models.spec, precision=precision)
         published = dataset.published(models.clip, settings)
-        return Method(models.clip, models.manifest(), asdict(settings), models.file, spec, thresholds, published)
+        return Method(models.clip, models.manifest(), settings.document(), models.file, spec, thresholds, published)
     given = {"logit_scale": options.logit_scale, "background_threshold": options.background_threshold}
     chosen = {setting: value for setting, value in given.items() if value is not None}
     defaults = {"background_threshold": 0.1 if dataset.background else 0.0}
