@@ -1,17 +1,18 @@
 """Quality on vocabularies that nobody tuned for: words drawn at random from the classes of a labelled folder.
 
-A vocabulary is 1, 2, 5, 20 or 80 of the classes. The other classes are available as background words: preset ``open``
-gets all that do not mean the same as a word of the vocabulary, preset ``release`` those that are among its own
+A vocabulary has 1, 2, 5, 20 or 80 of the classes. The other classes are available as background words. Preset ``open``
+gets all that do not mean the same as a word of the vocabulary. Preset ``release`` gets those that are among its own
 background words. Everything else has its default. Classes are drawn from those that cover 0.2 % of at least
-``--in-images`` images; for large vocabularies from all that occur.
+``--in-images`` images, and for larger vocabularies from all that occur.
 
-Run it from the repository root: ``python -m benchmarks.any_words --images DIR --masks DIR --classes FILE``. Masks are
-index masks: 0 and 255 do not count, c is the c-th class.
+Run it from the repository root: ``python -m benchmarks.any_words --images DIR --masks DIR --classes FILE``. In index
+masks 0 and 255 do not count, and c is the c-th class.
 """
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,30 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cliper.compensation import guided, refine
-from cliper.fusion import fuse
-from cliper.pipeline import Cliper, Maps, Prediction, channels_first
-from cliper.preprocess import Prepared
+from cliper.pipeline import Cliper, Features, Prediction
+from cliper.preprocess import InputSpec
 from cliper.settings import Preset
-from cluster.actors import CliperSpec
+from cluster.actors import CliperSpec, build_queries
+from cluster.corpus.ground_truth import IGNORED
 from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.corpus.prepare import PREPARED_SCHEMA, Preparer, read_prepared
 from cluster.corpus.sources import read_shard
 from cluster.encoders import truth_of
 from jobs.common.options import DEFAULT_CLIP, DEFAULT_DIFFUSION, MethodOptions
-from jobs.common.request import find_models, leave_out
+from jobs.common.request import find_models, without_synonyms
 from jobs.common.statistics import (
     best_thresholds,
     calibration_error,
     intersection_over_union,
     mean_average_precision,
+    precision_recall_f1,
     threshold_figures,
 )
 from jobs.evaluation.datasets import Dataset, find_folder
 from schemas.embeddings import VocabularyEmbeddings
+from schemas.errors import RequestError
+from schemas.rows import Status
+from schemas.runs import labels_from_runs
 from schemas.vocabulary import packaged_background
 
 PRESETS: tuple[Preset, ...] = ("release", "open")
@@ -74,6 +78,8 @@ class AnyWordsOptions:
     """Vocabularies of each size."""
     in_images: int = 4
     """Images that a class must be seen in to be drawn."""
+    first_classes: int | None = None
+    """Draw only from so many first classes of the list, such as the 80 things of COCO."""
     part: tuple[int, int] = (0, 1)
     """First image and step: 1 2 takes every other image from the second on."""
     seed: int = 0
@@ -84,28 +90,36 @@ class AnyWordsOptions:
     """SVG file for the figures and the reliability of the probabilities."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Draw:
-    """A vocabulary and the models' view of it.
+    """A vocabulary, and what was found with it.
 
     Attributes:
-        words: class indices of the data set.
+        words: class indices of the data set, ascending.
         cliper: the method with this vocabulary.
+        pixels: int64 [3, words]: hits, true pixels and predicted pixels of each word, over all images.
+        scores, found: per image the words' scores, and whether each has a mask.
     """
 
     preset: Preset
-    words: tuple[int, ...]
+    words: np.ndarray
     cliper: Cliper
-
-
-@dataclass
-class Outcome:
-    """What a draw's rows say; arrays have one row per image."""
-
+    pixels: np.ndarray
     scores: list[np.ndarray]
     found: list[np.ndarray]
-    pixels: np.ndarray
-    """int64 [3, words]: pixels that are and are predicted, that are, that are predicted."""
+
+    def add(self, prediction: Prediction, truth: np.ndarray) -> None:
+        """Count one image; ``truth`` holds c + 1 for class c of the data set, or `IGNORED`."""
+        runs, labels = prediction.runs, len(self.words) + 1
+        predicted = labels_from_runs(runs.starts, runs.labels, runs.image_hw)
+        counted = truth != IGNORED
+        word = np.zeros(IGNORED, np.int64)
+        word[self.words + 1] = np.arange(1, labels)
+        pairs = word[truth[counted]] * labels + predicted[counted]
+        confusion = np.bincount(pairs, minlength=labels**2).reshape(labels, labels)
+        self.pixels += np.stack([confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)])[:, 1:]
+        self.scores.append(prediction.scores)
+        self.found.append(np.isin(np.arange(1, labels), runs.labels))
 
 
 def main(options: AnyWordsOptions) -> None:
@@ -119,15 +133,10 @@ def main(options: AnyWordsOptions) -> None:
     )
     shares = np.stack([class_shares(truth_of(row), len(dataset.classes)) for row in rows])
     draws = draw_vocabularies(options, dataset, specs, shares)
-    outcomes = [Outcome([], [], np.zeros((3, len(draw.words)), np.int64)) for draw in draws]
     for row in track(rows, "labelling", console=console):
-        label_image(row, specs["open"].inputs, draws, outcomes)
-    results = []
-    for preset, size in product(PRESETS, options.sizes):
-        own = [
-            pair for pair in zip(draws, outcomes, strict=True) if (pair[0].preset, len(pair[0].words)) == (preset, size)
-        ]
-        results += [figures(preset, size, own, shares)] if own else []
+        label_image(row, specs["open"].inputs, draws)
+    by_case = {case: [draw for draw in draws if (draw.preset, len(draw.words)) == case] for case in cases(options)}
+    results = [figures(own, shares) for own in by_case.values() if own]
     show(results, console)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
@@ -135,12 +144,16 @@ def main(options: AnyWordsOptions) -> None:
         plot(results, options.figure)
 
 
+def cases(options: AnyWordsOptions) -> Iterator[tuple[Preset, int]]:
+    return product(PRESETS, options.sizes)
+
+
 def specification(options: AnyWordsOptions, dataset: Dataset, preset: Preset) -> CliperSpec:
     """A preset's models and settings, with all classes as its vocabulary."""
     method = MethodOptions(clip=options.clip, diffusion=options.diffusion, preset=preset)
     models = find_models(method, dataset.class_names)
-    vocabulary = dataset.vocabulary(models.clip, None, options.text_embeddings)
-    return models.spec(vocabulary.embed(models.clip), "auto")
+    vocabulary = dataset.vocabulary(models.clip, None, options.text_embeddings, preset)
+    return models.spec(vocabulary.embed_words(models.clip), "auto")
 
 
 def prepared_rows(dataset: Dataset, spec: CliperSpec) -> Iterator[dict[str, Any]]:
@@ -160,50 +173,129 @@ def prepared_rows(dataset: Dataset, spec: CliperSpec) -> Iterator[dict[str, Any]
 
 def class_shares(truth: np.ndarray, classes: int) -> np.ndarray:
     """Share of an image's pixels that each class covers."""
-    return np.bincount(truth.ravel(), minlength=IGNORED + 1)[1 : classes + 1] / truth.size
+    return np.bincount(truth.ravel(), minlength=classes + 1)[1 : classes + 1] / truth.size
 
 
 def draw_vocabularies(
     options: AnyWordsOptions, dataset: Dataset, specs: dict[Preset, CliperSpec], shares: np.ndarray
 ) -> list[Draw]:
-    """The vocabularies of all sizes, the same ones for every preset."""
+    """The vocabularies of all sizes, the same ones for every preset. Sizes above the number of classes are left out."""
+    shares = shares[:, : options.first_classes]
     frequent = np.flatnonzero((shares > LEAST_SHARE).sum(axis=0) >= options.in_images)
     occurring = np.flatnonzero(shares.any(axis=0))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     built = {preset: spec.build(device) for preset, spec in specs.items()}
     draws = []
     for size in options.sizes:
-        rng = np.random.default_rng([options.seed, size])
         pool = frequent if size <= len(frequent) else occurring
-        for words in (np.sort(rng.permutation(pool)[:size]) for _ in range(options.draws)):
+        if size > len(pool):
+            continue
+        rng = np.random.default_rng([options.seed, size])
+        for words in (np.sort(rng.choice(pool, size, replace=False)) for _ in range(options.draws)):
+            names = [dataset.class_names[word] for word in words]
             for preset, spec in specs.items():
-                names = [dataset.class_names[word] for word in words]
                 queries = build_queries(with_background(spec.embeddings, names, preset), preset)
-                whole = built[preset]
-                draws.append(Draw(preset, words, Cliper(whole.tower, queries, spec.settings, whole.diffusion)))
+                method = Cliper(built[preset].tower, queries, spec.settings, built[preset].diffusion)
+                draws.append(Draw(preset, words, method, np.zeros((3, size), np.int64), [], []))
     return draws
 
 
 def with_background(embeddings: VocabularyEmbeddings, names: Sequence[str], preset: Preset) -> VocabularyEmbeddings:
-    """Some classes of a data set as a vocabulary, the others as its background."""
+    """Some classes of a data set as a vocabulary, and others as its background."""
     others = [name for name in embeddings.class_names if name not in names]
     if preset == "release":
         others = [name for name in others if name in packaged_background("voc")]
-    background = embeddings.select(others)
-    chosen = replace(embeddings.select(names), background=background.classes, background_words=background.row_names)
-    return leave_out_synonyms(chosen) if preset == "open" else chosen
+    rest = embeddings.select(others)
+    vocabulary = replace(embeddings.select(names), background=rest.classes, background_words=rest.row_names)
+    return without_synonyms(vocabulary) if preset == "open" else vocabulary
 
 
-def label_image(row: dict[str, Any], inputs: InputSpec, draws: Sequence[Draw], outcomes: Sequence[Outcome]) -> None:
-    """Label an image with every vocabulary. What does not depend on the words is computed once for each preset."""
+def label_image(row: dict[str, Any], inputs: InputSpec, draws: Sequence[Draw]) -> None:
+    """Label an image with every vocabulary. What does not depend on the words is computed once per preset."""
     prepared = read_prepared(pa.Table.from_pylist([row], schema=PREPARED_SCHEMA), inputs)
     truth = truth_of(row)
     features: dict[Preset, Features] = {}
-    for draw, outcome in zip(draws, outcomes, strict=True):
+    for draw in draws:
         if draw.preset not in features:
             features[draw.preset] = draw.cliper.features(prepared)
-        maps = draw.cliper.maps_of(features[draw.preset])
-        (prediction,) = draw.cliper.read_out(maps, prepared)
-        runs = prediction.runs
-        found = labels_from_runs(runs.starts, runs.labels, runs.image_hw)
-        confusion = np.bincount(...)
+        maps = draw.cliper.maps_of(features[draw.preset], prepared)
+        draw.add(draw.cliper.read_out(maps, prepared)[0], truth)
+
+
+def figures(draws: Sequence[Draw], shares: np.ndarray) -> dict[str, Any]:
+    """Figures of the draws of one size, in percent. Decisions of all draws are counted together."""
+    scores, found = (np.concatenate([np.stack(of).ravel() for of in column]) for column in (
+        [draw.scores for draw in draws], [draw.found for draw in draws],
+    ))  # fmt: skip
+    share = np.concatenate([shares[:, draw.words].ravel() for draw in draws])
+    present = share > 0
+    precision, recall, f1 = precision_recall_f1((found & present).sum(), found.sum(), present.sum())
+    best = best_thresholds(scores, present)[:1]
+    mious = [np.nanmean(intersection_over_union(*draw.pixels)) for draw in draws]
+    f1s = [
+        precision_recall_f1((of & (shares[:, draw.words] > 0)).sum(), of.sum(), (shares[:, draw.words] > 0).sum())[2]
+        for draw, of in ((draw, np.stack(draw.found)) for draw in draws)
+    ]
+    maps = [mean_average_precision(np.stack(draw.scores), shares[:, draw.words] > 0) for draw in draws]
+    result = {
+        "f1": f1, "f1_spread": np.nanstd(f1s), "best_f1": threshold_figures(scores, present, best)[2, 0],
+        "precision": precision, "recall": recall, "recall_large": found[share > LARGE_SHARE].mean(),
+        "map": np.mean(maps), "miou": np.mean(mious), "miou_spread": np.std(mious),
+    }  # fmt: skip
+    percent: dict[str, Any] = {name: round(100 * float(value), 1) for name, value in result.items()}
+    probabilities = draws[0].cliper.settings.probabilities(scores)
+    if probabilities is not None:
+        percent["calibration_error"] = round(calibration_error(probabilities, present), 4)
+        percent["reliability"] = reliability(probabilities, present)
+    return {"preset": draws[0].preset, "words": len(draws[0].words), "draws": len(draws), **percent}
+
+
+def reliability(probabilities: np.ndarray, present: np.ndarray) -> list[tuple[float, float, int]]:
+    """For ten bins of probability: mean probability, frequency of presence, and number of decisions."""
+    of_bin = np.minimum((probabilities * 10).astype(int), 9)
+    bins = (of_bin == number for number in range(10))
+    return [(float(probabilities[own].mean()), float(present[own].mean()), int(own.sum())) for own in bins if own.any()]
+
+
+COLUMNS = {
+    "words": "words", "preset": "preset", "f1": "F1", "f1_spread": "±", "best_f1": "best F1", "precision": "precision",
+    "recall": "recall", "recall_large": "recall > 1 %", "map": "mAP", "miou": "mIoU", "miou_spread": "±",
+    "calibration_error": "calibration error",
+}  # fmt: skip
+
+
+def show(results: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print the figures; ± is the standard deviation over draws."""
+    table = Table(*COLUMNS.values())
+    for result in sorted(results, key=lambda result: result["words"]):
+        table.add_row(*(str(result.get(name, "")) for name in COLUMNS))
+    console.print(table)
+
+
+def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """F1 and mean IoU by size of the vocabulary, and the reliability of the probabilities."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    for preset, colour in zip(PRESETS, ("tab:gray", "tab:blue"), strict=True):
+        own = [result for result in results if result["preset"] == preset]
+        words = [str(result["words"]) for result in own]
+        for axis, name, title in zip(axes, ("f1", "miou"), ("F1 of presence, %", "mean IoU, %"), strict=False):
+            axis.errorbar(
+                words, [result[name] for result in own], [result[f"{name}_spread"] for result in own],
+                color=colour, label=preset, marker="o", capsize=3,
+            )  # fmt: skip
+            axis.set(title=title, xlabel="words in the vocabulary", ylim=(0, None))
+    axes[0].legend(title="preset")
+    axes[2].plot([0, 1], [0, 1], color="tab:gray", linewidth=1)
+    for result in results:
+        if "reliability" in result:
+            said, true, _ = zip(*result["reliability"], strict=True)
+            axes[2].plot(said, true, marker=".", label=f"{result['words']} words")
+    axes[2].set(title="share of images that show the class", xlabel="probability of presence", xlim=(0, 1), ylim=(0, 1))
+    axes[2].legend()
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(AnyWordsOptions, description=__doc__))
