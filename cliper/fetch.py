@@ -9,7 +9,6 @@ from huggingface_hub import snapshot_download
 from cliper.models import (
     CLIP_WEIGHTS,
     DIFFUSION_PARTS,
-    HUB_ERRORS,
     ClipSpec,
     DiffusionSpec,
     ModelError,
@@ -38,7 +37,7 @@ def fetch(clip: ClipSpec, diffusion: DiffusionSpec | None) -> None:
             download(clip.repository, clip.revision, [CLIP_WEIGHTS])
         if diffusion is not None and diffusion.folder is None:
             download(split_revision(diffusion.name)[0], diffusion.revision, files_of(DIFFUSION_PARTS))
-    except HUB_ERRORS as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"weights cannot be fetched: {one_line(error)}") from error
 
 

@@ -34,8 +34,9 @@ def check_diffusion(spec: DiffusionSpec, settings: MethodSettings) -> int:
         unet = UNet2DConditionModel.load_config(**spec.source(), subfolder="unet")
         vae = AutoencoderKL.load_config(**spec.source(), subfolder="vae")
         with torch.device("meta"):
-            check_head(UNet2DConditionModel.from_config(unet), settings)
-        return input_side_px(unet, vae)
+            model = UNet2DConditionModel.from_config(unet)
+            check_head(model, settings)
+            return input_side_px(model.config, AutoencoderKL.from_config(vae).config)
 
 
 def load_vision_tower(spec: ClipSpec, device: torch.device, dtype: torch.dtype) -> VisionTower:
@@ -114,8 +115,8 @@ def embed_empty_prompt(spec: DiffusionSpec) -> Float[Tensor, "1 text_tokens text
         if spec.folder is not None and (Path(spec.folder) / EMPTY_PROMPT_FILE).is_file():
             return load_file(Path(spec.folder) / EMPTY_PROMPT_FILE)["empty_prompt"]
         if spec.folder is not None and not has_text_encoder(Path(spec.folder)):
-            unet = json.loads((Path(spec.folder) / "unet" / "config.json").read_text(encoding="utf-8"))
-            return torch.zeros(1, 77, unet["cross_attention_dim"])
+            unet = UNet2DConditionModel.load_config(**spec.source(), subfolder="unet")
+            return torch.zeros(1, 77, unet.get("cross_attention_dim"))
         tokenizer = CLIPTokenizer.from_pretrained(**spec.source(), subfolder="tokenizer")
         encoder = CLIPTextModel.from_pretrained(**spec.source(), subfolder="text_encoder", use_safetensors=True).eval()
     tokens = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")

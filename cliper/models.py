@@ -13,11 +13,11 @@ from typing import Any
 
 import open_clip
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HFValidationError
 from open_clip.pretrained import get_pretrained_cfg
 from safetensors import SafetensorError
 
-from cliper.settings import EncoderDefaults, OpenDefaults, encoder_defaults, open_defaults
+from cliper.settings import OPEN_MEASURED, EncoderDefaults, OpenDefaults, encoder_defaults, open_defaults
 
 LOCAL_PREFIX = "local-dir:"
 DEMO = "demo"
@@ -34,9 +34,9 @@ DEFAULT_CLIP_TAGS = {
     "ViT-g-14": "laion2b_s34b_b88k",
 }
 DIFFUSION_PARTS = ("vae", "unet", "scheduler")
-HUB_ERRORS = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)
-UNUSABLE = (*HUB_ERRORS, SafetensorError, AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
-"""What the hub, safetensors and the models' libraries raise for models that do not exist, do not fit or are damaged."""
+UNUSABLE = (OSError, SafetensorError, AssertionError, RuntimeError, TypeError, ValueError)
+"""What the hub, safetensors and the models' libraries raise for models that do not exist, do not fit or are damaged.
+torch, open_clip and timm assert that a layer's width fits its number of heads."""
 
 
 class ModelError(ValueError):
@@ -148,16 +148,9 @@ def find_clip(name: str) -> ClipSpec:
         )
     check_architecture(name, model_cfg)
     repository = "/".join(pretrained["hf_hub"].split("/")[:2])
-    return ClipSpec(
-        name=name,
-        revision=hub_commit(f"CLIP model {name!r}", repository, revision),
-        model_cfg=model_cfg,
-        repository=repository,
-        mean=channels(pretrained.get("mean") or open_clip.OPENAI_DATASET_MEAN),
-        std=channels(pretrained.get("std") or open_clip.OPENAI_DATASET_STD),
-        defaults=encoder_defaults(model_cfg["vision_cfg"]["patch_size"]),
-        open_defaults=open_defaults(model_cfg["vision_cfg"]["patch_size"]),
-    )
+    commit = hub_commit(f"CLIP model {name!r}", repository, revision)
+    measured = {"measured": OPEN_MEASURED} if (architecture, tag) == ("ViT-B-16", "openai") else {}
+    return clip_spec(name, commit, model_cfg, pretrained, {"cliper_open": measured}, repository=repository)
 
 
 def find_local_clip(name: str, folder: Path) -> ClipSpec:
@@ -166,24 +159,26 @@ def find_local_clip(name: str, folder: Path) -> ClipSpec:
             raise ModelError(f"CLIP model {name!r} has no file {required}: give an open_clip model folder")
     try:
         config = json.loads((folder / CLIP_CONFIG).read_text(encoding="utf-8"))
-        model_cfg, preprocess = config["model_cfg"], config.get("preprocess_cfg", {})
-        check_architecture(name, model_cfg)
-        patch_size_px = model_cfg["vision_cfg"]["patch_size"]
-        published, usual = vars(encoder_defaults(patch_size_px)), vars(open_defaults(patch_size_px))
-        return ClipSpec(
-            name=name,
-            revision=folder_digest(folder, [CLIP_CONFIG, CLIP_WEIGHTS]),
-            model_cfg=model_cfg,
-            mean=channels(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN)),
-            std=channels(preprocess.get("std", open_clip.OPENAI_DATASET_STD)),
-            defaults=EncoderDefaults(**(published | config.get("cliper_defaults", {}))),
-            open_defaults=OpenDefaults(**(usual | {"measured": ""} | config.get("cliper_open", {}))),
-            folder=str(folder),
-        )
+        check_architecture(name, config["model_cfg"])
+        digest = folder_digest(folder, [CLIP_CONFIG, CLIP_WEIGHTS])
+        pixels = config.get("preprocess_cfg", {})
+        return clip_spec(name, digest, config["model_cfg"], pixels, config, folder=str(folder))
+    except ModelError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, ModelError):
-            raise
         raise ModelError(f"CLIP model {name!r} has an unreadable {CLIP_CONFIG}: {error!r}") from error
+
+
+def clip_spec(
+    name: str, revision: str, model_cfg: dict[str, Any], pixels: dict[str, Any], config: dict[str, Any], **place: str
+) -> ClipSpec:
+    """A model with OpenAI's pixel statistics and the encoder's settings, except for what is given."""
+    mean = channels(pixels.get("mean") or open_clip.OPENAI_DATASET_MEAN)
+    std = channels(pixels.get("std") or open_clip.OPENAI_DATASET_STD)
+    patch_size_px = model_cfg["vision_cfg"]["patch_size"]
+    defaults = EncoderDefaults(**(vars(encoder_defaults(patch_size_px)) | config.get("cliper_defaults", {})))
+    for_any_words = OpenDefaults(**(vars(open_defaults(patch_size_px)) | config.get("cliper_open", {})))
+    return ClipSpec(name, revision, model_cfg, mean, std, defaults, for_any_words, **place)
 
 
 def channels(values: Sequence[float]) -> tuple[float, float, float]:
@@ -212,17 +207,15 @@ def find_diffusion(name: str) -> DiffusionSpec:
     if not name.startswith(LOCAL_PREFIX) and not folder.is_dir():
         repository, revision = split_revision(name)
         return DiffusionSpec(name, hub_commit(f"diffusion model {name!r}", repository, revision), folder=None)
-    missing = [part for part in DIFFUSION_PARTS if not (folder / part).is_dir()]
-    if missing:
-        raise ModelError(f"diffusion model {name!r} has no folder {missing[0]}/: give a folder in diffusers' layout")
-    for part in ("vae", "unet"):
-        if not list((folder / part).glob("*.safetensors")):
+    for part in DIFFUSION_PARTS:
+        if not (folder / part).is_dir():
+            raise ModelError(f"diffusion model {name!r} has no folder {part}/: give a folder in diffusers' layout")
+        if part != "scheduler" and not list((folder / part).glob("*.safetensors")):
             raise ModelError(f"diffusion model {name!r} has no safetensors weights in {part}/")
     folder = folder.resolve()
-    files = sorted(
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in {".safetensors", ".json"}
-    )
-    return DiffusionSpec(name, folder_digest(folder, files), str(folder))
+    paths = (path for path in folder.rglob("*") if path.suffix in {".safetensors", ".json"})
+    digest = folder_digest(folder, sorted(str(path.relative_to(folder)) for path in paths))
+    return DiffusionSpec(name, digest, str(folder))
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -237,7 +230,7 @@ def hub_commit(what: str, repository: str, revision: str | None) -> str:
     except Exception as online_error:  # which library's HTTP errors come out depends on the hub client's version
         try:
             return Path(snapshot_download(repository, revision=revision, allow_patterns=[], local_files_only=True)).name
-        except HUB_ERRORS:
+        except (OSError, HFValidationError):
             raise ModelError(
                 f"{what} was not found: the model hub has no {repository} at this revision or cannot be reached "
                 f"({type(online_error).__name__}), and no copy is in the local cache"

@@ -96,7 +96,10 @@ def build_proxy(name: str) -> tuple[VisionTransformer, Path | None]:
     for required in (PROXY_CONFIG, PROXY_WEIGHTS):
         if not (folder / required).is_file():
             raise ValueError(f"there is no file {required}: give a timm folder with safetensors")
-    return check_plain(timm.create_model(f"{LOCAL_PREFIX}{folder}", **PROXY_OPTIONS)), folder
+    try:
+        return check_plain(timm.create_model(f"{LOCAL_PREFIX}{folder}", **PROXY_OPTIONS)), folder
+    except KeyError as error:
+        raise ValueError(f"{PROXY_CONFIG} has no {error}") from error
 
 
 def check_plain(model: nn.Module) -> VisionTransformer:
@@ -120,7 +123,7 @@ def download_weights(config: dict[str, Any]) -> Path:
 
     Raises:
         ValueError: timm knows no weights of this name in the hub.
-        OSError: the hub cannot be reached or has no safetensors file (one of `cliper.models.HUB_ERRORS`).
+        OSError: the hub cannot be reached or has no safetensors file.
     """
     if not config["hf_hub_id"]:
         raise ValueError(f"the model hub has no weights under this name (there are some for {DEFAULT_PROXY})")

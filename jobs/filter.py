@@ -1,8 +1,9 @@
 """Select images by the classes that are present or absent. Write a table, copy the images, or show score statistics.
 
-A condition is a class name, one of > >= < <= and a number, in quotes: "dog>0.6". Names may contain spaces and commas.
-Scores are compared as 32-bit floats. SQL may use every column of the rows except the masks. It may also call
-score('dog') and area('dog'), the share of the image that the class covers:
+A condition is a class name, which must have a mask: dog. Or it is a class name, one of > >= < <= and a number, in
+quotes: "dog>0.6". Names may contain spaces and commas. Scores are compared as 32-bit floats. SQL may use every column
+of the rows except the masks. It may also call score('dog'), probability('dog') (rows of preset open) and area('dog'),
+the share of the image that the class covers:
 --where "score('dog') > 2 * score('cat') AND width >= 640".
 """
 
@@ -34,11 +35,11 @@ class FilterOptions:
     output: str | None = None
     """Parquet file to write: image_id, uri, width, height and a column "score: CLASS" for each class mentioned."""
     require: Repeated = ()
-    """Conditions that must all hold: "dog>0.6"."""
+    """Conditions that must all hold: dog, or "dog>0.6"."""
     require_any: Repeated = ()
     """Groups of conditions with commas between them: "car>0.5,truck>0.5". One condition of each group must hold."""
     exclude: Repeated = ()
-    """Conditions that must not hold: "person>0.3"."""
+    """Conditions that must not hold: person, or "person>0.3"."""
     min_area: Repeated = ()
     """CLASS=SHARE: the class must cover at least this share of the image, such as dog=0.02."""
     where: str | None = None

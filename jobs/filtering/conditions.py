@@ -1,7 +1,7 @@
-"""Conditions on classes, parsed from text such as ``dog>0.6``, ``car>0.5,truck>0.5`` or ``dog=0.02``, and as SQL.
+"""Conditions on classes, from text such as ``dog``, ``dog>0.6``, ``car>0.5,truck>0.5`` or ``dog=0.02``, and as SQL.
 
-A condition is a class name, one of ``> >= < <=`` and a number. A comma separates conditions only after a number, and
-the number follows the last operator. Names may therefore contain commas, spaces and operators.
+A condition is a class name alone, or a class name, one of ``> >= < <=`` and a number. A comma separates conditions only
+after a number, and the number follows the last operator. Names may therefore contain commas, spaces and operators.
 """
 
 import difflib
@@ -16,19 +16,21 @@ LARGEST_SCORE = 10.0
 """Scores start at 0 and rarely exceed 2. A larger threshold is a mistake, such as a percentage."""
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 CONDITION = re.compile(rf"\s*(?P<name>.+?)\s*(?P<operator>>=|<=|>|<)\s*(?P<number>{NUMBER})\s*(?:,|$)")
-CALL = re.compile(r"\b(?P<what>score|area)\s*\(\s*'(?P<name>(?:[^']|'')*)'\s*\)", re.IGNORECASE)
+CALL = re.compile(r"\b(?P<what>score|area|probability)\s*\(\s*'(?P<name>(?:[^']|'')*)'\s*\)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Compares a class's score, or its share of the image's area, with a number."""
+    """Compares a class's score, or its share of the image's area, with a number; or asks for its mask (``present``)."""
 
     name: str
-    operator: str
-    number: float
-    what: Literal["score", "area"] = "score"
+    operator: str = ""
+    number: float = 0
+    what: Literal["score", "area", "present"] = "score"
 
     def sql(self, class_names: Sequence[str]) -> str:
+        if self.what == "present":
+            return f"list_contains([a.category_id for a in annotations], {class_names.index(self.name) + 1})"
         number = f"{self.number!r}::FLOAT" if self.what == "score" else repr(self.number)
         return f"{quantity_sql(self.what, self.name, class_names)} {self.operator} {number}"
 
@@ -41,7 +43,7 @@ class Conditions:
         require: all of these hold.
         require_any: at least one of each group holds.
         exclude: none of these holds.
-        where: additional SQL condition. It may call ``score('NAME')`` and ``area('NAME')``.
+        where: additional SQL condition. It may call ``score('NAME')``, ``probability('NAME')`` and ``area('NAME')``.
     """
 
     require: tuple[Condition, ...] = ()
@@ -74,20 +76,24 @@ class Conditions:
 
 
 def parse_conditions(flag: str, text: str) -> tuple[Condition, ...]:
-    """Parse conditions on scores, separated by commas.
+    """Parse conditions on scores, separated by commas. A rest without a number is a class that must be present.
 
     Raises:
-        RequestError: a part is not a condition, or its number is out of range.
+        RequestError: the text is empty, or a number is out of range.
     """
     found: list[Condition] = []
     position = 0
     while position < len(text) or not found:
         match = CONDITION.match(text, position)
         if match is None:
-            raise RequestError(
-                f"{flag} {text!r}: {text[position:].strip()!r} is not a condition: write a class, one of "
-                f"> >= < <= and a number, such as dog>0.6"
-            )
+            name = text[position:].strip()
+            if not name or re.search("[<>]", name):
+                raise RequestError(
+                    f"{flag} {text!r}: {name!r} is not a condition: write a class, or a class, one of > >= < <= and a "
+                    f"number, such as dog>0.6"
+                )
+            found.append(Condition(name, what="present"))
+            break
         number = float(match["number"])
         if not 0 <= number <= LARGEST_SCORE:
             raise RequestError(f"{flag} {text!r}: scores are between 0 and {LARGEST_SCORE:g}, not {match['number']}")
@@ -136,9 +142,11 @@ def unquoted(call: re.Match[str]) -> str:
 
 
 def quantity_sql(what: str, name: str, class_names: Sequence[str]) -> str:
-    """SQL for a class's score, or for its share of the image's area (0 where it is absent)."""
+    """SQL for a class's score or probability, or for its share of the image's area (0 where it is absent)."""
     category_id = class_names.index(name) + 1
     if what == "score":
         return f"class_scores[{category_id}]"
+    if what == "probability":
+        return f"class_probabilities[{category_id}]"
     pixels = f"list_sum([a.area for a in annotations if a.category_id = {category_id}])"
     return f"(coalesce({pixels}, 0) / (width::BIGINT * height))"

@@ -83,7 +83,11 @@ def select_images(labels: Labels, conditions: Conditions, target: Location | Non
 def columns_for(labels: Labels, conditions: Conditions) -> tuple[pa.Schema, list[str]]:
     """The columns that conditions may use, and the names to read for them. Annotations are read only if used."""
     fields, columns = [ROW_SCHEMA.field(name) for name in COLUMNS], list(COLUMNS)
-    if re.search(r"\bannotations\b", conditions.sql(labels.class_names), re.IGNORECASE):
+    sql = conditions.sql(labels.class_names)
+    if re.search(r"\bclass_probabilities\b", sql, re.IGNORECASE):
+        fields.append(ROW_SCHEMA.field("class_probabilities"))
+        columns.append("class_probabilities")
+    if re.search(r"\bannotations\b", sql, re.IGNORECASE):
         light = pa.struct([ANNOTATION.field(name) for name in ANNOTATION_FIELDS])
         fields.append(pa.field("annotations", pa.list_(light)))
         columns += [f"annotations.list.element.{name}" for name in ANNOTATION_FIELDS]

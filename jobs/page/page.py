@@ -4,7 +4,6 @@ import base64
 import io
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -32,65 +31,43 @@ LMS_TO_RGB = np.array([
 ])  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Thumbnail:
-    """A sample image, reduced.
-
-    Attributes:
-        image_id: the id in its row.
-        address: a ``data:`` URL of the thumbnail.
-        width, height: size of the thumbnail in pixels.
-        original: width and height of the image in pixels.
-        found: for each class found its index from 0, score and share of the area, highest score first.
-        near_misses: the same for classes not found, without a share.
-        overlay: label map in the thumbnail's size, one byte per pixel, zlib, base64. 0 is background, n is the n-th
-            entry of ``overlay_classes``.
-        overlay_classes: class indices from 0.
-    """
-
-    image_id: str
-    address: str
-    width: int
-    height: int
-    original: tuple[int, int]
-    found: list[tuple[int, float, float]]
-    near_misses: list[tuple[int, float, None]]
-    overlay: str
-    overlay_classes: list[int]
-
-    @property
-    def name(self) -> str:
-        """The last part of the id."""
-        return self.image_id.rpartition("/")[2] or self.image_id
-
-    def data(self) -> dict[str, Any]:
-        """The data for the page's script. The address is in the HTML already."""
-        return {name: value for name, value in asdict(self).items() if name != "address"}
-
-
-def make_thumbnail(row: Row, image: Image.Image, longer_side_px: int) -> Thumbnail:
-    """Reduce an image and its masks.
+def make_thumbnail(row: Row, image: Image.Image, longer_side_px: int) -> dict[str, Any]:
+    """Reduce an image and its masks, for the page and its script.
 
     Args:
         row: the image's row, with annotations.
         image: RGB; it is reduced in place.
         longer_side_px: longer side of the thumbnail. Smaller images keep their size.
+
+    Returns:
+        A sample image:
+
+        * ``image_id`` as in the row, and ``original``, width and height of the image in pixels;
+        * ``address``, a ``data:`` URL of the thumbnail, and its ``width`` and ``height`` in pixels;
+        * ``found``: for each class found its index from 0, score and share of the area, highest score first;
+        * ``near_misses``: the same for classes not found, without a share;
+        * ``overlay``: label map in the thumbnail's size, one byte per pixel, zlib, base64. 0 is background, n is the
+          n-th entry of ``overlay_classes``, which are class indices from 0.
     """
     image.thumbnail((longer_side_px, longer_side_px), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=WEBP_QUALITY)
-    address = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
     area = row["width"] * row["height"]
     found = [(entry["category_id"] - 1, entry["score"], entry["area"] / area) for entry in row["annotations"]]
     present = {index for index, _, _ in found}
     others = [index for index in np.argsort(row["class_scores"])[::-1].tolist() if index not in present]
     overlay, overlay_classes = overlay_of(row, image.size)
-    return Thumbnail(
-        row["image_id"], address, image.width, image.height, (row["width"], row["height"]),
-        sorted(found, key=lambda entry: -entry[1]),
-        [(index, row["class_scores"][index], None) for index in others[:NEAR_MISSES]],
-        overlay, overlay_classes,
-    )  # fmt: skip
+    return {
+        "image_id": row["image_id"],
+        "address": f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}",
+        "width": image.width,
+        "height": image.height,
+        "original": (row["width"], row["height"]),
+        "found": sorted(found, key=lambda entry: -entry[1]),
+        "near_misses": [(index, row["class_scores"][index], None) for index in others[:NEAR_MISSES]],
+        "overlay": overlay,
+        "overlay_classes": overlay_classes,
+    }
 
 
 def overlay_of(row: Row, size: tuple[int, int]) -> tuple[str, list[int]]:
@@ -122,7 +99,7 @@ def render_page(
     labels: Labels,
     summary: dict[str, Any],
     counts: Counts,
-    thumbnails: Sequence[Thumbnail],
+    thumbnails: Sequence[dict[str, Any]],
     unreadable: Sequence[Unreadable],
 ) -> str:
     """The page as HTML. Text from rows and manifest is escaped.
@@ -131,7 +108,7 @@ def render_page(
         labels: the output. Its manifest describes the request.
         summary: the job's summary; empty if there is none.
         counts: counts of all rows.
-        thumbnails: the sample images.
+        thumbnails: the sample images, from `make_thumbnail`.
         unreadable: samples that cannot be shown.
     """
     environment = Environment(
@@ -139,22 +116,30 @@ def render_page(
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"thousands": "{:,}".format, "percent": percent}
-    names, images_by_class = labels.class_names, counts.images_by_class.tolist()
+    names = labels.class_names
+    facts_of_classes = zip(names, class_colours(len(names)), counts.images_by_class.tolist(), strict=True)
     classes = [
-        {"index": index, "name": name, "colour": colour, "images": images_by_class[index]}
-        for index, (name, colour) in enumerate(zip(names, class_colours(len(names)), strict=True))
+        {"index": index, "name": name, "colour": colour, "images": images}
+        for index, (name, colour, images) in enumerate(facts_of_classes)
     ]
+    failures = [
+        {"status": status, "images": images, "example": counts.example_errors[status]}
+        for status, images in counts.by_status.most_common()
+        if status in counts.example_errors
+    ]
+    settings = labels.manifest.get("settings", {})
+    own, common = settings.get("class_score_thresholds", ()), settings.get("score_threshold")
     data = {
         "classes": [{"name": entry["name"], "colour": entry["colour"]} for entry in classes],
-        "thresholds": thresholds(labels),
+        "thresholds": class_thresholds(own, common, len(names)),
         "histograms": counts.histograms.transpose(1, 0, 2).tolist(),
         "binWidth": 1 / BINS_PER_UNIT,
-        "images": [thumbnail.data() for thumbnail in thumbnails],
+        "images": [{name: fact for name, fact in image.items() if name != "address"} for image in thumbnails],
     }
     return environment.get_template("report.html.j2").render(
         labels=labels, counts=counts, facts=facts(labels.manifest, summary), data=data, classes=classes,
-        by_images=sorted(classes, key=lambda entry: -entry["images"]), failures=failures(counts),
-        sampled_classes=sorted({index for thumbnail in thumbnails for index, _, _ in thumbnail.found}),
+        by_images=sorted(classes, key=lambda entry: -entry["images"]), failures=failures,
+        sampled_classes=sorted({index for image in thumbnails for index, _, _ in image["found"]}),
         thumbnails=thumbnails, unreadable=unreadable,
     )  # fmt: skip
 
@@ -162,22 +147,6 @@ def render_page(
 def percent(share: float) -> str:
     """``0.1234`` as ``12.3 %``. Small positive shares are never shown as zero."""
     return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
-
-
-def failures(counts: Counts) -> list[dict[str, Any]]:
-    """Kinds of failures, most frequent first, each with an example."""
-    return [
-        {"status": status, "images": images, "example": counts.example_errors[status]}
-        for status, images in counts.by_status.most_common()
-        if status in counts.example_errors
-    ]
-
-
-def thresholds(labels: Labels) -> list[float | None]:
-    """For every class the score above which it counts as present; None if the manifest has none."""
-    settings = labels.manifest.get("settings", {})
-    common = settings.get("score_threshold")
-    return list(class_thresholds(settings.get("class_score_thresholds", ()), common, len(labels.class_names)))
 
 
 def facts(manifest: dict[str, Any], summary: dict[str, Any]) -> dict[str, dict[str, str]]:

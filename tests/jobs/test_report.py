@@ -274,9 +274,9 @@ def test_the_overlay_of_a_large_vocabulary_has_its_classes() -> None:
         entry["category_id"] += 900
     row["class_scores"] = [0.1] * 1000
     thumbnail = make_thumbnail(row, Image.fromarray(draw(0, HEIGHT, WIDTH).image), 320)
-    assert (thumbnail.width, thumbnail.height) == (WIDTH, HEIGHT)
-    positions = np.frombuffer(zlib.decompress(base64.b64decode(thumbnail.overlay)), np.uint8)
-    categories = np.array([-1, *thumbnail.overlay_classes])[positions].reshape(HEIGHT, WIDTH)
+    assert (thumbnail["width"], thumbnail["height"]) == (WIDTH, HEIGHT)
+    positions = np.frombuffer(zlib.decompress(base64.b64decode(thumbnail["overlay"])), np.uint8)
+    categories = np.array([-1, *thumbnail["overlay_classes"]])[positions].reshape(HEIGHT, WIDTH)
     assert (categories == draw(0, HEIGHT, WIDTH).labels.astype(int) + 899).all()
 
 
