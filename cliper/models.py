@@ -149,7 +149,7 @@ def find_clip(name: str) -> ClipSpec:
     check_architecture(name, model_cfg)
     repository = "/".join(pretrained["hf_hub"].split("/")[:2])
     commit = hub_commit(f"CLIP model {name!r}", repository, revision)
-    measured = {"measured": OPEN_MEASURED} if (architecture, tag) == ("ViT-B-16", "openai") else {}
+    measured = {"measured": OPEN_MEASURED} if architecture == "ViT-B-16-quickgelu" else {}
     return clip_spec(name, commit, model_cfg, pretrained, {"cliper_open": measured}, repository=repository)
 
 

@@ -4,7 +4,7 @@ The command line (`jobs.common.options`), settings files (`schemas.settings_file
 (`cliper.published`) follow from these fields.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
@@ -200,6 +200,12 @@ class MethodSettings(EncoderDefaults):
         """The settings that the preset uses, for the manifest."""
         unused = CLASS_THRESHOLDS if self.preset == "open" else OPEN_SETTINGS
         return {name: value for name, value in asdict(self).items() if name not in unused}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "MethodSettings":
+        """The settings that `document` gave. Other entries are passed over."""
+        known = {setting.name: document[setting.name] for setting in fields(cls) if setting.name in document}
+        return cls(**(dict.fromkeys(CLASS_THRESHOLDS, 0.0) | known))
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray | None:
         """The probability that an image shows a class, for every score; see `OpenDefaults`. None for other presets.

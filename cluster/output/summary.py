@@ -14,6 +14,11 @@ from cluster.output.rows import map_rows_files
 from schemas.rows import Status
 
 MOST_FREQUENT = 10
+MOST_WORDS = 20
+WORD_HINTS = {
+    "never_found": "Found nowhere (other words, or a lower presence threshold, may help: docs/words.md)",
+    "always_found": "Found in every image (the word may be too general)",
+}
 COUNTED_COLUMNS = ["status", "annotations.list.element.category_id"]
 
 
@@ -57,6 +62,10 @@ def summary_document(
         "failed": counts.images - counts.ok,
         "by_status": dict(counts.by_status.most_common()),
         "images_by_class": {class_names[category - 1]: n for category, n in counts.by_category.most_common()},
+        "never_found": [name for index, name in enumerate(class_names, 1) if not counts.by_category[index]],
+        "always_found": [
+            name for index, name in enumerate(class_names, 1) if counts.by_category[index] == counts.ok > 1
+        ],
         "new_images": new_images,
         "seconds": round(seconds, 3),
         "bytes_read": bytes_read,
@@ -82,5 +91,11 @@ def show_summary(summary: dict[str, Any], where: str, console: Console) -> None:
     new_images, seconds = summary["new_images"], summary["seconds"]
     speed = f"{new_images / seconds:.2f} images per second" if seconds else ""
     console.print(Group(images, classes) if classes.row_count else images)
+    for found, hint in WORD_HINTS.items():
+        if words := summary[found]:
+            listed = ", ".join(words[:MOST_WORDS]) + (
+                f" and {len(words) - MOST_WORDS:,} more" * (len(words) > MOST_WORDS)
+            )
+            console.print(f"{hint}: {listed}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"Last run: {new_images:,} images in {seconds:,.1f} s, {speed}", highlight=False)
     console.print(f"Output: {where}", highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from cliper.settings import class_thresholds
+from cliper.settings import MethodSettings
 from cluster.output.rows import Labels
 from jobs.common.counts import BINS_PER_UNIT, Counts
 from jobs.page.images import Row, Unreadable
@@ -44,8 +44,10 @@ def make_thumbnail(row: Row, image: Image.Image, longer_side_px: int) -> dict[st
 
         * ``image_id`` as in the row, and ``original``, width and height of the image in pixels;
         * ``address``, a ``data:`` URL of the thumbnail, and its ``width`` and ``height`` in pixels;
-        * ``found``: for each class found its index from 0, score and share of the area, highest score first;
-        * ``near_misses``: the same for classes not found, without a share;
+        * ``found``: for each class found its index from 0, score, share of the area and None, highest score first;
+        * ``near_misses``: the same for classes not found, without a share, and with the background word that each lost
+          to, if there is one;
+        * ``probabilities`` of all classes, or None;
         * ``overlay``: label map in the thumbnail's size, one byte per pixel, zlib, base64. 0 is background, n is the
           n-th entry of ``overlay_classes``, which are class indices from 0.
     """
@@ -53,8 +55,9 @@ def make_thumbnail(row: Row, image: Image.Image, longer_side_px: int) -> dict[st
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=WEBP_QUALITY)
     area = row["width"] * row["height"]
-    found = [(entry["category_id"] - 1, entry["score"], entry["area"] / area) for entry in row["annotations"]]
-    present = {index for index, _, _ in found}
+    found = [(entry["category_id"] - 1, entry["score"], entry["area"] / area, None) for entry in row["annotations"]]
+    present = {index for index, *_ in found}
+    lost_to = {entry["category_id"] - 1: entry["background"] for entry in row["lost_to"] or ()}
     others = [index for index in np.argsort(row["class_scores"])[::-1].tolist() if index not in present]
     overlay, overlay_classes = overlay_of(row, image.size)
     return {
@@ -64,7 +67,10 @@ def make_thumbnail(row: Row, image: Image.Image, longer_side_px: int) -> dict[st
         "height": image.height,
         "original": (row["width"], row["height"]),
         "found": sorted(found, key=lambda entry: -entry[1]),
-        "near_misses": [(index, row["class_scores"][index], None) for index in others[:NEAR_MISSES]],
+        "near_misses": [
+            (index, row["class_scores"][index], None, lost_to.get(index)) for index in others[:NEAR_MISSES]
+        ],
+        "probabilities": row["class_probabilities"],
         "overlay": overlay,
         "overlay_classes": overlay_classes,
     }
@@ -127,11 +133,13 @@ def render_page(
         for status, images in counts.by_status.most_common()
         if status in counts.example_errors
     ]
-    settings = labels.manifest.get("settings", {})
-    own, common = settings.get("class_score_thresholds", ()), settings.get("score_threshold")
+    settings = labels.manifest.get("settings")
+    thresholds = (
+        MethodSettings.from_document(settings).score_thresholds(len(names)) if settings else [None] * len(names)
+    )
     data = {
         "classes": [{"name": entry["name"], "colour": entry["colour"]} for entry in classes],
-        "thresholds": class_thresholds(own, common, len(names)),
+        "thresholds": thresholds,
         "histograms": counts.histograms.transpose(1, 0, 2).tolist(),
         "binWidth": 1 / BINS_PER_UNIT,
         "images": [{name: fact for name, fact in image.items() if name != "address"} for image in thumbnails],
@@ -139,7 +147,7 @@ def render_page(
     return environment.get_template("report.html.j2").render(
         labels=labels, counts=counts, facts=facts(labels.manifest, summary), data=data, classes=classes,
         by_images=sorted(classes, key=lambda entry: -entry["images"]), failures=failures,
-        sampled_classes=sorted({index for image in thumbnails for index, _, _ in image["found"]}),
+        sampled_classes=sorted({index for image in thumbnails for index, *_ in image["found"]}),
         thumbnails=thumbnails, unreadable=unreadable,
     )  # fmt: skip
 

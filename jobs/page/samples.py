@@ -14,7 +14,9 @@ from jobs.common.counts import ScoredRows
 BEST_PER_CLASS = 8
 RANDOM_PER_CLASS = 15
 CHUNK_SIZE = 64
-ROW_COLUMNS = ("image_id", "uri", "shard", "width", "height", "class_scores", "annotations")
+ROW_COLUMNS = (
+    "image_id", "uri", "shard", "width", "height", "class_scores", "class_probabilities", "lost_to", "annotations",
+)  # fmt: skip
 ENTRY = np.dtype([("group", np.int64), ("key", np.float64), ("score", np.float32), ("row", np.int64)])
 
 

@@ -88,7 +88,7 @@ function arrange() {
 const viewer = byId("viewer");
 let viewed = null;
 
-function scoreRow([index, score, share]) {
+function scoreRow([index, score, share, lostTo]) {
   const { name, colour } = data.classes[index];
   const label = element("bdi", { textContent: name });
   let what = label;
@@ -102,7 +102,12 @@ function scoreRow([index, score, share]) {
   return element("tr", { className: share === null ? "soft" : "" },
     element("td", {}, what),
     element("td", { className: "number", textContent: score.toFixed(2) }),
-    element("td", { className: "number", textContent: share === null ? "not found" : `${(100 * share).toFixed(1)} %` }));
+    element("td", { className: "number", textContent: viewed.probabilities ? percent(viewed.probabilities[index]) : "" }),
+    element("td", { className: "number", textContent: share !== null ? percent(share) : lostTo ? `lost to: ${lostTo}` : "not found" }));
+}
+
+function percent(value) {
+  return `${(100 * value).toFixed(1)} %`;
 }
 
 function view(image) {
