@@ -4,14 +4,16 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 from rich.console import Console
 
+from cliper.published import profile_settings
 from cluster import session
 from cluster.corpus.limits import Limits
 from cluster.corpus.prepare import Preparer
-from cluster.corpus.sources import CorpusFormat, list_corpus
+from cluster.corpus.sources import CorpusFormat, list_corpus, sampled
 from cluster.encoders import AnnotationEncoder
 from cluster.output.folder import Output
 from cluster.output.lease import exclusive_run
@@ -23,6 +25,7 @@ from jobs.common.exit_codes import run_job
 from jobs.common.options import MethodOptions
 from jobs.common.plan import PlanOptions, show_plan
 from jobs.common.request import Models, VocabularyRequest, find_models, read_vocabulary, synonymous_classes
+from jobs.report import MAX_IMAGES, ReportOptions, report
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.errors import JobFailedError, RequestError
 from schemas.manifest import Manifest, labelling_manifest
@@ -52,6 +55,9 @@ class AnnotateOptions:
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
     limit: int | None = None
     """Maximum number of images to label, in the order of their names."""
+    trial: Annotated[int | None, tyro.conf.arg(name="try")] = None
+    """Label only about this many images, spread over the input, into OUTPUT-try, and write OUTPUT-try/report.html: a
+    look at what becomes of your words before a long run."""
     limits: Limits = field(default_factory=Limits)
     plan: PlanOptions = field(default_factory=PlanOptions)
     max_failed_fraction: float = 0.1
@@ -65,6 +71,10 @@ class AnnotateOptions:
         """Raises RequestError: a number makes no sense."""
         if self.limit is not None and self.limit < 1:
             raise RequestError(f"--limit must be at least 1, not {self.limit}")
+        if self.trial is not None and not 1 <= self.trial <= MAX_IMAGES:
+            raise RequestError(f"--try must be between 1 and {MAX_IMAGES}, not {self.trial}")
+        if self.trial is not None and self.limit is not None:
+            raise RequestError("--try and --limit do not go together: give one of them")
         self.cluster.check()
         self.limits.check()
         self.plan.check()
@@ -76,15 +86,23 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
     """The job from request to summary."""
     started = time.monotonic()
     options.check()
+    if options.trial is not None:
+        options = replace(options, output=f"{options.output.rstrip('/')}-try", overwrite=True)
     preset = options.method.preset
     vocabulary = read_vocabulary(options.vocab, options.background, options.templates, options.text_embeddings, preset)
     output = Output(open_location(options.output, "--output"))
     corpus = list_corpus(
         open_location(options.input, "--input"), options.format, output.location, options.limit, options.limits
     )
+    if options.trial is not None:
+        corpus = sampled(corpus, options.trial)
     models = find_models(options.method, vocabulary.class_names)
+    if options.method.profile is not None:
+        chosen = profile_settings(options.method.profile, models.clip.patch_size_px)
+        console.print(f"Profile {options.method.profile} sets {chosen}", highlight=False, soft_wrap=True)
     manifest = labelling_manifest(
-        input={"address": corpus.root.url, "format": corpus.format, "limit": options.limit},
+        input={"address": corpus.root.url, "format": corpus.format, "limit": options.limit}
+        | ({"try": options.trial} if options.trial else {}),
         vocabulary=vocabulary.manifest(),
         models=models.manifest(),
         settings=models.settings.document() | {"precision": options.method.precision},
@@ -111,7 +129,10 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         pipeline = Pipeline(corpus, prepare, spec, encoder, manifest, output, options.cluster)
         stats = run_to_completion(pipeline, console, options.retry_failed)
         counts = summarize(output, vocabulary.class_names, stats, time.monotonic() - started, console)
-        check_failures(counts, options.max_failed_fraction)
+    if options.trial is not None:
+        folder = output.location.url
+        report(ReportOptions(labels=folder, output=f"{folder}/report.html", pictures=options.trial), console)
+    check_failures(counts, options.max_failed_fraction)
 
 
 def with_facts(

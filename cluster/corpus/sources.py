@@ -156,6 +156,15 @@ def limited(corpus: Corpus, limit: int) -> Corpus:
     return replace(corpus, shards=tuple(shards))
 
 
+def sampled(corpus: Corpus, images: int) -> Corpus:
+    """About so many images, spread over the corpus: the first images of evenly spaced shards."""
+    count = min(images, len(corpus.shards))
+    chosen = [corpus.shards[number * len(corpus.shards) // count] for number in range(count)]
+    each = [(number + 1) * images // count - number * images // count for number in range(count)]
+    shards = (replace(shard, first_images=share) for shard, share in zip(chosen, each, strict=True))
+    return replace(corpus, shards=tuple(shards))
+
+
 def read_shard(corpus: Corpus, shard: Shard) -> Iterator[Record]:
     """The images of one file.
 
