@@ -18,6 +18,8 @@ GUIDE_SIDE_PX = 168
 GUIDE_RADIUS_PX = 8
 GUIDE_EPSILON = 1e-3
 """Variance of colours, from 0 to 1, below which the filter only smooths."""
+GUIDE_SUBSAMPLE = 4
+"""The filter's coefficients are computed at a quarter of the side (He and Sun 2015): as good, 16 times faster."""
 
 HeadQueriesAndKeys = Sequence[
     tuple[Float[Tensor, "layer_heads positions layer_width"], Float[Tensor, "layer_heads positions layer_width"]]
@@ -69,7 +71,7 @@ def guided(
     side_hw = [round(length * scale) for length in image.shape[2:]]
     guide = F.interpolate(image.float() / 255, side_hw, mode="bilinear", antialias=True)
     maps = F.interpolate(coarse[None], side_hw, mode="bilinear", align_corners=False)
-    return guided_blur(guide, maps, 2 * GUIDE_RADIUS_PX + 1, GUIDE_EPSILON)[0]
+    return guided_blur(guide, maps, 2 * GUIDE_RADIUS_PX + 1, GUIDE_EPSILON, subsample=GUIDE_SUBSAMPLE)[0]
 
 
 def spread(
