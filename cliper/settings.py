@@ -111,6 +111,7 @@ class OpenDefaults(CheckedSettings):
     logit_scale: float
     presence_midpoint: float = field(metadata={"range": (1e-6, 10.0)})
     presence_slope: float = field(metadata={"range": (1e-3, 100.0)})
+    outline_threshold: float = field(default=0.4, metadata={"range": (0.0, 1.0)})
     measured: str = ""
 
 
