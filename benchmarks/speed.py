@@ -4,12 +4,17 @@ Run it from the repository root: ``python -m benchmarks.speed --device cpu --cli
 """
 
 import csv
+import io
 import json
 import platform
+import resource
 import subprocess
+import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from multiprocessing import get_context
@@ -19,12 +24,29 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
+from PIL import Image, ImageFilter
 from rich.console import Console
 from rich.table import Table
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import Case, measure
+from benchmarks.full_size import build_diffusion, build_tower
+from cliper.coarse import Queries
+from cliper.fusion import fuse
+from cliper.pipeline import Cliper, channels_first, stage
+from cliper.preprocess import InputSpec
+from cliper.runs import Runs, find_runs
+from cliper.settings import MethodSettings
+from cliper.vision import VisionTower
+from cluster.actors import PRECISIONS
+from cluster.corpus.decode import decode_image
+from schemas.runs import annotations_from_runs, labels_from_runs
+from tests.reference import literal
 
+STAGES = ("preprocess", "clip", "vae", "unet", "compensation", "labels")
 VERSIONS = ("torch", "diffusers", "open_clip_torch")
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -62,17 +84,16 @@ def main(options: BenchmarkOptions) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 100
-    rows: list[dict[str, Any]] = []
-    size = (options.height_px, options.width_px, options.repeats)
+    rows: list[Row] = []
     axes = (options.clip, options.compensation, options.classes, options.batch_sizes)
     for clip, compensation, classes, batch_size in product(*(axis.split(",") for axis in axes)):
-        case = Case(options.device, clip, compensation, int(batch_size), int(classes), options.precision)
-        found: list[dict[str, Any]] = []
+        found: list[Row] = []
         labels: dict[str, np.ndarray] = {}
         for variant in ("literal", "fast"):  # the literal transcription first, because the package is compared with it
             if variant in options.variants.split(","):
+                case = (options, variant, clip, compensation, int(batch_size), int(classes))
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # its own peak memory
-                    measured, labels[variant] = process.submit(measure, case, variant, *size).result()
+                    measured, labels[variant] = process.submit(measure, *case).result()
                 same = float((labels[variant] == labels["literal"]).mean()) if "literal" in labels else None
                 found += [row | {"agreement": same} for row in measured]
         show(found, console)
@@ -83,7 +104,131 @@ def main(options: BenchmarkOptions) -> None:
         append(options.results, rows)
 
 
-def show(rows: list[dict[str, Any]], console: Console) -> None:
+def measure(
+    options: BenchmarkOptions, variant: str, clip: str, compensation: str, batch_size: int, classes: int
+) -> tuple[list[Row], np.ndarray]:
+    """Run a variant of a combination on smooth random images, whose noise depends on their number.
+
+    Returns:
+        * A row per stage. ``total`` is the whole method; ``decode`` and ``rle`` come on top. Memory is that of the GPU,
+          or of the process on a CPU; models included. The share of the floor compares the package with the time that
+          its products would take at the device's rate for large ones.
+        * The labels of the first image.
+    """
+    device, dtype, on_gpu = torch.device(options.device), PRECISIONS[options.precision], options.device == "cuda"
+    tower, defaults = build_tower(clip, device, dtype)
+    diffusion = build_diffusion(clip, device, dtype) if compensation != "none" else None
+    settings = MethodSettings(**vars(defaults) | {"compensation": compensation})
+    images = [some_image(options.height_px, options.width_px, number) for number in range(batch_size)]
+    cliper = Cliper(tower, some_queries(tower, settings, images[0], classes), settings, diffusion)
+    run, floor = partial(fast_run, cliper, images), 0.0
+    if variant == "literal":
+        run = partial(literal_run, cliper, literal.ClipWeights.of(tower), images)
+    else:
+        floor = products_seconds(run, device, dtype) / batch_size
+        if on_gpu and diffusion is not None:
+            diffusion.compile()  # as the actors do; after products were counted, which compiled code hides
+    if on_gpu:
+        run()  # warm
+    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
+    with torch.inference_mode(), profile(activities=activities, acc_events=True) as recorded:
+        runs = run()[0]
+        finish(device)
+    seconds = {"total": min(timed(run, device) for _ in range(options.repeats)) / batch_size}
+    events = recorded.key_averages()
+    for name in STAGES:
+        own = [event for event in events if event.key == f"cliper/{name}"]
+        microseconds = sum(event.device_time_total if on_gpu else event.cpu_time_total for event in own)
+        seconds[name] = microseconds / 1e6 / batch_size
+    if variant == "fast":
+        jpeg = io.BytesIO()
+        Image.fromarray(images[0]).save(jpeg, "JPEG", quality=90)
+        scores = np.ones(classes, np.float32)
+        encode = partial(annotations_from_runs, runs.starts, runs.labels, runs.image_hw, scores)
+        for name, step in (("decode", partial(decode_image, jpeg.getvalue())), ("rle", encode)):
+            seconds[name] = min(timed(step, torch.device("cpu")) for _ in range(10))
+    memory = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    rows = [
+        {
+            "variant": variant,
+            "stage": name,
+            "device": options.device,
+            "clip": clip,
+            "compensation": compensation,
+            "batch_size": batch_size,
+            "classes": classes,
+            "precision": options.precision,
+            "images_per_second": 1 / value,
+            "ms_per_image": 1e3 * value,
+            "peak_memory_gb": memory / 1e9,
+            "share_of_floor": floor / value if floor and name == "total" else None,
+        }
+        for name, value in seconds.items()
+        if value > 0
+    ]
+    return rows, labels_from_runs(runs.starts, runs.labels, runs.image_hw)
+
+
+def some_image(height: int, width: int, seed: int) -> np.ndarray:
+    """Soft blotches of colour."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).filter(ImageFilter.BLUR))
+
+
+@torch.inference_mode()
+def some_queries(tower: VisionTower, settings: MethodSettings, image: np.ndarray, classes: int) -> Queries:
+    """Classes and 25 background queries that a random tower tells apart: what sets patches off, and noise."""
+    clip = InputSpec(settings.shorter_side_px, tower.patch_size_px).prepare(Image.fromarray(image), seed=0).clip
+    pixels = tower.normalize(channels_first([clip], tower.device))
+    dense = fuse(tower, pixels, settings).dense[-1][0].cpu()
+    patches = torch.arange(classes + 25) * 7919 % len(dense)
+    rows = F.normalize(dense - dense.mean(dim=0), dim=-1)[patches]
+    rows = rows + torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)) / rows.shape[1] ** 0.5 / 2
+    rows = F.normalize(rows, dim=-1)
+    return Queries.build(rows[:classes], rows[classes:], torch.arange(classes))
+
+
+def fast_run(cliper: Cliper, images: list[np.ndarray]) -> list[Runs]:
+    """The package, from decoded images to runs."""
+    with stage("preprocess"):
+        prepared = [cliper.inputs.prepare(Image.fromarray(image), seed) for seed, image in enumerate(images)]
+    return [prediction.runs for prediction in cliper.predict(prepared)]
+
+
+def literal_run(cliper: Cliper, clip: literal.ClipWeights, images: list[np.ndarray]) -> list[Runs]:
+    """The literal transcription, on the same weights, one image after the other."""
+    rows, classes = cliper.queries.rows.to(cliper.tower.dtype), cliper.queries.classes
+    queries = (rows[:classes], rows[classes:-1], cliper.queries.class_of_row.tolist())
+    label_maps = []
+    for seed, image in enumerate(images):
+        noise = cliper.diffusion.noise(seed)[None] if cliper.diffusion else None
+        label_maps.append(literal.annotate(clip, queries, cliper.settings, image, cliper.diffusion, noise).labels)
+    return find_runs(label_maps)
+
+
+def timed(run: Callable[[], Any], device: torch.device) -> float:
+    started = time.perf_counter()
+    run()
+    finish(device)
+    return time.perf_counter() - started
+
+
+def finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def products_seconds(run: Callable[[], Any], device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds that a run's products would take if they all went at the rate of a large one."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        run()
+    side = 8192 if device.type == "cuda" else 2048
+    a, b = torch.randn(2, side, side, device=device, dtype=dtype)
+    rate = 2 * side**3 / min(timed(lambda: a @ b, device) for _ in range(5))
+    return counter.get_total_flops() / rate
+
+
+def show(rows: list[Row], console: Console) -> None:
     """Print the table of one combination, with ratios to the literal transcription."""
     title = "{clip} · compensation {compensation} · batch {batch_size} · {classes} classes · {precision} · {device}"
     table = Table(title=title.format(**rows[0]), title_justify="left", caption="fastest run", min_width=70)
@@ -105,7 +250,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
-def append(path: Path, rows: list[dict[str, Any]]) -> None:
+def append(path: Path, rows: list[Row]) -> None:
     """Append rows to a CSV file, with date, commit, machine and versions."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()

@@ -1,7 +1,6 @@
 """A training loop that survives a kill. A checkpoint holds everything that the next step depends on."""
 
 import os
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 WARM_UP_STEPS = 100
+ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,9 @@ def load(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> Tens
     """Load a checkpoint. Returns its loss curve."""
     tensors = load_file(path)
     model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
-    states: dict[int, dict[str, Tensor]] = defaultdict(dict)
-    for name in tensors:
-        if name.startswith("optimizer."):
-            _, parameter, key = name.split(".")
-            states[int(parameter)][key] = tensors[name]
+    states = {
+        number: {key: tensors[f"optimizer.{number}.{key}"] for key in ADAMW_STATE}
+        for number, _ in enumerate(model.parameters())
+    }
     optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
     return tensors["curve"]
