@@ -11,10 +11,9 @@ from cliper.models import (
     DIFFUSION_PARTS,
     ClipSpec,
     DiffusionSpec,
-    ModelError,
+    explaining,
     find_clip,
     find_diffusion,
-    one_line,
     split_revision,
 )
 
@@ -32,13 +31,11 @@ def fetch(clip: ClipSpec, diffusion: DiffusionSpec | None) -> None:
     Raises:
         ModelError: the hub does not answer, or the disk is full.
     """
-    try:
+    with explaining("weights cannot be fetched"):
         if clip.repository:
             download(clip.repository, clip.revision, [CLIP_WEIGHTS])
         if diffusion is not None and diffusion.folder is None:
             download(split_revision(diffusion.name)[0], diffusion.revision, files_of(DIFFUSION_PARTS))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"weights cannot be fetched: {one_line(error)}") from error
 
 
 def files_of(folders: tuple[str, ...]) -> list[str]:

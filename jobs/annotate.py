@@ -18,7 +18,7 @@ from cluster.encoders import AnnotationEncoder
 from cluster.output.folder import Output
 from cluster.output.lease import exclusive_run
 from cluster.output.summary import Counts, count_rows, show_summary, summary_document
-from cluster.run import Pipeline, RunStats, run_to_completion
+from cluster.run import Pipeline, run_to_completion
 from cluster.session import ClusterOptions
 from cluster.storage import open_location
 from jobs.common.exit_codes import run_job
@@ -128,7 +128,11 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         encoder = AnnotationEncoder(models.settings, embeddings.background_words)
         pipeline = Pipeline(corpus, prepare, spec, encoder, manifest, output, options.cluster)
         stats = run_to_completion(pipeline, console, options.retry_failed)
-        counts = summarize(output, vocabulary.class_names, stats, time.monotonic() - started, console)
+        counts = count_rows(output)
+        new_images, seconds = counts.images - stats.images_before, time.monotonic() - started
+        summary = summary_document(counts, vocabulary.class_names, new_images, seconds, stats.bytes_read)
+        output.write_summary(summary)
+        show_summary(summary, output.location.url, console)
     if options.trial is not None:
         folder = output.location.url
         report(ReportOptions(labels=folder, output=f"{folder}/report.html", pictures=options.trial), console)
@@ -160,16 +164,6 @@ def explain_words(manifest: Manifest, embeddings: VocabularyEmbeddings, models: 
         )
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def summarize(output: Output, class_names: list[str], stats: RunStats, seconds: float, console: Console) -> Counts:
-    """Write and show the summary of the whole output. Returns its counts."""
-    counts = count_rows(output)
-    new_images = counts.images - stats.images_before
-    summary = summary_document(counts, class_names, new_images, seconds, stats.bytes_read)
-    output.write_summary(summary)
-    show_summary(summary, output.location.url, console)
-    return counts
 
 
 def check_failures(counts: Counts, allowed: float) -> None:

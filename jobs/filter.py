@@ -10,6 +10,7 @@ the share of the image that the class covers:
 import sys
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 from rich.console import Console
 from tyro.conf import UseAppendAction
@@ -17,7 +18,7 @@ from tyro.conf import UseAppendAction
 from cluster.output.rows import open_labels
 from jobs.common.exit_codes import run_job
 from jobs.common.targets import check_file_target, note_unfinished
-from jobs.filtering.conditions import Conditions, parse_area, parse_condition, parse_conditions
+from jobs.filtering.conditions import Conditions, check_class, parse_area, parse_condition, parse_conditions
 from jobs.filtering.copies import check_copy, copy_kept
 from jobs.filtering.selection import select_images
 from jobs.filtering.statistics import check_stats, show_stats
@@ -62,18 +63,14 @@ class FilterOptions:
 
     def conditions(self) -> Conditions:
         """Raises RequestError: a condition cannot be parsed."""
-        required = [parse_condition("--require", text) for text in flat(self.require)]
-        required += [parse_area("--min-area", text) for text in flat(self.min_area)]
+        required = [parse_condition("--require", text) for text in chain(*self.require)]
+        required += [parse_area("--min-area", text) for text in chain(*self.min_area)]
         return Conditions(
             require=tuple(required),
-            require_any=tuple(parse_conditions("--require-any", text) for text in flat(self.require_any)),
-            exclude=tuple(parse_condition("--exclude", text) for text in flat(self.exclude)),
+            require_any=tuple(parse_conditions("--require-any", text) for text in chain(*self.require_any)),
+            exclude=tuple(parse_condition("--exclude", text) for text in chain(*self.exclude)),
             where=self.where,
         )
-
-
-def flat(values: tuple[tuple[str, ...], ...]) -> list[str]:
-    return [value for group in values for value in group]
 
 
 def filter_images(options: FilterOptions, console: Console) -> None:
@@ -82,7 +79,8 @@ def filter_images(options: FilterOptions, console: Console) -> None:
     if not (options.output or options.copy_to or options.stats):
         raise RequestError("give --output, --copy-to or --stats")
     labels = open_labels(options.labels, "--labels")
-    conditions.check("condition", labels.class_names)
+    for name in conditions.class_names:
+        check_class("condition", name, labels.class_names)
     check_stats(options.stats, options.classes, options.truth, labels)
     target = check_file_target("--output", options.output, options.overwrite) if options.output else None
     if options.copy_to:

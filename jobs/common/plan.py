@@ -4,6 +4,7 @@ import csv
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -39,8 +40,7 @@ class PlanOptions:
                 raise RequestError(f"{flag} belongs to --plan")
 
 
-@dataclass(frozen=True)
-class Speed:
+class Speed(NamedTuple):
     """Images per second of one actor, and the source of the number."""
 
     images_per_second: float
@@ -67,18 +67,14 @@ def show_plan(
     if speed is None:
         table.add_row("speed", "not measured for these models on this kind of device: give --actor-images-per-second")
     else:
-        add_estimate(table, images, resources.actors, speed, options.actor_price_per_hour)
+        together = resources.actors * speed.images_per_second
+        seconds = round(images / together)
+        table.add_row("speed", f"{together:,.2f} images per second (computed: {resources.actors} x {speed.source})")
+        table.add_row("time", f"{timedelta(seconds=seconds)} (computed; without the start of machines and models)")
+        if options.actor_price_per_hour is not None:
+            cost = seconds / 3600 * resources.actors * options.actor_price_per_hour
+            table.add_row("cost", f"{cost:,.2f} (computed)")
     console.print(table, highlight=False)
-
-
-def add_estimate(table: Table, images: int, actors: int, speed: Speed, price_per_hour: float | None) -> None:
-    """Add rows with images per second, time and cost, computed from the speed of one actor."""
-    together = actors * speed.images_per_second
-    seconds = round(images / together)
-    table.add_row("speed", f"{together:,.2f} images per second (computed: {actors} x {speed.source})")
-    table.add_row("time", f"{timedelta(seconds=seconds)} (computed; without the start of machines and models)")
-    if price_per_hour is not None:
-        table.add_row("cost", f"{seconds / 3600 * actors * price_per_hour:,.2f} (computed)")
 
 
 def count_images(corpus: Corpus) -> tuple[int, str]:

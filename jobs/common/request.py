@@ -218,7 +218,9 @@ def read_templates(templates: str) -> tuple[str, ...]:
     return TEMPLATE_SETS.get(templates) or parse_text("--templates", templates, parse_templates)
 
 
-def read_embeddings(address: str, class_names: list[str] | None) -> VocabularyEmbeddings:
+def read_embeddings(address: str, class_names: Sequence[str] | None) -> VocabularyEmbeddings:
+    """The embeddings of a file, of these classes if any are named."""
+
     def parse(data: bytes) -> VocabularyEmbeddings:
         embeddings = embeddings_from_bytes(data)
         return embeddings if class_names is None else embeddings.select(class_names)
@@ -239,11 +241,9 @@ def parse_file(flag: str, address: str, parse: Callable[[bytes], Parsed]) -> Par
     """
     location = open_location(address, flag)
     try:
-        data = bytes(location.fs.cat_file(location.path))
+        return parse(bytes(location.fs.cat_file(location.path)))
     except STORAGE_ERRORS as error:
         raise RequestError(f"{flag} {address} cannot be read: {storage_problem(error)}") from error
-    try:
-        return parse(data)
     except UnicodeDecodeError as error:
         raise RequestError(f"{flag} {address}: it is not UTF-8 text (byte {error.start})") from error
     except ValueError as error:

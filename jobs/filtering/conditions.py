@@ -58,20 +58,15 @@ class Conditions:
         names = [condition.name for group in groups for condition in group]
         return list(dict.fromkeys([*names, *map(unquoted, CALL.finditer(self.where or ""))]))
 
-    def check(self, flag: str, class_names: Sequence[str]) -> None:
-        """Raises RequestError: the conditions mention a class that is not in the vocabulary."""
-        for name in self.class_names:
-            check_class(flag, name, class_names)
-
     def sql(self, class_names: Sequence[str]) -> str:
         """All conditions as one SQL expression over the columns of `schemas.rows.ROW_SCHEMA`."""
         parts = [condition.sql(class_names) for condition in self.require]
         parts += [" OR ".join(condition.sql(class_names) for condition in group) for group in self.require_any]
         parts += [f"NOT {condition.sql(class_names)}" for condition in self.exclude]
         if self.where is not None:
-            parts.append(
+            parts += [
                 CALL.sub(lambda call: quantity_sql(call["what"].lower(), unquoted(call), class_names), self.where)
-            )
+            ]
         return " AND ".join(f"(\n{part}\n)" for part in parts) or "true"
 
 

@@ -55,8 +55,8 @@ def copy_kept(
 
 def copy_manifest(selection: Selection, labels: Labels, per_shard: int) -> Manifest:
     digest = hashlib.sha256()
-    for batch in selection.images.to_batches():
-        digest.update("\0".join([*batch["image_id"].to_pylist(), ""]).encode("utf-8"))
+    for image_id in selection.images["image_id"].to_pylist():
+        digest.update(f"{image_id}\0".encode())
     return Manifest({
         "labels": labels.location.url,
         "labels_fingerprint": labels.manifest["fingerprint"],
@@ -75,8 +75,9 @@ def labelled_corpus(labels: Labels, output: Output) -> Corpus:
     """
     source = labels.manifest["input"]
     try:
-        root = open_location(source["address"], "--labels")
+        root = open_location(source["address"], labels.location.flag)
         corpus = list_corpus(root, source["format"], output.location, limits=NO_LIMITS)
     except RequestError as error:
-        raise RequestError(f"--copy-to: the images that were labelled cannot be found ({error})") from error
+        flag = output.location.flag
+        raise RequestError(f"{flag}: the images that were labelled cannot be found ({error})") from error
     return replace(corpus, root=corpus.root.with_retries())

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -15,32 +14,21 @@ from schemas.errors import RequestError
 PAIRS = pa.schema([("image_id", pa.string()), ("class", pa.string())])
 
 
-def read_ground_truth(address: str, class_names: Sequence[str]) -> tuple[pa.Array, np.ndarray]:
-    """The images in the table, and for each of them which classes are present.
+def read_ground_truth(address: str, class_names: Sequence[str]) -> pa.Table:
+    """Pairs of an image and a class that it shows (`PAIRS`). An image without classes has a pair without a name.
 
     Args:
         address: Parquet or CSV with ``image_id`` and ``class``, or Parquet with ``image_id`` and a list ``classes``.
         class_names: the vocabulary.
-
-    Returns:
-        Distinct image ids, and bool [images, classes].
 
     Raises:
         RequestError: the table cannot be read, has other columns, or names a class that the vocabulary lacks.
     """
     location = open_location(address, "--truth")
     pairs = one_class_per_row(read_table(location), location)
-    image_ids = pairs["image_id"].unique()
-    rows = pc.index_in(pairs["image_id"], image_ids)
-    columns = pc.index_in(pairs["class"], pa.array(class_names, pa.string()))
-    known = columns.is_valid()
-    named = pc.fill_null(pc.not_equal(pairs["class"], ""), False)
-    unknown = pairs["class"].filter(pc.and_not(named, known))
-    if len(unknown):
-        check_class(str(location), unknown[0].as_py(), class_names)
-    ground_truth = np.zeros((len(image_ids), len(class_names)), bool)
-    ground_truth[rows.filter(known).to_numpy(), columns.filter(known).to_numpy()] = True
-    return image_ids, ground_truth
+    for name in filter(None, pairs["class"].unique().to_pylist()):
+        check_class(str(location), name, class_names)
+    return pairs
 
 
 def read_table(location: Location) -> pa.Table:
@@ -57,7 +45,6 @@ def read_table(location: Location) -> pa.Table:
 
 
 def one_class_per_row(table: pa.Table, location: Location) -> pa.Table:
-    """The table with the columns `PAIRS`. An image without classes has a row with null."""
     names = set(table.column_names)
     if {"image_id", "class"} <= names:
         parts = [table.select(PAIRS.names)]

@@ -43,17 +43,12 @@ def show_stats(labels: Labels, classes: Sequence[str], truth: str | None, consol
     chosen = [names.index(name) for name in classes] or most_frequent
     console.print(histogram_table(names, counts, chosen))
     if truth is not None:
-        scores, present = scores_and_ground_truth(labels, *read_ground_truth(truth, names), chosen)
+        scores, present = scores_and_ground_truth(labels, read_ground_truth(truth, names), chosen)
         console.print(quality_table([names[index] for index in chosen], scores, present))
 
 
-def tenths(counts: Counts) -> np.ndarray:
-    """int64 [classes, 10]: images by class and tenth of the score. The last tenth includes all scores above 1."""
-    histogram = counts.histograms.sum(axis=0)
-    return np.add.reduceat(histogram, np.arange(TENTHS) * BINS_PER_UNIT // TENTHS, axis=1)
-
-
 def histogram_table(names: Sequence[str], counts: Counts, chosen: Sequence[int]) -> Table:
+    """A histogram of every chosen class. The last tenth includes all scores above 1."""
     title = f"Scores of {counts.ok:,} images, by tenths"
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("class", min_width=8)
@@ -61,7 +56,8 @@ def histogram_table(names: Sequence[str], counts: Counts, chosen: Sequence[int])
     table.add_column("spread", no_wrap=True)
     for start in range(TENTHS):
         table.add_column(f"{start / TENTHS:.1f}", justify="right", no_wrap=True)
-    histogram = tenths(counts)
+    starts = np.arange(TENTHS) * BINS_PER_UNIT // TENTHS
+    histogram = np.add.reduceat(counts.histograms.sum(axis=0), starts, axis=1)
     for index in chosen:
         tallest = max(histogram[index].max(), 1)
         bars = "".join(BARS[-(-int(count) * (len(BARS) - 1) // tallest)] for count in histogram[index])
@@ -74,23 +70,23 @@ def short(count: int) -> str:
     return str(count) if count < 1000 else f"{count / 1000:.0f}k" if count < 10**6 else f"{count / 10**6:.1f}M"
 
 
-def scores_and_ground_truth(
-    labels: Labels, image_ids: pa.Array, ground_truth: np.ndarray, chosen: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
+def scores_and_ground_truth(labels: Labels, pairs: pa.Table, chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Scores (float32) and ground truth (bool) of the images that have both, [images, chosen].
 
     Raises:
         RequestError: there are no such images.
     """
-    scores, positions = [], []
+    names = labels.class_names
+    all_ids = pairs["image_id"].unique()
+    ids_by_class = [pairs["image_id"].filter(pc.equal(pairs["class"], names[index])) for index in chosen]
+    scores, present = [], []
     for batch in labels.batches(["class_scores", "image_id"], BATCH_ROWS):
-        found = pc.index_in(batch["image_id"], image_ids)
-        known = batch["class_scores"].filter(found.is_valid()).flatten().to_numpy()
-        scores.append(known.reshape(-1, len(labels.class_names))[:, chosen])
-        positions.append(found.drop_null().to_numpy())
-    if not sum(map(len, positions)):
+        known = batch.filter(pc.is_in(batch["image_id"], all_ids))
+        scores.append(known["class_scores"].flatten().to_numpy().reshape(-1, len(names))[:, chosen])
+        present.append(np.stack([pc.is_in(known["image_id"], ids) for ids in ids_by_class], axis=1))
+    if not sum(map(len, scores)):
         raise RequestError("--truth has none of the images: image_id must be as in the rows")
-    return np.concatenate(scores), ground_truth[np.concatenate(positions)][:, chosen]
+    return np.concatenate(scores), np.concatenate(present)
 
 
 def quality_table(names: Sequence[str], scores: np.ndarray, present: np.ndarray) -> Table:

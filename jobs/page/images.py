@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,8 +22,7 @@ READERS = 4
 """Files that are read at a time. Each reader has one decoded image in memory."""
 
 Row = dict[str, Any]
-Made = TypeVar("Made")
-Make = Callable[[Row, Image.Image], Made]
+Make = Callable[[Row, Image.Image], dict[str, Any]]
 
 
 class Unreadable(NamedTuple):
@@ -49,7 +48,7 @@ def open_images(address: str) -> Location:
     return replace(location, path=posixpath.dirname(location.path)) if is_file else location
 
 
-def read_images(rows: Sequence[Row], images: Location | None, make: Make[Made]) -> tuple[list[Made], list[Unreadable]]:
+def read_images(rows: Sequence[Row], images: Location | None, make: Make) -> tuple[list[Row], list[Unreadable]]:
     """Read and decode the rows' images. Every file is read once, and no further than needed.
 
     Args:
@@ -63,7 +62,7 @@ def read_images(rows: Sequence[Row], images: Location | None, make: Make[Made]) 
     by_file: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_file[row["shard"] if images else file_address(row["shard"], row["uri"])].append(row)
-    results: dict[str, Made | Unreadable] = {}
+    results: dict[str, Row | Unreadable] = {}
     with ThreadPoolExecutor(READERS) as readers:
         for group in readers.map(partial(read_group, images=images, make=make), by_file.items()):
             results |= group
@@ -72,13 +71,11 @@ def read_images(rows: Sequence[Row], images: Location | None, make: Make[Made]) 
     return [result for result in in_order if not isinstance(result, Unreadable)], unreadable
 
 
-def read_group(
-    group: tuple[str, Sequence[Row]], images: Location | None, make: Make[Made]
-) -> dict[str, Made | Unreadable]:
+def read_group(group: tuple[str, Sequence[Row]], images: Location | None, make: Make) -> dict[str, Row | Unreadable]:
     """The images of one file, by id."""
     address, rows = group
     left = {row["image_id"]: row for row in rows}
-    results: dict[str, Made | Unreadable] = {}
+    results: dict[str, Row | Unreadable] = {}
     reason = "it is no longer there"
     try:
         location = images / address if images else open_location(address, "uri")
@@ -94,7 +91,7 @@ def read_group(
     return results | {image_id: Unreadable(image_id, reason) for image_id in left}
 
 
-def convert(record: Record, row: Row, make: Make[Made]) -> Made | Unreadable:
+def convert(record: Record, row: Row, make: Make) -> Row | Unreadable:
     if record.data is None:
         return Unreadable(record.image_id, record.error or record.status)
     try:

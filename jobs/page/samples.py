@@ -28,8 +28,7 @@ class TopEntries:
         self.entries = np.empty(0, ENTRY)
 
     def add(self, groups: np.ndarray, keys: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> None:
-        new = np.empty(len(rows), ENTRY)
-        new["group"], new["key"], new["score"], new["row"] = groups, keys, scores, rows
+        new = np.rec.fromarrays([groups, keys, scores, rows], ENTRY)
         merged = np.concatenate([self.entries, new])
         merged = merged[np.lexsort((merged["row"], -merged["key"], merged["group"]))]
         rank = np.arange(len(merged)) - np.searchsorted(merged["group"], merged["group"])
