@@ -204,9 +204,9 @@ class MethodSettings(EncoderDefaults):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "MethodSettings":
-        """The settings that `document` gave. Other entries are passed over."""
+        """The settings that `document` gave; what it lacks is ViT-B/16's. Other entries are passed over."""
         known = {setting.name: document[setting.name] for setting in fields(cls) if setting.name in document}
-        return cls(**(dict.fromkeys(CLASS_THRESHOLDS, 0.0) | known))
+        return cls(**(vars(VIT_B_16) | known))
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray | None:
         """The probability that an image shows a class, for every score; see `OpenDefaults`. None for other presets.

@@ -70,7 +70,7 @@ class Dataset:
     def published(self, clip: ClipSpec, settings: MethodSettings) -> float | None:
         """The published mean IoU in percent for this encoder and these settings; None if there is none."""
         encoder = ENCODERS.get((clip.patch_size_px, clip.blocks))
-        if self.benchmark is None or encoder is None or settings.preset == "open":
+        if self.benchmark is None or encoder is None or settings.preset == "open" or settings.compensation == "guided":
             return None
         sliding = "sliding_" if settings.sliding_crop_px and settings.preset == "release" else ""
         full = "without_refinement" if settings.compensation == "none" else "full"

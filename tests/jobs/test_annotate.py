@@ -6,7 +6,7 @@ import pytest
 
 from jobs.annotate import main
 from jobs.common.request import read_vocabulary
-from schemas.vocabulary import default_background
+from schemas.vocabulary import packaged_background
 from tests.support.corpora import sample_images, write_folder
 from tests.support.jobs import refusal, tiny_flags
 
@@ -77,12 +77,17 @@ def test_other_settings_on_the_same_output(request_flags: list[str], tmp_path: P
 
 def test_background_words_are_common_ones_a_file_or_none(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("cat\n")
-    (tmp_path / "background.txt").write_text("floor\nceiling\n")
+    file = tmp_path / "background.txt"
+    file.write_text("floor\nceiling\n")
     read = [
-        read_vocabulary(str(tmp_path / "vocab.txt"), background, "car", None).background
-        for background in (None, str(tmp_path / "background.txt"), "none")
+        read_vocabulary(str(tmp_path / "vocab.txt"), background, "car", None, preset).background
+        for preset, background in (
+            ("release", None), ("open", None), ("open", str(file)), ("open", "none"), ("release", f"+{file}"),
+        )
     ]
-    assert read == [default_background(), ("floor", "ceiling"), ()]
+    common = packaged_background("voc")
+    own = ("floor", "ceiling")
+    assert read == [common, packaged_background("world"), own, (), (*common, *own)]
 
 
 def test_a_missing_vocabulary_flag(request_flags: list[str]) -> None:

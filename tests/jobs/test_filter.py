@@ -32,6 +32,10 @@ def score(entry: dict[str, Any], name: str) -> float:
     return float(entry["class_scores"][CATEGORY[name] - 1])
 
 
+def probability(entry: dict[str, Any], name: str) -> float:
+    return float(entry["class_probabilities"][CATEGORY[name] - 1])
+
+
 def share(entry: dict[str, Any], name: str) -> float:
     areas = {a["category_id"]: a["area"] for a in entry["annotations"]}
     return areas.get(CATEGORY[name], 0) / (HEIGHT * WIDTH)
@@ -50,6 +54,10 @@ def kept(labels: Path, target: Path, *flags: str) -> list[str]:
     ("flags", "holds"),
     [
         (["--require", "sky>0.6"], lambda r: score(r, "sky") > 0.6),
+        (["--require", "car"], lambda r: share(r, "car") > 0),
+        (["--exclude", "car"], lambda r: not share(r, "car")),
+        (["--require-any", "sky>0.8,tree"], lambda r: score(r, "sky") > 0.8 or share(r, "tree") > 0),
+        (["--where", "probability('sky') > 0.5"], lambda r: probability(r, "sky") > 0.5),
         (["--require", "sky>=0.5", "tree<0.3"], lambda r: score(r, "sky") >= 0.5 and score(r, "tree") < 0.3),
         (["--require", "sky>0.5", "--require", "tree>0.5"], lambda r: score(r, "sky") > 0.5 and score(r, "tree") > 0.5),
         (["--require-any", "tree>0.5,car>0.5"], lambda r: score(r, "tree") > 0.5 or score(r, "car") > 0.5),
@@ -108,7 +116,8 @@ def test_stats_show_scores_with_and_without_truth(
     ("flags", "message"),
     [
         (["--require", "skyy>0.5"], "sky"),
-        (["--require", "sky"], "sky"),
+        (["--require", "skyy"], "sky"),
+        (["--require", "sky>"], "sky>"),
         (["--require", "sky>abc"], "sky>abc"),
         (["--require", "sky>60"], "60"),
         (["--min-area", "sky=1.5"], "1.5"),

@@ -222,7 +222,7 @@ def test_images_are_found_in_every_kind_of_corpus(
         positions = np.frombuffer(zlib.decompress(base64.b64decode(image["overlay"])), np.uint8).reshape(30, 40)
         categories = np.array([0, *(index + 1 for index in image["overlay_classes"])])[positions]
         assert (categories == truth[1::2, 1::2]).all()
-        for index, _, share in image["found"]:
+        for index, _, share, _ in image["found"]:
             assert share == pytest.approx((truth == index + 1).mean())
 
 

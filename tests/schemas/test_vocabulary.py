@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from schemas.vocabulary import (
     VocabularyClass,
-    default_background,
+    packaged_background,
     parse_background,
     parse_vocabulary,
 )
@@ -63,8 +63,8 @@ def test_background_may_be_empty_and_repeats_are_dropped() -> None:
     assert parse_background("sky\nwater: sea; lake\nsea") == ("sky", "sea", "lake")
 
 
-def test_default_background_is_the_published_one() -> None:
-    words = default_background()
+def test_packaged_background_is_the_published_one() -> None:
+    words = packaged_background("voc")
     assert len(words) == 25
     assert words[0] == "ground"
     assert words[-1] == "sign"

@@ -44,6 +44,7 @@ def row(seed: int, labels: np.ndarray, scores: np.ndarray | None = None, **chang
     return {
         "image_id": image_id, "uri": f"tar://{seed:03}.jpg::/nowhere/a.tar", "shard": "a.tar", "shard_images": None,
         "width": width, "height": height, "status": Status.OK, "error": None, "class_scores": scores,
+        "class_probabilities": scores**2, "lost_to": [{"category_id": 1, "background": "wall"}],
         "annotations": annotations_from_labels(labels, scores),
     } | changes  # fmt: skip
 

@@ -118,7 +118,7 @@ def tiny_flags(folder: Path, clip: Path, diffusion: Path | str) -> list[str]:
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text(VOCABULARY)
     models = ["--clip", f"local-dir:{clip}", "--diffusion", str(diffusion)]
-    settings = ["--shorter-side-px", "112", "--logit-scale", "40", "--score-threshold", "0.2"]
+    settings = ["--preset", "release", "--shorter-side-px", "112", "--logit-scale", "40", "--score-threshold", "0.2"]
     return ["--vocab", str(vocabulary), *models, *settings, "--background-threshold", "0.3"]
 
 
