@@ -146,7 +146,7 @@ def measure_job(spec: SegmenterSpec, count: int, folder: Path, console: Console)
 
 def stored_bytes() -> int:
     """Bytes of all objects that were ever put into the object store of this Ray session."""
-    state = internal_api.get_state_from_address(None)
+    state = internal_api.get_state_from_address(ray.get_runtime_context().gcs_address)
     return int(internal_api.get_memory_info_reply(state).store_stats.cumulative_created_bytes)
 
 
