@@ -7,7 +7,7 @@ the annotation job: mean IoU of their label maps and average precision of their 
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +47,9 @@ def main(options: DemoOptions) -> int:
     if exit_code:
         return exit_code
     figures = measure(folder / "labels", folder / "masks")
-    (folder / "metrics.json").write_text(json.dumps(asdict(figures), indent=1), encoding="utf-8")
-    quality = f"Mean IoU {figures.miou:.1f} % and image-level mean average precision {figures.map:.1f} %"
-    console.print(f"{quality} over {figures.images} images. Look at {page}", highlight=False, soft_wrap=True)
+    (folder / "metrics.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    quality = f"Mean IoU {figures['miou']:.1f} % and image-level mean average precision {figures['map']:.1f} %"
+    console.print(f"{quality} over {figures['images']} images. Look at {page}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -114,7 +114,7 @@ def calibrate(options: EvaluateOptions, dataset: Dataset, target: Path, console:
         file = choose_background_thresholds(file, dataset.class_names, second.output, counts)
     after = Evaluation("the other half, calibrated", options, rest, file)
     results = [request.figures(console) for request in (before, after)]
-    old, new = (getattr(figures, options.calibrate_for) for figures in results)
+    old, new = (figures[options.calibrate_for] for figures in results)
     if new > old:
         target.write_text(file.to_json(), encoding="utf-8")
         said = f"Calibrated: {old:.1f} -> {new:.1f} on the other half. Written: {target}"
