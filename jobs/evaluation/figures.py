@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.table import Table
+from rich.table import Column, Table
 
 from cluster.output.folder import Output
 from jobs.common.statistics import presence_figures, segmentation_figures
@@ -83,8 +83,7 @@ def figures_of(
     """What is known about one way of labelling a data set. Shares are in percent.
 
     Args:
-        title: what was evaluated.
-        counts: of its rows.
+        title, counts: what was evaluated, and its counts.
         label_names: names of the labels that count, the last ones of the confusion matrix.
         thresholds: per class, the score above which it is taken for present.
         published: the published mean IoU for these settings in percent, if there is one.
@@ -94,9 +93,8 @@ def figures_of(
         ``title``, ``published`` and ``settings``; the figures of `segmentation_figures` and `presence_figures`;
         ``images`` that counted, ``failed`` ones, and ``seconds_per_image`` for labelling one in its actor.
     """
-    shares = segmentation_figures(counts.confusion, label_names) | presence_figures(
-        counts.scores, counts.present, thresholds
-    )
+    shares = segmentation_figures(counts.confusion, label_names)
+    shares |= presence_figures(counts.scores, counts.present, thresholds)
     return {
         "title": title,
         **{name: percent(share) for name, share in shares.items()},
@@ -136,9 +134,8 @@ def cells(figures: Figures, headings: Iterable[str]) -> list[str]:
 
 def figures_table(heading: str, results: Sequence[Figures]) -> Table:
     """All results, one below the other, for a terminal."""
-    table = Table("", title=heading, title_justify="left")
-    for column in FOR_TERMINALS:
-        table.add_column(column, justify="right")
+    columns = [Column(name, justify="right") for name in FOR_TERMINALS]
+    table = Table("", *columns, title=heading, title_justify="left")
     for figures in results:
         table.add_row(*cells(figures, FOR_TERMINALS))
     return table
@@ -146,9 +143,7 @@ def figures_table(heading: str, results: Sequence[Figures]) -> Table:
 
 def class_table(figures: Figures) -> Table:
     """Intersection over union of every class."""
-    table = Table(title="IoU by class", title_justify="left")
-    table.add_column("class")
-    table.add_column("IoU", justify="right")
+    table = Table("class", Column("IoU", justify="right"), title="IoU by class", title_justify="left")
     for name, share in figures["iou"].items():
         table.add_row(name, "not in the truth" if share is None else f"{share:.1f}")
     return table
