@@ -45,11 +45,7 @@ class ModelError(ValueError):
 
 @contextmanager
 def explaining(what: str) -> Iterator[None]:
-    """Turns whatever goes wrong with a model into one sentence that begins with ``what``.
-
-    Raises:
-        ModelError: something went wrong.
-    """
+    """Turns what goes wrong with a model (`UNUSABLE`) into a ModelError, one sentence that begins with ``what``."""
     try:
         yield
     except UNUSABLE as error:

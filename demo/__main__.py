@@ -7,7 +7,6 @@ the annotation job: mean IoU of their label maps and average precision of their 
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +41,9 @@ def main(folder: Path = Path("demo-output"), images: int = 240) -> int:
     if exit_code:
         return exit_code
     figures = measure(folder / "labels", folder / "masks")
-    (folder / "metrics.json").write_text(json.dumps(asdict(figures), indent=1), encoding="utf-8")
-    quality = f"Mean IoU {figures.miou:.1f} % and image-level mean average precision {figures.map:.1f} %"
-    console.print(f"{quality} over {figures.images} images. Look at {page}", highlight=False, soft_wrap=True)
+    (folder / "metrics.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    quality = f"Mean IoU {figures['miou']:.1f} % and image-level mean average precision {figures['map']:.1f} %"
+    console.print(f"{quality} over {figures['images']} images. Look at {page}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 from rich.console import Console
@@ -31,7 +31,8 @@ def evaluate(options: EvaluateOptions, console: Console) -> None:
         ]
         results = [request.figures(console) for request in requests]
     show(options, results, console)
-    failed, images = results[0].failed, results[0].images + results[0].failed
+    failed = results[0]["failed"]
+    images = results[0]["images"] + failed
     if failed > options.max_failed_fraction * images:
         raise JobFailedError(
             f"{failed:,} of {images:,} images could not be evaluated, more than --max-failed-fraction allows; "
@@ -41,13 +42,12 @@ def evaluate(options: EvaluateOptions, console: Console) -> None:
 
 def show(options: EvaluateOptions, results: Sequence[Figures], console: Console) -> None:
     """Print the figures and write them to files."""
-    heading = f"{options.dataset}: {results[0].images:,} images"
+    heading = f"{options.dataset}: {results[0]['images']:,} images"
     if len(results) == 1:
         console.print(class_table(results[0]))
     console.print(figures_table(heading, results))
     if options.json:
-        documents = [asdict(figures) for figures in results]
-        document = documents[0] if len(documents) == 1 else {"runs": documents}
+        document = results[0] if len(results) == 1 else {"runs": results}
         options.json.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
     if options.markdown:
         options.markdown.write_text(markdown(heading, results), encoding="utf-8")

@@ -7,7 +7,7 @@ the image. The same labels always get the same ids, also with --results. Failed 
 import posixpath
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +31,8 @@ COLUMNS = ("image_id", "uri", "width", "height", "annotations")
 BATCH_ROWS = 128
 """Small, because masks are large."""
 PNG_WRITERS = 8
+Row = Mapping[str, Any]
+WriteMaps = Callable[[Sequence[Row]], list[str]]
 CocoImage = tuple[dict[str, Any], list[dict[str, Any]]]
 """A COCO image and its annotations."""
 
@@ -74,10 +76,13 @@ def export(options: ExportOptions, console: Console) -> None:
     style = options.style()
     labels = open_labels(options.labels, "--labels")
     targets = json_targets(options)
-    folder = check_target("--png", options.png, options.overwrite) if options.png else None
-    maps = LabelMapWriter(folder, labels.manifest["categories"]) if folder else None
+    write_maps = None
+    if options.png:
+        folder, categories = check_target("--png", options.png, options.overwrite), labels.manifest["categories"]
+        write_bytes(folder / "id2label.json", id_to_label(categories))
+        write_maps = partial(write_label_maps, folder=folder, classes=len(categories), stems=set())
     note_unfinished(labels, console)
-    images = chunks(coco_images(labels, style, maps), options.images_per_file or sys.maxsize)
+    images = chunks(coco_images(labels, style, write_maps), options.images_per_file or sys.maxsize)
     files = zip(targets, images, strict=False)
     written = sum(write_file(target, chunk, labels, options.results) for target, chunk in files)
     console.print(f"Exported {written:,} images: {options.output}", highlight=False, soft_wrap=True)
@@ -102,12 +107,14 @@ def json_targets(options: ExportOptions) -> Iterator[Location]:
     return (replace(target, path=f"{stem}-{number:05}{ending}") for number in count())
 
 
-def coco_images(labels: Labels, style: CocoStyle, maps: "LabelMapWriter | None") -> Iterator[CocoImage]:
+def coco_images(
+    labels: Labels, style: CocoStyle, write_maps: Callable[[list[Row]], list[str]] | None
+) -> Iterator[CocoImage]:
     """Every image and its annotations, with ids. Label maps are written on the way."""
     image_ids, annotation_ids = count(1), count(1)
     for table in sorted_by_id(batch.select(COLUMNS) for batch in labels.batches(COLUMNS, BATCH_ROWS)):
         rows = table.to_pylist()
-        files = maps.write(rows) if maps else [{}] * len(rows)
+        files = [{"label_file": name} for name in write_maps(rows)] if write_maps else [{}] * len(rows)
         for row, file in zip(rows, files, strict=True):
             image_id, name = next(image_ids), row["image_id"]
             image = {"id": image_id, "width": row["width"], "height": row["height"], "file_name": name}
@@ -138,36 +145,31 @@ def write_file(target: Location, images: Iterator[CocoImage], labels: Labels, re
     return written
 
 
-class LabelMapWriter:
-    """Writes ``id2label.json``, and one PNG per image named like the image id with another ending."""
+def write_label_maps(rows: Sequence[Row], folder: Location, classes: int, stems: set[str]) -> list[str]:
+    """Write one PNG per image, named like the image id with another ending. Returns the names.
 
-    def __init__(self, folder: Location, categories: Sequence[Mapping[str, Any]]) -> None:
-        self.folder, self.classes = folder, len(categories)
-        self.stems: set[str] = set()
-        self.write_bytes("id2label.json", id_to_label(categories))
+    ``stems`` are those of the maps so far. If ids differ only in their endings, all but the first keep theirs.
+    """
 
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-        """Write the label maps of rows. Returns what to add to each COCO image: ``label_file``."""
-        names = [self.name(row["image_id"]) for row in rows]
-        with ThreadPoolExecutor(PNG_WRITERS) as pool:
-            list(pool.map(self.write_map, names, rows))
-        return [{"label_file": name} for name in names]
-
-    def write_map(self, name: str, row: Mapping[str, Any]) -> None:
+    def write_map(name: str, row: Row) -> None:
         labels = labels_from_annotations(row["annotations"], row["height"], row["width"])
-        self.write_bytes(name, label_png(labels, self.classes))
+        write_bytes(folder / name, label_png(labels, classes))
 
-    def write_bytes(self, name: str, content: bytes) -> None:
-        with atomic_write(self.folder / name) as file:
-            file.write(content)
-
-    def name(self, image_id: str) -> str:
-        """A unique name. If ids differ only in their endings, all but the first keep theirs."""
-        stem, ending = split_id(image_id)
-        while stem in self.stems:
+    names = []
+    for row in rows:
+        stem, ending = split_id(row["image_id"])
+        while stem in stems:
             stem += ending or "_"
-        self.stems.add(stem)
-        return f"{stem}.png"
+        stems.add(stem)
+        names.append(f"{stem}.png")
+    with ThreadPoolExecutor(PNG_WRITERS) as pool:
+        list(pool.map(write_map, names, rows))
+    return names
+
+
+def write_bytes(target: Location, content: bytes) -> None:
+    with atomic_write(target) as file:
+        file.write(content)
 
 
 main = partial(run_job, ExportOptions, export, __doc__)

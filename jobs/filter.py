@@ -21,7 +21,7 @@ from jobs.common.targets import check_file_target, note_unfinished
 from jobs.filtering.conditions import Conditions, check_class, parse_area, parse_condition, parse_conditions
 from jobs.filtering.copies import check_copy, copy_kept
 from jobs.filtering.selection import select_images
-from jobs.filtering.statistics import check_stats, show_stats
+from jobs.filtering.statistics import show_stats
 from schemas.errors import RequestError
 
 Repeated = UseAppendAction[tuple[tuple[str, ...], ...]]
@@ -81,7 +81,10 @@ def filter_images(options: FilterOptions, console: Console) -> None:
     labels = open_labels(options.labels, "--labels")
     for name in conditions.class_names:
         check_class("condition", name, labels.class_names)
-    check_stats(options.stats, options.classes, options.truth, labels)
+    if not options.stats and (options.classes or options.truth):
+        raise RequestError("--classes and --truth belong to --stats")
+    for name in options.classes:
+        check_class("--classes", name, labels.class_names)
     target = check_file_target("--output", options.output, options.overwrite) if options.output else None
     if options.copy_to:
         check_copy(labels, options.pictures_per_shard)

@@ -1,7 +1,7 @@
 """Check every node of a cluster before a job: GPU, driver, memory, disk and storage. Fetch the weights on each node."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from cluster import session
 from cluster.corpus.sources import list_corpus
 from cluster.preflight import Needs, check_nodes
 from cluster.session import ClusterOptions
-from cluster.storage import Location, open_location
+from cluster.storage import open_location
 from jobs.common.exit_codes import run_job
 from jobs.common.options import DEFAULT_CLIP, DEFAULT_DIFFUSION, MethodOptions
 from jobs.common.request import find_models
@@ -44,7 +44,11 @@ def preflight(options: PreflightOptions, console: Console) -> None:
     """
     models = find_models(MethodOptions(clip=options.clip, diffusion=options.diffusion))
     output = open_location(options.output, "--output") if options.output else None
-    needs = Needs(models.clip, models.diffusion, first_file(options.input, output), output)
+    first_file = None
+    if options.input is not None:
+        root = open_location(options.input, "--input")
+        first_file = replace(root, path=list_corpus(root, "auto", output).shards[0].path)
+    needs = Needs(models.clip, models.diffusion, first_file, output)
     session.start(ClusterOptions(address=options.address))
     table = Table("node", "check", "found", title="Nodes", title_justify="left")
     nodes = broken = 0
@@ -58,15 +62,6 @@ def preflight(options: PreflightOptions, console: Console) -> None:
     if broken:
         raise JobFailedError(f"{broken} of {nodes} nodes are not ready; the table says why")
     console.print(f"All {nodes} nodes are ready.", highlight=False)
-
-
-def first_file(address: str | None, output: Location | None) -> Location | None:
-    """A file of the corpus."""
-    if address is None:
-        return None
-    root = open_location(address, "--input")
-    corpus = list_corpus(root, "auto", output)
-    return Location(root.fs, corpus.shards[0].path)
 
 
 main = partial(run_job, PreflightOptions, preflight, __doc__)

@@ -7,14 +7,13 @@ import contextlib
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import IO
 
 from rich.console import Console
 
 from cluster.output.files import atomic_write
 from cluster.output.folder import Output
-from cluster.output.rows import Labels, open_labels
-from cluster.storage import STORAGE_ERRORS, Location
+from cluster.output.rows import open_labels
+from cluster.storage import STORAGE_ERRORS
 from jobs.common.counts import count_labels
 from jobs.common.exit_codes import run_job
 from jobs.common.targets import check_file_target, note_unfinished
@@ -63,44 +62,22 @@ def report(options: ReportOptions, console: Console) -> None:
     images = open_images(options.images) if options.images else None
     target = check_file_target("--output", options.output, overwrite=True)
     with contextlib.ExitStack() as stack:
-        file = open_page(target, stack)
+        try:  # before the work, so that a wrong address fails at once
+            file = stack.enter_context(atomic_write(target))
+        except STORAGE_ERRORS as error:
+            raise target.refusal(error, "written") from error
         note_unfinished(labels, console)
-        page, shown, unreadable = make_page(options, labels, images)
+        samples = Samples(options.pictures, options.seed)
+        counts = count_labels(labels, samples.add)
+        rows = read_rows(labels, counts.file_starts, samples.choose(counts.images_by_class))
+        make = partial(make_thumbnail, longer_side_px=options.thumbnail_px)
+        thumbnails, unreadable = read_images(rows, images, make)
+        summary = Output(labels.location).read_json("summary.json") or {}
+        page = render_page(labels, summary, counts, thumbnails, unreadable).encode("utf-8", "backslashreplace")
         file.write(page)
-    missing = f" ({unreadable} can no longer be read)" if unreadable else ""
-    console.print(
-        f"{target.url}: {shown} images{missing}, {len(page) / 1e6:.1f} MB", highlight=False, markup=False,
-        soft_wrap=True,
-    )  # fmt: skip
-
-
-def open_page(target: Location, stack: contextlib.ExitStack) -> IO[bytes]:
-    """Open the page's file. This happens before the work, so that a wrong address fails at once.
-
-    Raises:
-        RequestError: the file cannot be written.
-    """
-    try:
-        return stack.enter_context(atomic_write(target))
-    except STORAGE_ERRORS as error:
-        raise target.refusal(error, "written") from error
-
-
-def make_page(options: ReportOptions, labels: Labels, images: Location | None) -> tuple[bytes, int, int]:
-    """Returns the page, the number of images on it, and the number of images that can no longer be read.
-
-    Raises:
-        RequestError: the rows do not fit the manifest.
-        OSError: the storage failed.
-    """
-    samples = Samples(options.pictures, options.seed)
-    counts = count_labels(labels, samples.add)
-    rows = read_rows(labels, counts.file_starts, samples.choose(counts.images_by_class))
-    make = partial(make_thumbnail, longer_side_px=options.thumbnail_px)
-    thumbnails, unreadable = read_images(rows, images, make)
-    summary = Output(labels.location).read_json("summary.json") or {}
-    page = render_page(labels, summary, counts, thumbnails, unreadable)
-    return page.encode("utf-8", "backslashreplace"), len(thumbnails), len(unreadable)
+    missing = f" ({len(unreadable)} can no longer be read)" if unreadable else ""
+    said = f"{target.url}: {len(thumbnails)} images{missing}, {len(page) / 1e6:.1f} MB"
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 main = partial(run_job, ReportOptions, report, __doc__)

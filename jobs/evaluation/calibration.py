@@ -44,13 +44,9 @@ def fit_presence(
 def choose_score_thresholds(
     file: SettingsFile, class_names: Sequence[str], counts: EvaluationCounts, common: float
 ) -> SettingsFile:
-    """For each class the score threshold with the best image-level F1.
+    """A settings file with, for each class, the score threshold with the best image-level F1 on a labelled sample.
 
-    Args:
-        file: what is set already.
-        class_names: the vocabulary.
-        counts: of the labelled sample.
-        common: the threshold of classes that the sample never shows.
+    A class that the sample never shows gets the ``common`` threshold.
     """
     classes = dict(file.classes)
     for index, name in enumerate(class_names):
@@ -63,9 +59,7 @@ def choose_score_thresholds(
 def best_score_threshold(scores: np.ndarray, present: np.ndarray) -> float:
     """The lowest threshold with the best F1, halfway between the scores that it separates.
 
-    Args:
-        scores: float32, at least 0 [images].
-        present: bool [images].
+    ``scores`` are float32, at least 0, and ``present`` is bool [images].
     """
     below = best_thresholds(scores, present)[0]
     above = scores[scores > below].min(initial=scores.max())
@@ -75,16 +69,10 @@ def best_score_threshold(scores: np.ndarray, present: np.ndarray) -> float:
 def choose_background_thresholds(
     file: SettingsFile, class_names: Sequence[str], output: Output, counts: EvaluationCounts
 ) -> SettingsFile:
-    """For each class the threshold on its map's value with the best intersection over union.
+    """A settings file with, for each class, the threshold on its map's value with the best intersection over union.
 
     The threshold of a class decides whether a pixel that the class wins becomes background. Which class wins is taken
-    as given. Every class can therefore be looked at alone.
-
-    Args:
-        file: what is set already.
-        class_names: the vocabulary.
-        output: rows of an evaluation with ``winners``.
-        counts: of these rows.
+    as given. Every class can therefore be looked at alone. ``output`` has the rows of an evaluation with ``winners``.
     """
     pixels, hits = np.zeros((2, len(class_names), VALUE_STEPS), np.int64)
     for rows in read_rows(output):

@@ -120,7 +120,7 @@ def calibrate(options: EvaluateOptions, dataset: Dataset, target: Path, console:
         old, new = (calibration_error_of(request, console) for request in (before, after))
         better, said = new < old, f"calibration error {old:.3f} -> {new:.3f}"
     else:
-        old, new = (getattr(figures, options.calibrate_for) for figures in results)
+        old, new = (figures[options.calibrate_for] for figures in results)
         better, said = new > old, f"{old:.1f} -> {new:.1f}"
     if better:
         target.write_text(file.to_json(), encoding="utf-8")

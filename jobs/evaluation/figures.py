@@ -8,11 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.table import Table
+from rich.table import Column, Table
 
 from cluster.output.folder import Output
 from jobs.common.statistics import presence_figures, segmentation_figures
 from schemas.rows import Status
+
+Figures = dict[str, Any]
+"""Figures by name, from `figures_of`."""
 
 
 @dataclass(frozen=True)
@@ -36,41 +39,6 @@ class EvaluationCounts:
     @property
     def images(self) -> int:
         return len(self.scores)
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What is known about one way of labelling a data set; shares in percent.
-
-    Attributes:
-        title: what was evaluated.
-        miou, pixel_accuracy, mean_accuracy, iou: of the label maps (`jobs.common.statistics.segmentation_figures`).
-        map, f1, precision, recall: at image level (`jobs.common.statistics.presence_figures`).
-        images: how many images counted.
-        failed: how many could not be evaluated.
-        seconds_per_image: time for labelling one image in its actor.
-        published: the published mean IoU for these settings, if there is one.
-        settings: the method's settings.
-    """
-
-    title: str
-    miou: float
-    pixel_accuracy: float
-    mean_accuracy: float
-    iou: dict[str, float | None]
-    map: float
-    f1: float
-    precision: float
-    recall: float
-    images: int
-    failed: int
-    seconds_per_image: float
-    published: float | None
-    settings: dict[str, Any]
-
-    @property
-    def difference(self) -> float | None:
-        return None if self.published is None else self.miou - self.published
 
 
 def count_rows(output: Output, classes: int) -> EvaluationCounts:
@@ -112,20 +80,37 @@ def figures_of(
     title: str, counts: EvaluationCounts, label_names: Sequence[str], thresholds: Sequence[float],
     published: float | None, settings: dict[str, Any],
 ) -> Figures:  # fmt: skip
-    """Figures from counts.
+    """What is known about one way of labelling a data set. Shares are in percent.
 
     Args:
+        title, counts: what was evaluated, and its counts.
         label_names: names of the labels that count, the last ones of the confusion matrix.
         thresholds: per class, the score above which it is taken for present.
+        published: the published mean IoU for these settings in percent, if there is one.
+        settings: the method's.
+
+    Returns:
+        ``title``, ``published`` and ``settings``; the figures of `segmentation_figures` and `presence_figures`;
+        ``images`` that counted, ``failed`` ones, and ``seconds_per_image`` for labelling one in its actor.
     """
     shares = segmentation_figures(counts.confusion, label_names)
-    iou = {name: None if share is None else 100 * share for name, share in shares.pop("iou").items()}
     shares |= presence_figures(counts.scores, counts.present, thresholds)
-    return Figures(
-        title=title, iou=iou, **{name: 100 * share for name, share in shares.items()}, images=counts.images,
-        failed=counts.failed, seconds_per_image=counts.seconds / max(counts.images, 1), published=published,
-        settings=settings,
-    )  # fmt: skip
+    return {
+        "title": title,
+        **{name: percent(share) for name, share in shares.items()},
+        "images": counts.images,
+        "failed": counts.failed,
+        "seconds_per_image": counts.seconds / max(counts.images, 1),
+        "published": published,
+        "settings": settings,
+    }
+
+
+def percent(share: Any) -> Any:
+    """A share, or shares by name, in percent."""
+    if isinstance(share, dict):
+        return {name: percent(value) for name, value in share.items()}
+    return None if share is None else 100 * share
 
 
 COLUMNS = {
@@ -134,22 +119,23 @@ COLUMNS = {
     "F1": ("f1", ".1f"), "precision": ("precision", ".1f"), "recall": ("recall", ".1f"),
     "s/image": ("seconds_per_image", ".3f"),
 }  # fmt: skip
-"""By heading, the attribute of `Figures` and the format of its numbers."""
+"""By heading, the name of a figure and the format of its numbers."""
 FOR_TERMINALS = ("mIoU", "published", "difference", "mAP", "F1", "s/image")
 """Columns that fit into 80 characters; the others are in JSON and Markdown."""
 
 
 def cells(figures: Figures, headings: Iterable[str]) -> list[str]:
     """The title, and what is known below the headings."""
-    values = [(getattr(figures, name), form) for name, form in map(COLUMNS.__getitem__, headings)]
-    return [figures.title, *("" if value is None else format(value, form) for value, form in values)]
+    published = figures["published"]
+    known = figures | {"difference": None if published is None else figures["miou"] - published}
+    values = [(known[name], form) for name, form in map(COLUMNS.__getitem__, headings)]
+    return [figures["title"], *("" if value is None else format(value, form) for value, form in values)]
 
 
 def figures_table(heading: str, results: Sequence[Figures]) -> Table:
     """All results, one below the other, for a terminal."""
-    table = Table("", title=heading, title_justify="left")
-    for column in FOR_TERMINALS:
-        table.add_column(column, justify="right")
+    columns = [Column(name, justify="right") for name in FOR_TERMINALS]
+    table = Table("", *columns, title=heading, title_justify="left")
     for figures in results:
         table.add_row(*cells(figures, FOR_TERMINALS))
     return table
@@ -157,10 +143,8 @@ def figures_table(heading: str, results: Sequence[Figures]) -> Table:
 
 def class_table(figures: Figures) -> Table:
     """Intersection over union of every class."""
-    table = Table(title="IoU by class", title_justify="left")
-    table.add_column("class")
-    table.add_column("IoU", justify="right")
-    for name, share in figures.iou.items():
+    table = Table("class", Column("IoU", justify="right"), title="IoU by class", title_justify="left")
+    for name, share in figures["iou"].items():
         table.add_row(name, "not in the truth" if share is None else f"{share:.1f}")
     return table
 

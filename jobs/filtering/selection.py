@@ -68,15 +68,20 @@ def select_images(labels: Labels, conditions: Conditions, target: Location | Non
     scores = [quantity_sql("score", name, names) for name in conditions.class_names]
     select = ", ".join([*KEPT_COLUMNS, *scores, "shard"])
     images = [IDS.empty_table()]
-    with sql_problems(), contextlib.ExitStack() as stack:
-        writer = None
-        if target is not None:
-            file = stack.enter_context(atomic_write(target))
-            writer = stack.enter_context(pq.ParquetWriter(file, schema, compression="zstd"))
-        for kept in sorted_by_id(select_rows(counted(), rows_schema, select, conditions.sql(names), BATCH_ROWS)):
-            images.append(kept.select(IDS.names).cast(IDS))
-            if writer is not None:
-                writer.write_table(kept.drop_columns("shard").rename_columns(schema.names).cast(schema))
+    try:
+        with contextlib.ExitStack() as stack:
+            writer = None
+            if target is not None:
+                file = stack.enter_context(atomic_write(target))
+                writer = stack.enter_context(pq.ParquetWriter(file, schema, compression="zstd"))
+            for kept in sorted_by_id(select_rows(counted(), rows_schema, select, conditions.sql(names), BATCH_ROWS)):
+                images.append(kept.select(IDS.names).cast(IDS))
+                if writer is not None:
+                    writer.write_table(kept.drop_columns("shard").rename_columns(schema.names).cast(schema))
+    except duckdb.OperationalError as error:
+        raise JobFailedError(f"the conditions cannot be evaluated: {first_line(error)}") from error
+    except duckdb.Error as error:
+        raise RequestError(f"--where: {first_line(error)}") from error
     return Selection(conditions, considered, pa.concat_tables(images))
 
 
@@ -103,22 +108,6 @@ def kept_schema(labels: Labels, conditions: Conditions) -> pa.Schema:
         METADATA_KEY: json.dumps(labels.manifest, ensure_ascii=False).encode("utf-8"),
         FILTER_KEY: json.dumps(request, ensure_ascii=False).encode("utf-8"),
     })  # fmt: skip
-
-
-@contextlib.contextmanager
-def sql_problems() -> Iterator[None]:
-    """Turn DuckDB's errors into one sentence.
-
-    Raises:
-        RequestError: the SQL is wrong.
-        JobFailedError: memory or disk ran out.
-    """
-    try:
-        yield
-    except duckdb.OperationalError as error:
-        raise JobFailedError(f"the conditions cannot be evaluated: {first_line(error)}") from error
-    except duckdb.Error as error:
-        raise RequestError(f"--where: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:

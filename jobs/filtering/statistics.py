@@ -1,18 +1,18 @@
 """Statistics to choose thresholds by: histograms of scores, and precision, recall and F1 of thresholds."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from cluster.output.rows import Labels
 from jobs.common.counts import BINS_PER_UNIT, Counts, count_labels
 from jobs.common.statistics import best_thresholds, threshold_figures
-from jobs.filtering.conditions import check_class
 from jobs.filtering.ground_truth import read_ground_truth
 from schemas.errors import RequestError
 
@@ -21,14 +21,6 @@ CLASSES_SHOWN = 20
 BARS = " ▁▂▃▄▅▆▇█"
 THRESHOLDS = np.arange(1, 10, dtype=np.float32) / 10
 BATCH_ROWS = 64 * 1024
-
-
-def check_stats(stats: bool, classes: Sequence[str], truth: str | None, labels: Labels) -> None:
-    """Raises RequestError: the options contradict each other, or a class is not in the vocabulary."""
-    if not stats and (classes or truth):
-        raise RequestError("--classes and --truth belong to --stats")
-    for name in classes:
-        check_class("--classes", name, labels.class_names)
 
 
 def show_stats(labels: Labels, classes: Sequence[str], truth: str | None, console: Console) -> None:
@@ -50,12 +42,10 @@ def show_stats(labels: Labels, classes: Sequence[str], truth: str | None, consol
 def histogram_table(names: Sequence[str], counts: Counts, chosen: Sequence[int]) -> Table:
     """A histogram of every chosen class. The last tenth includes all scores above 1."""
     title = f"Scores of {counts.ok:,} images, by tenths"
-    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("class", min_width=8)
-    table.add_column("present", justify="right", no_wrap=True)
-    table.add_column("spread", no_wrap=True)
-    for start in range(TENTHS):
-        table.add_column(f"{start / TENTHS:.1f}", justify="right", no_wrap=True)
+    number = partial(Column, justify="right", no_wrap=True)
+    columns = [Column("class", min_width=8), number("present"), Column("spread", no_wrap=True)]
+    columns += [number(f"{start / TENTHS:.1f}") for start in range(TENTHS)]
+    table = Table(*columns, title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     starts = np.arange(TENTHS) * BINS_PER_UNIT // TENTHS
     histogram = np.add.reduceat(counts.histograms.sum(axis=0), starts, axis=1)
     for index in chosen:
@@ -91,9 +81,8 @@ def scores_and_ground_truth(labels: Labels, pairs: pa.Table, chosen: Sequence[in
 
 def quality_table(names: Sequence[str], scores: np.ndarray, present: np.ndarray) -> Table:
     title = f"Precision / recall / F1 of score > threshold, {len(scores):,} images"
-    table = Table(title=title, title_justify="left")
-    for heading in ("class", "true", *(f"{threshold:.1f}" for threshold in THRESHOLDS), "best"):
-        table.add_column(heading)
+    headings = ("class", "true", *(f"{threshold:.1f}" for threshold in THRESHOLDS), "best")
+    table = Table(*headings, title=title, title_justify="left")
     for name, class_scores, is_present in zip(names, scores.T, present.T, strict=True):
         best = best_thresholds(class_scores, is_present)[-1]
         *cells, best_cell = (

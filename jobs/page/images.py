@@ -49,7 +49,7 @@ def open_images(address: str) -> Location:
 
 
 def read_images(rows: Sequence[Row], images: Location | None, make: Make) -> tuple[list[Row], list[Unreadable]]:
-    """Read and decode the rows' images. Every file is read once, and no further than needed.
+    """Read and decode the images of rows with status ok. Every file is read once, and no further than needed.
 
     Args:
         rows: rows with status ok.

@@ -110,12 +110,7 @@ def render_page(
 ) -> str:
     """The page as HTML. Text from rows and manifest is escaped.
 
-    Args:
-        labels: the output. Its manifest describes the request.
-        summary: the job's summary; empty if there is none.
-        counts: counts of all rows.
-        thumbnails: the sample images, from `make_thumbnail`.
-        unreadable: samples that cannot be shown.
+    ``summary`` is the job's, or empty. `make_thumbnail` made the ``thumbnails``.
     """
     environment = Environment(
         loader=PackageLoader("jobs.page"), undefined=StrictUndefined, autoescape=True, trim_blocks=True,

@@ -82,7 +82,11 @@ def test_background_words_are_common_ones_a_file_or_none(tmp_path: Path) -> None
     read = [
         read_vocabulary(str(tmp_path / "vocab.txt"), background, "car", None, preset).background
         for preset, background in (
-            ("release", None), ("open", None), ("open", str(file)), ("open", "none"), ("release", f"+{file}"),
+            ("release", None),
+            ("open", None),
+            ("open", str(file)),
+            ("open", "none"),
+            ("release", f"+{file}"),
         )
     ]
     common = packaged_background("voc")
