@@ -160,7 +160,9 @@ class Cliper:
         """From class maps to scores and label maps; other arguments as for `Segmenter.predict`."""
         allowed = allowed or [None] * len(prepared)
         with stage("labels"):
-            scores = torch.stack([class_scores(*of) for of in zip(maps.coarse, maps.refined, strict=True)]).cpu()
+            # The guided filter moves outlines. Its maxima say less of small objects than those of the coarse maps.
+            pooled = maps.coarse if self.settings.compensation == "guided" else maps.refined
+            scores = torch.stack([class_scores(*of) for of in zip(maps.coarse, pooled, strict=True)]).cpu()
             found = list(zip(maps.refined, scores, (image.image_hw for image in prepared), strict=True))
             runs = find_runs([label_map(*of, self.settings, may) for of, may in zip(found, allowed, strict=True)])
             winners = [self.winners(*of) if keep_winners else None for of in found]

@@ -17,7 +17,7 @@ from schemas.settings_file import SettingsFile
 Goal = Literal["miou", "f1"]
 
 
-PRESENT_WEIGHT = 1.75
+PRESENT_WEIGHT = 2.0
 """What an image that shows a class counts in a fit. It is above 1, so that the default presence threshold of 0.5 is
 about the decision with the best F1. Such a decision includes classes that are somewhat less likely than not."""
 
