@@ -161,19 +161,14 @@ def read_vocabulary(
     """
     if vocab is None and text_embeddings is None:
         raise RequestError("--vocab is missing: name a file with one class per line (or give --text-embeddings)")
-    classes = parse_text("--vocab", vocab, parse_vocabulary) if vocab is not None else None
+    classes = parse_text("--vocab", vocab, parse_vocabulary) if vocab is not None else ()
     if text_embeddings is not None:
-        ready = read_embeddings(text_embeddings, [entry.name for entry in classes] if classes else None)
+        ready = read_embeddings(text_embeddings, [entry.name for entry in classes] or None)
         classes = classes or tuple(VocabularyClass(name, (name,)) for name in ready.class_names)
         return VocabularyRequest(classes, ready.background_words, (), ready)
-    assert classes is not None
-    match background:
-        case None:
-            words = default_background()
-        case "none":
-            words = ()
-        case address:
-            words = parse_text("--background", address, parse_background)
+    words = default_background()
+    if background is not None:
+        words = () if background == "none" else parse_text("--background", background, parse_background)
     return VocabularyRequest(classes, words, read_templates(templates), ready=None)
 
 
