@@ -35,8 +35,10 @@ def check_diffusion(spec: DiffusionSpec, settings: MethodSettings) -> int:
         vae = AutoencoderKL.load_config(**spec.source(), subfolder="vae")
         with torch.device("meta"):
             model = UNet2DConditionModel.from_config(unet)
-            check_head(model, settings)
-            return input_side_px(model.config, AutoencoderKL.from_config(vae).config)
+        check_head(model, settings)
+        if "block_out_channels" not in vae:
+            raise ValueError("the autoencoder's configuration has no block_out_channels")
+        return input_side_px(model.config, vae)
 
 
 def load_vision_tower(spec: ClipSpec, device: torch.device, dtype: torch.dtype) -> VisionTower:

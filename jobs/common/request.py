@@ -200,12 +200,11 @@ def read_vocabulary(
     """
     if vocab is None and text_embeddings is None:
         raise RequestError("--vocab is missing: name a file with one class per line (or give --text-embeddings)")
-    classes = parse_text("--vocab", vocab, parse_vocabulary) if vocab is not None else None
+    classes = parse_text("--vocab", vocab, parse_vocabulary) if vocab is not None else ()
     if text_embeddings is not None:
-        ready = read_embeddings(text_embeddings, [entry.name for entry in classes] if classes else None)
+        ready = read_embeddings(text_embeddings, [entry.name for entry in classes] or None)
         classes = classes or tuple(VocabularyClass(name, (name,)) for name in ready.class_names)
         return VocabularyRequest(classes, ready.background_words, (), ready)
-    assert classes is not None
     words = () if background == "none" else packaged_background("world" if preset == "open" else "voc")
     if background is not None and background != "none":
         own = parse_text("--background", background.removeprefix("+"), parse_background)

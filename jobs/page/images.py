@@ -40,9 +40,7 @@ def open_images(address: str) -> Location:
     """
     location = open_location(address, "--images")
     try:
-        if not location.fs.exists(location.path):
-            raise FileNotFoundError(location.path)
-        is_file = location.fs.isfile(location.path)
+        is_file = location.fs.info(location.path)["type"] == "file"
     except STORAGE_ERRORS as error:
         raise location.refusal(error, "read") from error
     return replace(location, path=posixpath.dirname(location.path)) if is_file else location

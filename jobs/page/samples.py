@@ -20,23 +20,15 @@ ROW_COLUMNS = (
 ENTRY = np.dtype([("group", np.int64), ("key", np.float64), ("score", np.float32), ("row", np.int64)])
 
 
-class TopEntries:
-    """The entries with the largest keys of each group. With random keys they are a random sample of the group."""
+def largest(size: int, entries: np.ndarray, *columns: np.ndarray) -> np.ndarray:
+    """The entries with the largest keys of each group, largest first, among some and the columns of new ones.
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.entries = np.empty(0, ENTRY)
-
-    def add(self, groups: np.ndarray, keys: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> None:
-        new = np.rec.fromarrays([groups, keys, scores, rows], ENTRY)
-        merged = np.concatenate([self.entries, new])
-        merged = merged[np.lexsort((merged["row"], -merged["key"], merged["group"]))]
-        rank = np.arange(len(merged)) - np.searchsorted(merged["group"], merged["group"])
-        self.entries = merged[rank < self.size]
-
-    def of(self, group: int) -> np.ndarray:
-        """The group's entries, largest key first."""
-        return self.entries[self.entries["group"] == group]
+    With random keys they are a random sample of the group.
+    """
+    merged = np.concatenate([entries, np.rec.fromarrays(columns, ENTRY)])
+    merged = merged[np.lexsort((merged["row"], -merged["key"], merged["group"]))]
+    rank = np.arange(len(merged)) - np.searchsorted(merged["group"], merged["group"])
+    return merged[rank < size]
 
 
 class Samples:
@@ -45,14 +37,14 @@ class Samples:
     def __init__(self, images: int, seed: int) -> None:
         self.images = images
         self.rng = np.random.default_rng(seed)
-        self.best, self.random, self.any = TopEntries(BEST_PER_CLASS), TopEntries(RANDOM_PER_CLASS), TopEntries(images)
+        self.best = self.random = self.any = np.empty(0, ENTRY)
 
     def add(self, chunk: ScoredRows) -> None:
         scores, rows = chunk.scores[chunk.images, chunk.classes], chunk.rows[chunk.images]
-        self.best.add(chunk.classes, scores, scores, rows)
-        self.random.add(chunk.classes, self.rng.random(len(rows)), scores, rows)
-        count = len(chunk.rows)
-        self.any.add(np.zeros(count), self.rng.random(count), np.zeros(count), chunk.rows)
+        none = np.zeros(len(chunk.rows))
+        self.best = largest(BEST_PER_CLASS, self.best, chunk.classes, scores, scores, rows)
+        self.random = largest(RANDOM_PER_CLASS, self.random, chunk.classes, self.rng.random(len(rows)), scores, rows)
+        self.any = largest(self.images, self.any, none, self.rng.random(len(none)), none, chunk.rows)
 
     def choose(self, images_by_class: np.ndarray) -> list[int]:
         """Row numbers of the images to show.
@@ -67,15 +59,14 @@ class Samples:
         present = np.flatnonzero(images_by_class)
         rarest_first = present[np.argsort(images_by_class[present], kind="stable")].tolist()
         of_classes = (self.of_class(index, place % 2 == 1) for place, index in enumerate(rarest_first))
-        of_any = self.any.of(0)["row"].tolist()
-        rows = dict.fromkeys(itertools.chain(alternating(*of_classes), of_any))
+        rows = dict.fromkeys(itertools.chain(alternating(*of_classes), self.any["row"].tolist()))
         return list(itertools.islice(rows, self.images))
 
     def of_class(self, index: int, median_first: bool) -> list[int]:
         """A class's candidates, alternately from the best and from those closest to the median score."""
-        entries = self.random.of(index)
+        best, entries = (entries[entries["group"] == index] for entries in (self.best, self.random))
         distance = np.abs(entries["score"] - np.median(entries["score"]))
-        lists = [self.best.of(index)["row"].tolist(), entries["row"][np.argsort(distance, kind="stable")].tolist()]
+        lists = [best["row"].tolist(), entries["row"][np.argsort(distance, kind="stable")].tolist()]
         return alternating(*(reversed(lists) if median_first else lists))
 
 

@@ -74,6 +74,26 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
             load()
 
 
+def test_heads_that_do_not_divide_the_width_are_refused(tmp_path: Path) -> None:
+    folder = write_tiny_clip(tmp_path)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"]["head_width"] = 5
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_vision_tower(find_clip(f"local-dir:{folder}"), CPU, torch.float32)
+
+
+@pytest.mark.parametrize(("part", "key"), [("unet", "sample_size"), ("vae", "block_out_channels")])
+def test_configurations_of_a_diffusion_model_may_lack_a_size(part: str, key: str, tmp_path: Path) -> None:
+    """diffusers has defaults, and they may not fit."""
+    folder = write_tiny_diffusion(tmp_path)
+    config = json.loads((folder / part / "config.json").read_text())
+    del config[key]
+    (folder / part / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="cannot be used"):
+        check_diffusion(find_diffusion(str(folder)), MethodSettings(**vars(VIT_B_16)))
+
+
 def test_a_model_folder_may_bring_its_own_defaults(tmp_path: Path) -> None:
     folder = write_tiny_clip(tmp_path)
     assert find_clip(f"local-dir:{folder}").defaults == VIT_B_16

@@ -86,6 +86,8 @@ def test_each_of_several_files_is_complete(labels: Path, tmp_path: Path) -> None
     assert [image for part in parts for image in part["images"]] == whole["images"]
     assert [entry for part in parts for entry in part["annotations"]] == whole["annotations"]
     assert all(part["categories"] == whole["categories"] for part in parts)
+    again = ["--labels", str(labels), "--output", str(tmp_path / "coco.json"), "--images-per-file", "9"]
+    assert f"--output {tmp_path / 'coco-00000.json'} exists already" in refusal(main, *again)
 
 
 def test_label_maps_are_read_as_they_were_and_named_like_the_images(labels: Path, tmp_path: Path) -> None:
