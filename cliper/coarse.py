@@ -9,6 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliper.text import WORLD_WORDS
+
+HEAD_START = 0.2
+"""Share of a word's similarity to the mean of the background that is added to its similarities (docs/words.md)."""
+
 
 @dataclass(frozen=True)
 class Queries:
@@ -20,6 +25,7 @@ class Queries:
         class_of_row: for each of the leading rows, the class (from 0) that it is a query of; every class has one.
         classes: number of classes.
         best_logit: a class competes once, with its best query. Otherwise each of its queries competes.
+        head_start: added to the cosine similarity of every patch to a query, float32 [queries].
         class_order: int64 [classes], the place of every class of the vocabulary among the classes here.
         background_order: int64 [background], for every background row here its place in the vocabulary.
     """
@@ -28,6 +34,7 @@ class Queries:
     class_of_row: Int[Tensor, " class_rows"]
     classes: int
     best_logit: bool
+    head_start: Float[Tensor, " queries"]
     class_order: Int[Tensor, " classes"]
     background_order: Int[Tensor, " background"]
 
@@ -41,7 +48,8 @@ class Queries:
         """Put the query list together from L2-normalised text embeddings, as the official release does."""
         rows = torch.cat([class_rows, background_rows, class_rows.mean(dim=0, keepdim=True)])
         classes = int(class_of_row.max()) + 1
-        return cls(rows, class_of_row, classes, False, torch.arange(classes), torch.arange(len(background_rows)))
+        order = torch.arange(classes), torch.arange(len(background_rows))
+        return cls(rows, class_of_row, classes, False, torch.zeros(len(rows)), *order)
 
     @classmethod
     def build_open(
@@ -54,6 +62,10 @@ class Queries:
 
         Rows are sorted by their values and none appears twice in a class or in the background. So repeated queries
         and the order of the vocabulary do not change the last bit of a result.
+
+        Common words such as person or wall lie near the mean of all words. Their similarity varies less over an image,
+        so that special words, which fit less well (handbag, tie), win narrowly. They get a head start: a share of their
+        own similarity to the mean of the background. A small background has no meaningful mean and gives none.
         """
         classes = int(class_of_row.max()) + 1
         own = [torch.unique(class_rows[class_of_row == index], dim=0) for index in range(classes)]
@@ -61,20 +73,28 @@ class Queries:
         background, position = np.unique(background_rows.numpy(), axis=0, return_index=True)
         rows = torch.cat([*(own[index] for index in order), torch.from_numpy(background)])
         sizes = torch.tensor([len(own[index]) for index in order])
+        head_start = torch.zeros(len(rows))
+        if len(background) >= WORLD_WORDS:
+            words = torch.from_numpy(background)
+            centre = words.mean(dim=0)
+            head_start = HEAD_START * (rows @ centre - (words @ centre).mean())
         return cls(
-            rows, torch.arange(classes).repeat_interleave(sizes), classes, True,
+            rows, torch.arange(classes).repeat_interleave(sizes), classes, True, head_start,
             torch.argsort(torch.tensor(order)), torch.from_numpy(position),
         )  # fmt: skip
 
     def to(self, device: torch.device) -> "Queries":
-        return replace(self, rows=self.rows.to(device), class_of_row=self.class_of_row.to(device))
+        moved = {name: getattr(self, name).to(device) for name in ("rows", "class_of_row", "head_start")}
+        return replace(self, **moved)
 
 
 def query_logits(
     dense: Float[Tensor, "batch patches dimensions"], queries: Queries, logit_scale: float
 ) -> Float[Tensor, "batch queries patches"]:
-    """Cosine similarity of every patch to every query, times ``logit_scale``."""
+    """Cosine similarity of every patch to every query, plus the query's head start, times ``logit_scale``."""
     similarity = F.normalize(dense, dim=-1) @ F.normalize(queries.rows, dim=-1).T
+    if queries.best_logit:
+        similarity = similarity + queries.head_start
     return logit_scale * similarity.transpose(1, 2)
 
 

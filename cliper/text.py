@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 PROMPTS_PER_BATCH = 256
+WORLD_WORDS = 50
+"""Words that a list must have before the mean of their embeddings says what all phrases have in common."""
 SAME_MEANING = 0.75
 """Cosine from which two phrases mean the same; see `same_meaning`."""
 CAR_TEMPLATES = (

@@ -16,6 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from cliper.models import DEMO
+from cliper.settings import MethodSettings
 from demo.world import __main__ as world
 from demo.world.names import NAMES
 from jobs import annotate, report
@@ -63,7 +64,7 @@ def measure(labels: Path, masks: Path) -> Figures:
         present.append(np.unique(truth).tolist())
     scores = np.array([row["class_scores"] for row in rows], np.float32)
     sums = EvaluationCounts(confusion, scores, indicator(present, len(NAMES)), failed=0, seconds=summary["seconds"])
-    thresholds = [manifest["settings"]["score_threshold"]] * len(NAMES)
+    thresholds = MethodSettings.from_document(manifest["settings"]).score_thresholds(len(NAMES))
     return figures_of("annotation job", sums, NAMES, thresholds, published=None, settings=manifest["settings"])
 
 

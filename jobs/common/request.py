@@ -12,7 +12,7 @@ from cliper.models import ClipSpec, DiffusionSpec, ModelError, find_clip, find_d
 from cliper.pipeline import needs_diffusion
 from cliper.published import Benchmark, profile_settings
 from cliper.settings import CLASS_THRESHOLDS, EncoderDefaults, MethodSettings, OpenDefaults, Preset
-from cliper.text import TEMPLATE_SETS, embed_phrases, parse_templates, same_meaning
+from cliper.text import TEMPLATE_SETS, WORLD_WORDS, embed_phrases, parse_templates, same_meaning
 from cluster.actors import CliperSpec
 from cluster.storage import STORAGE_ERRORS, open_location, storage_problem
 from jobs.common.options import MethodOptions
@@ -22,8 +22,6 @@ from schemas.settings_file import SettingsFile, parse_settings_file
 from schemas.vocabulary import VocabularyClass, packaged_background, parse_background, parse_vocabulary
 
 Parsed = TypeVar("Parsed")
-WORLD_WORDS = 50
-"""Words that a vocabulary with its background must have before their mean says what all phrases have in common."""
 IDENTICAL = 0.999
 """Cosine from which two phrases mean the same in a smaller vocabulary."""
 

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 
 from cliper.settings import presence_probability
 from cluster.output.folder import Output
-from jobs.common.statistics import best_thresholds, intersection_over_union
+from jobs.common.statistics import best_thresholds, intersection_over_union, threshold_figures
 from jobs.evaluation.figures import EvaluationCounts, add_counts, read_rows
 from schemas.evaluation import VALUE_STEPS
 from schemas.settings_file import SettingsFile
@@ -17,25 +17,25 @@ from schemas.settings_file import SettingsFile
 Goal = Literal["miou", "f1"]
 
 
-PRESENT_WEIGHT = 2.0
-"""What an image that shows a class counts in a fit. It is above 1, so that the default presence threshold of 0.5 is
-about the decision with the best F1. Such a decision includes classes that are somewhat less likely than not."""
-
-
 def fit_presence(
     scores: Float[np.ndarray, "images classes"], present: Shaped[np.ndarray, "images classes"]
 ) -> dict[str, float]:
-    """The curve from scores to probabilities with the highest likelihood (`cliper.settings.OpenDefaults`).
+    """The curve from scores to probabilities (`cliper.settings.OpenDefaults`) that fits best.
+
+    On true frequencies, the decision with the best F1 is half of that F1 (Lipton et al. 2014). Images that show a class
+    are weighted so that this decision is at 0.5. Probabilities in the middle are therefore above the frequencies.
 
     Args:
         scores: at least 0.
         present: nonzero where the image shows the class, somewhere and not everywhere.
     """
     flat, shown = scores.ravel(), present.ravel() > 0
+    best_f1 = threshold_figures(flat, shown, best_thresholds(flat, shown)[:1])[2, 0]
+    weight = (2 - best_f1) / best_f1
 
     def loss(logs: np.ndarray) -> float:
         probability = presence_probability(flat, *np.exp(logs)).clip(1e-6, 1 - 1e-6)
-        return float(-np.where(shown, PRESENT_WEIGHT * np.log(probability), np.log1p(-probability)).mean())
+        return float(-np.where(shown, weight * np.log(probability), np.log1p(-probability)).mean())
 
     midpoint, slope = np.exp(minimize(loss, np.log([0.3, 1.5]), method="Nelder-Mead").x)
     return {"presence_midpoint": round(float(midpoint), 4), "presence_slope": round(float(slope), 3)}

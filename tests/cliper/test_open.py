@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliper.coarse import Queries, class_maps, lost_to
+from cliper.coarse import HEAD_START, Queries, class_maps, lost_to, query_logits
 from cliper.compensation import guided
 from cliper.loading import load_vision_tower
 from cliper.models import find_clip
 from cliper.pipeline import Cliper, Prediction
 from cliper.published import PROFILES, find_benchmark, profile_settings
 from cliper.settings import VIT_B_16, MethodSettings, presence_probability
-from cliper.text import same_meaning
+from cliper.text import WORLD_WORDS, same_meaning
 from cliper.vision import VisionTower
 from tests.support.stages import prepare
 from tests.support.tiny import write_tiny_clip
@@ -27,7 +27,7 @@ DIMENSIONS = 16
 OPEN = MethodSettings(
     **vars(VIT_B_16)
     | {"preset": "open", "compensation": "guided", "shorter_side_px": 112}
-    | {"presence_midpoint": 0.2, "logit_scale": 40.0}
+    | {"presence_midpoint": 0.02, "logit_scale": 40.0}
 )
 
 
@@ -35,7 +35,7 @@ def random_rows(count: int, seed: int) -> Tensor:
     return F.normalize(torch.randn(count, DIMENSIONS, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-CLASSES, BACKGROUND = random_rows(4, 1), random_rows(6, 2)
+CLASSES, BACKGROUND = random_rows(4, 1), random_rows(WORLD_WORDS, 2)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def assert_same(first: Prediction, second: Prediction) -> None:
 class TestWords:
     def test_the_method_finds_something(self, tower: VisionTower) -> None:
         found = label(tower, CLASSES, [0, 1, 2, 3], BACKGROUND)
-        assert 0 < len(set(found.runs.labels) - {0}) < 4
+        assert 0 < len(set(found.runs.labels) - {0}) < 4, found.scores
 
     def test_a_query_written_twice_changes_nothing(self, tower: VisionTower) -> None:
         twice = torch.cat([CLASSES[:2], CLASSES[1:2], CLASSES[2:]])
@@ -87,14 +87,22 @@ class TestWords:
 
         def maps(rows: Tensor, of: list[int]) -> Tensor:
             queries = Queries.build_open(rows, BACKGROUND, torch.tensor(of))
-            logits = 60 * (dense @ queries.rows.T).T[None]
-            return class_maps(logits, queries)[0][queries.class_order]
+            return class_maps(query_logits(dense[None], queries, 60.0), queries)[0][queries.class_order]
 
         assert (maps(more, [0, 1, 2, 3, 0])[0] >= maps(CLASSES, [0, 1, 2, 3])[0] - 1e-6).all()
 
     def test_a_single_class_does_not_compete_with_itself(self) -> None:
         queries = Queries.build_open(CLASSES[:1], BACKGROUND[:0], torch.tensor([0]))
         assert (class_maps(torch.randn(1, 1, 5), queries) == 1).all()
+
+    def test_words_near_the_mean_of_the_background_get_a_head_start(self) -> None:
+        centre = F.normalize(BACKGROUND.mean(dim=0), dim=0)
+        queries = Queries.build_open(torch.stack([centre, -centre]), BACKGROUND, torch.tensor([0, 1]))
+        common, opposite = queries.head_start[queries.class_order]
+        assert common - opposite == pytest.approx(2 * HEAD_START * float(BACKGROUND.mean(dim=0).norm()), rel=1e-4)
+        assert queries.head_start[2:].mean() == pytest.approx(0, abs=1e-6)
+        few = Queries.build_open(CLASSES, BACKGROUND[:-1], torch.arange(4))
+        assert not few.head_start.any()
 
     def test_what_a_class_lost_to(self) -> None:
         queries = Queries.build_open(CLASSES[:2], BACKGROUND[:3], torch.tensor([0, 1]))
