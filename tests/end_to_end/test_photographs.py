@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from jobs.common.request import synonymous_classes, without_synonyms
 from schemas.embeddings import VocabularyEmbeddings, embeddings_to_bytes
 from tests.support.corpora import shards_of, tar_bytes
 from tests.support.jobs import OutputReader, SharedRay
@@ -26,6 +27,8 @@ COCO_STUFF_SETTINGS = [
     "50",
     "--attention-threshold",
     "0.2",
+    "--preset",
+    "release",
     "--score-threshold",
     "0.1",
     "--background-threshold",
@@ -75,3 +78,17 @@ def test_photographs_from_s3(ray_here: SharedRay, tmp_path: Path) -> None:
     print(f"mean IoU {iou[present].mean():.4f} over {present.sum()} classes, "
           f"pixel accuracy {hits.sum() / confusion.sum():.4f}")  # fmt: skip
     assert iou[present].mean() > 0.2
+
+
+@pytest.mark.skipif(not REAL_CLIP, reason="CLIPER_REAL_CLIP is not set")
+def test_words_that_mean_the_same_in_two_benchmarks_are_found() -> None:
+    """The names of PASCAL VOC as classes, those of COCO-Stuff as background."""
+    assert REAL_CLIP is not None
+    words = np.load(Path(REAL_CLIP) / "text_embeddings.npz", allow_pickle=False)
+    names = tuple(map(str, words["coco_stuff171_names"]))
+    voc = VocabularyEmbeddings(words["voc20"], tuple(map(str, words["voc20_names"])), words["coco_stuff171"], names)
+    left_out = set(names) - set(without_synonyms(voc).background_words)
+    same = {"airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog"}
+    same |= {"horse", "motorcycle", "person", "potted plant", "sheep", "couch", "train"}
+    assert left_out == same
+    assert synonymous_classes(voc) == []
