@@ -65,7 +65,8 @@ class Queries:
 
         Common words such as person or wall lie near the mean of all words. Their similarity varies less over an image,
         so that special words, which fit less well (handbag, tie), win narrowly. They get a head start: a share of their
-        own similarity to the mean of the background. A small background has no meaningful mean and gives none.
+        own similarity to the mean of the background, or of all words if the background is small. Few words have no
+        meaningful mean and give none.
         """
         classes = int(class_of_row.max()) + 1
         own = [torch.unique(class_rows[class_of_row == index], dim=0) for index in range(classes)]
@@ -74,8 +75,8 @@ class Queries:
         rows = torch.cat([*(own[index] for index in order), torch.from_numpy(background)])
         sizes = torch.tensor([len(own[index]) for index in order])
         head_start = torch.zeros(len(rows))
-        if len(background) >= WORLD_WORDS:
-            words = torch.from_numpy(background)
+        words = torch.from_numpy(background) if len(background) >= WORLD_WORDS else rows
+        if len(words) >= WORLD_WORDS:
             centre = words.mean(dim=0)
             head_start = HEAD_START * (rows @ centre - (words @ centre).mean())
         return cls(

@@ -101,8 +101,9 @@ class TestWords:
         common, opposite = queries.head_start[queries.class_order]
         assert common - opposite == pytest.approx(2 * HEAD_START * float(BACKGROUND.mean(dim=0).norm()), rel=1e-4)
         assert queries.head_start[2:].mean() == pytest.approx(0, abs=1e-6)
-        few = Queries.build_open(CLASSES, BACKGROUND[:-1], torch.arange(4))
+        few = Queries.build_open(CLASSES, BACKGROUND[:-5], torch.arange(4))
         assert not few.head_start.any()
+        assert Queries.build_open(BACKGROUND, CLASSES[:0], torch.arange(WORLD_WORDS)).head_start.any()
 
     def test_what_a_class_lost_to(self) -> None:
         queries = Queries.build_open(CLASSES[:2], BACKGROUND[:3], torch.tensor([0, 1]))
