@@ -116,13 +116,12 @@ def calibrate(options: EvaluateOptions, dataset: Dataset, target: Path, console:
     file = fit(options, before, sample, first, console)
     after = Evaluation("the other half, calibrated", options, rest, file)
     results = [request.figures(console) for request in (before, after)]
+    old, new = (figures["f1" if is_open else options.calibrate_for] for figures in results)
+    said = f"{old:.1f} -> {new:.1f}"
     if is_open:
-        old, new = (calibration_error_of(request, console) for request in (before, after))
-        better, said = new < old, f"calibration error {old:.3f} -> {new:.3f}"
-    else:
-        old, new = (figures[options.calibrate_for] for figures in results)
-        better, said = new > old, f"{old:.1f} -> {new:.1f}"
-    if better:
+        errors = [calibration_error_of(request, console) for request in (before, after)]
+        said = f"F1 {said}, calibration error {errors[0]:.3f} -> {errors[1]:.3f}"
+    if new > old:
         target.write_text(file.to_json(), encoding="utf-8")
         said = f"Calibrated: {said} on the other half. Written: {target}"
     else:
