@@ -153,7 +153,7 @@ def specification(options: AnyWordsOptions, dataset: Dataset, preset: Preset) ->
     method = MethodOptions(clip=options.clip, diffusion=options.diffusion, preset=preset)
     models = find_models(method, dataset.class_names)
     vocabulary = dataset.vocabulary(models.clip, None, options.text_embeddings, preset)
-    return models.spec(vocabulary.embed_words(models.clip), "auto")
+    return models.spec(vocabulary.ready or vocabulary.embed_words(models.clip), "auto")
 
 
 def prepared_rows(dataset: Dataset, spec: CliperSpec) -> Iterator[dict[str, Any]]:
