@@ -224,6 +224,9 @@ def test_images_are_found_in_every_kind_of_corpus(
         assert (categories == truth[1::2, 1::2]).all()
         for index, _, share, _ in image["found"]:
             assert share == pytest.approx((truth == index + 1).mean())
+        for index, _, _, lost_to in image["near_misses"]:
+            assert lost_to == ("wall" if index == 0 else None)
+        assert len(image["probabilities"]) == len(NAMES)
 
 
 def test_images_that_cannot_be_read_are_left_out_with_a_note(tmp_path: Path) -> None:

@@ -100,10 +100,10 @@ function scoreRow([index, score, share, lostTo]) {
     what.setAttribute("aria-pressed", !hidden.has(index));
   }
   return element("tr", { className: share === null ? "soft" : "" },
-    element("td", {}, what),
+    element("td", {}, what, ...(lostTo ? [element("div", { className: "soft", textContent: `lost to: ${lostTo}` })] : [])),
     element("td", { className: "number", textContent: score.toFixed(2) }),
     element("td", { className: "number", textContent: viewed.probabilities ? percent(viewed.probabilities[index]) : "" }),
-    element("td", { className: "number", textContent: share !== null ? percent(share) : lostTo ? `lost to: ${lostTo}` : "not found" }));
+    element("td", { className: "number", textContent: share === null ? "not found" : percent(share) }));
 }
 
 function percent(value) {
