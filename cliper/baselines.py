@@ -153,7 +153,11 @@ def competing_queries(queries: Queries) -> Queries:
     background = len(queries.rows) - 1 - len(queries.class_of_row)
     class_of_row = torch.cat([queries.class_of_row, queries.class_of_row.new_full((background,), queries.classes)])
     return replace(
-        queries, rows=queries.rows[:-1], class_of_row=class_of_row, classes=queries.classes + (background > 0)
+        queries,
+        rows=queries.rows[:-1],
+        head_start=queries.head_start[:-1],
+        class_of_row=class_of_row,
+        classes=queries.classes + (background > 0),
     )
 
 

@@ -250,7 +250,8 @@ def pixel_label(
 ) -> int:
     """The label of an image of one pixel whose queries have these probabilities (classes' first, then background)."""
     rows = torch.zeros(len(probabilities) + 1, 2)
-    queries = replace(QUERIES, rows=rows, class_of_row=torch.tensor(class_of_row), classes=max(class_of_row) + 1)
+    chosen = {"rows": rows, "class_of_row": torch.tensor(class_of_row), "classes": max(class_of_row) + 1}
+    queries = replace(QUERIES, head_start=torch.zeros(len(rows)), **chosen)
     logits = torch.tensor(probabilities).log().view(-1, 1, 1)
     value, label = most_probable(logits, competing_queries(queries), queries.classes, (1, 1), barred)
     return int(label.masked_fill(value < threshold, 0))
