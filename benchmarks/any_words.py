@@ -285,7 +285,7 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
                 words, [result[name] for result in own], [result[f"{name}_spread"] for result in own],
                 color=colour, label=preset, marker="o", capsize=3,
             )  # fmt: skip
-            axis.set(title=title, xlabel="words in the vocabulary", ylim=(0, None))
+            axis.set(title=title, xlabel="words in the vocabulary", ylim=(0, 100))
     axes[0].legend(title="preset")
     axes[2].plot([0, 1], [0, 1], color="tab:gray", linewidth=1)
     for result in results:
