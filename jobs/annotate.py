@@ -133,10 +133,10 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         summary = summary_document(counts, vocabulary.class_names, new_images, seconds, stats.bytes_read)
         output.write_summary(summary)
         show_summary(summary, output.location.url, console)
+        check_failures(counts, options.max_failed_fraction)
     if options.trial is not None:
         folder = output.location.url
         report(ReportOptions(labels=folder, output=f"{folder}/report.html", pictures=options.trial), console)
-    check_failures(counts, options.max_failed_fraction)
 
 
 def with_facts(
