@@ -118,11 +118,7 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         return
     corpus = replace(corpus, root=corpus.root.with_retries())
     with exclusive_run(output, manifest, console, options.overwrite) as output:
-        embeddings = output.read_embeddings() or vocabulary.embed(models.clip, preset)
-        output.write_embeddings(embeddings)
-        manifest = with_facts(manifest, vocabulary, embeddings, models)
-        output.write("manifest.json", manifest.to_json().encode("utf-8"))
-        explain_words(manifest, embeddings, models, console)
+        manifest, embeddings = embed_words(output, manifest, vocabulary, models, console)
         spec = models.spec(embeddings, options.method.precision)
         prepare = Preparer(spec.inputs, options.limits)
         encoder = AnnotationEncoder(models.settings, embeddings.background_words)
@@ -137,6 +133,18 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
     if options.trial is not None:
         folder = output.location.url
         report(ReportOptions(labels=folder, output=f"{folder}/report.html", pictures=options.trial), console)
+
+
+def embed_words(
+    output: Output, manifest: Manifest, vocabulary: VocabularyRequest, models: Models, console: Console
+) -> tuple[Manifest, VocabularyEmbeddings]:
+    """Embed the vocabulary, unless an earlier run did, and say what became of the words."""
+    embeddings = output.read_embeddings() or vocabulary.embed(models.clip, models.settings.preset)
+    output.write_embeddings(embeddings)
+    manifest = with_facts(manifest, vocabulary, embeddings, models)
+    output.write("manifest.json", manifest.to_json().encode("utf-8"))
+    explain_words(manifest, embeddings, models, console)
+    return manifest, embeddings
 
 
 def with_facts(
