@@ -90,10 +90,6 @@ def test_values_stand_for_the_published_classes(name: str) -> None:
         assert indices == set(range(len(benchmark.classes) + benchmark.has_background))
 
 
-def test_every_benchmark_has_a_layout() -> None:
-    assert tuple(LAYOUTS) == tuple(LAYOUTS)
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
