@@ -290,8 +290,8 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     axes[2].plot([0, 1], [0, 1], color="tab:gray", linewidth=1)
     for result in results:
         if "reliability" in result:
-            said, true = zip(*((said, true) for said, true, count in result["reliability"] if count > 10), strict=True)
-            axes[2].plot(said, true, marker=".", label=f"{result['words']} words")
+            points = [(said, true) for said, true, count in result["reliability"] if count > 10]
+            axes[2].plot(*zip(*points, strict=True), marker=".", label=f"{result['words']} words")
     axes[2].set(title="share of images that show the class", xlabel="probability of presence", xlim=(0, 1), ylim=(0, 1))
     axes[2].legend()
     figure.savefig(path)
