@@ -63,8 +63,11 @@ class EncoderDefaults(CheckedSettings):
         metadata=declare("Feature whose map is spread over similar patches. Negative numbers count from the last")
     )
     logit_scale: float = field(
-        metadata=declare("Factor on the cosine similarities before the softmax over queries", 0.0, 1e4)
-    )
+        metadata=declare(
+            "Factor on the cosine similarities before the softmax over queries. Preset open: 80 for ViT-B/16, 40 for "
+            "ViT-L/14", 0.0, 1e4,
+        )
+    )  # fmt: skip
     attention_threshold: float = field(
         metadata=declare(
             "Entries below this share of their maximum become zero, in the selected class map and in the diffusion "
@@ -177,8 +180,12 @@ class MethodSettings(EncoderDefaults):
     )
     presence_threshold: float = field(
         default=0.5,
-        metadata=declare("Preset open: classes are present from this probability on", 0.0, 1.0),
-    )
+        metadata=declare(
+            "Preset open: classes are present from this probability on. Probabilities are fitted for OpenAI's ViT-B/16 "
+            "and the demo's model. For other encoders they follow from published thresholds and are not measured",
+            0.0, 1.0,
+        ),
+    )  # fmt: skip
     outline_threshold: float = field(
         default=0.4,
         metadata=declare(
