@@ -160,11 +160,33 @@ def test_calibrated_thresholds_raise_what_they_should_and_annotate_takes_them(
     (tmp_path / "vocab.txt").write_text("\n".join(NAMES))
     images = drawn[drawn.index("--images") + 1]
     flags = ["--vocab", str(tmp_path / "vocab.txt"), "--background", "none", "--settings", str(settings), *DEMO]
+    flags += ["--preset", "release"]
     run = ray_here.annotate(images, str(tmp_path / "labels"), *flags, "--limit", "2")
     assert run.returncode == 0, run.stderr
     manifest = json.loads((tmp_path / "labels/manifest.json").read_text())
     thresholds = json.loads(settings.read_text())["classes"]
     assert manifest["settings"]["class_score_thresholds"] == [thresholds[name]["score_threshold"] for name in NAMES]
+
+
+@pytest.mark.long
+def test_a_fitted_curve_raises_f1_and_annotate_takes_it(
+    ray_here: SharedRay, evaluate: Evaluate, drawn: list[str], tmp_path: Path
+) -> None:
+    wrong, fitted = tmp_path / "wrong.json", tmp_path / "curve.json"
+    wrong.write_text(json.dumps({"settings": {"presence_midpoint": 1.7}}))
+    flags = [*drawn, *DEMO, "--preset", "open", "--settings", str(wrong), "--calibrate", str(fitted)]
+    runs, printed = evaluate(tmp_path / "fitted", *flags)
+    before, after = (run["f1"] for run in runs["runs"])
+    assert after > before, printed
+    assert "calibration error" in printed
+    found = json.loads(fitted.read_text())["settings"]
+    (tmp_path / "vocab.txt").write_text("\n".join(NAMES))
+    images = drawn[drawn.index("--images") + 1]
+    flags = ["--vocab", str(tmp_path / "vocab.txt"), "--background", "none", "--settings", str(fitted), *DEMO]
+    run = ray_here.annotate(images, str(tmp_path / "labels"), *flags, "--limit", "2")
+    assert run.returncode == 0, run.stderr
+    settings = json.loads((tmp_path / "labels/manifest.json").read_text())["settings"]
+    assert found.items() <= settings.items()
 
 
 @pytest.mark.long
