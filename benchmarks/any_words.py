@@ -10,9 +10,9 @@ masks 0 and 255 do not count, and c is the c-th class.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -135,17 +135,15 @@ def main(options: AnyWordsOptions) -> None:
     draws = draw_vocabularies(options, dataset, specs, shares)
     for row in track(rows, "labelling", console=console):
         label_image(row, specs["open"].inputs, draws)
-    by_case = {case: [draw for draw in draws if (draw.preset, len(draw.words)) == case] for case in cases(options)}
-    results = [figures(own, shares) for own in by_case.values() if own]
+    by_case = defaultdict(list)
+    for draw in draws:
+        by_case[draw.preset, len(draw.words)].append(draw)
+    results = [figures(by_case[case], shares) for case in sorted(by_case, key=lambda case: PRESETS.index(case[0]))]
     show(results, console)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     if options.figure:
         plot(results, options.figure)
-
-
-def cases(options: AnyWordsOptions) -> Iterator[tuple[Preset, int]]:
-    return product(PRESETS, options.sizes)
 
 
 def specification(options: AnyWordsOptions, dataset: Dataset, preset: Preset) -> CliperSpec:
@@ -224,30 +222,34 @@ def label_image(row: dict[str, Any], inputs: InputSpec, draws: Sequence[Draw]) -
 
 def figures(draws: Sequence[Draw], shares: np.ndarray) -> dict[str, Any]:
     """Figures of the draws of one size, in percent. Decisions of all draws are counted together."""
-    scores, found = (np.concatenate([np.stack(of).ravel() for of in column]) for column in (
-        [draw.scores for draw in draws], [draw.found for draw in draws],
-    ))  # fmt: skip
-    share = np.concatenate([shares[:, draw.words].ravel() for draw in draws])
-    present = share > 0
-    precision, recall, f1 = precision_recall_f1((found & present).sum(), found.sum(), present.sum())
-    best = best_thresholds(scores, present)[:1]
+    share = [shares[:, draw.words] for draw in draws]
+    scores, found = [np.stack(draw.scores) for draw in draws], [np.stack(draw.found) for draw in draws]
+    f1s = [decision_figures(*decisions)[2] for decisions in zip(found, share, strict=True)]
     mious = [np.nanmean(intersection_over_union(*draw.pixels)) for draw in draws]
-    f1s = [
-        precision_recall_f1((of & (shares[:, draw.words] > 0)).sum(), of.sum(), (shares[:, draw.words] > 0).sum())[2]
-        for draw, of in ((draw, np.stack(draw.found)) for draw in draws)
-    ]
-    maps = [mean_average_precision(np.stack(draw.scores), shares[:, draw.words] > 0) for draw in draws]
+    maps = [mean_average_precision(of, own > 0) for of, own in zip(scores, share, strict=True)]
+    all_scores, all_found, all_shares = (
+        np.concatenate([of.ravel() for of in column]) for column in (scores, found, share)
+    )
+    present = all_shares > 0
+    precision, recall, f1 = decision_figures(all_found, all_shares)
+    best = best_thresholds(all_scores, present)[:1]
     result = {
-        "f1": f1, "f1_spread": np.nanstd(f1s), "best_f1": threshold_figures(scores, present, best)[2, 0],
-        "precision": precision, "recall": recall, "recall_large": found[share > LARGE_SHARE].mean(),
+        "f1": f1, "f1_spread": np.nanstd(f1s), "best_f1": threshold_figures(all_scores, present, best)[2, 0],
+        "precision": precision, "recall": recall, "recall_large": all_found[all_shares > LARGE_SHARE].mean(),
         "map": np.mean(maps), "miou": np.mean(mious), "miou_spread": np.std(mious),
     }  # fmt: skip
     percent: dict[str, Any] = {name: round(100 * float(value), 1) for name, value in result.items()}
-    probabilities = draws[0].cliper.settings.probabilities(scores)
+    probabilities = draws[0].cliper.settings.probabilities(all_scores)
     if probabilities is not None:
         percent["calibration_error"] = round(calibration_error(probabilities, present), 4)
         percent["reliability"] = reliability(probabilities, present)
     return {"preset": draws[0].preset, "words": len(draws[0].words), "draws": len(draws), **percent}
+
+
+def decision_figures(found: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Precision, recall and F1 of masks as decisions that a class is present."""
+    present = share > 0
+    return precision_recall_f1((found & present).sum(), found.sum(), present.sum())
 
 
 def reliability(probabilities: np.ndarray, present: np.ndarray) -> list[tuple[float, float, int]]:

@@ -93,9 +93,7 @@ def query_logits(
     dense: Float[Tensor, "batch patches dimensions"], queries: Queries, logit_scale: float
 ) -> Float[Tensor, "batch queries patches"]:
     """Cosine similarity of every patch to every query, plus the query's head start, times ``logit_scale``."""
-    similarity = F.normalize(dense, dim=-1) @ F.normalize(queries.rows, dim=-1).T
-    if queries.best_logit:
-        similarity = similarity + queries.head_start
+    similarity = F.normalize(dense, dim=-1) @ F.normalize(queries.rows, dim=-1).T + queries.head_start
     return logit_scale * similarity.transpose(1, 2)
 
 

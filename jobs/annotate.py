@@ -98,7 +98,8 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         corpus = sampled(corpus, options.trial)
     models = find_models(options.method, vocabulary.class_names)
     if options.method.profile is not None:
-        chosen = profile_settings(options.method.profile, models.clip.patch_size_px)
+        shared = profile_settings(options.method.profile, models.clip.patch_size_px)
+        chosen = ", ".join(f"{name} {value}" for name, value in shared.items())
         console.print(f"Profile {options.method.profile} sets {chosen}", highlight=False, soft_wrap=True)
     manifest = labelling_manifest(
         input={"address": corpus.root.url, "format": corpus.format, "limit": options.limit}

@@ -56,16 +56,15 @@ def summary_document(
     counts: Counts, class_names: list[str], new_images: int, seconds: float, bytes_read: int
 ) -> dict[str, Any]:
     """The content of ``summary.json``: counts over the whole output, then the last run's images, time and input."""
+    found = {name: counts.by_category[index] for index, name in enumerate(class_names, start=1)}
     return {
         "images": counts.images,
         "ok": counts.ok,
         "failed": counts.images - counts.ok,
         "by_status": dict(counts.by_status.most_common()),
         "images_by_class": {class_names[category - 1]: n for category, n in counts.by_category.most_common()},
-        "never_found": [name for index, name in enumerate(class_names, 1) if not counts.by_category[index]],
-        "always_found": [
-            name for index, name in enumerate(class_names, 1) if counts.by_category[index] == counts.ok > 1
-        ],
+        "never_found": [name for name, images in found.items() if not images],
+        "always_found": [name for name, images in found.items() if images == counts.ok and counts.ok > 1],
         "new_images": new_images,
         "seconds": round(seconds, 3),
         "bytes_read": bytes_read,

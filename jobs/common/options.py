@@ -64,13 +64,13 @@ GivenSettings: Any = make_dataclass("GivenSettings", map(option, DECLARED), base
 
 @dataclass(frozen=True)
 class MethodOptions(GivenSettings):
-    """Models and settings of CLIPer. Settings left out take the values published for the encoder on PASCAL VOC."""
+    """Models and settings of CLIPer. Settings left out take the encoder's values for the preset: with release and paper
+    those published for PASCAL VOC."""
 
     precision: Precision = "auto"
     """Number format of the models; auto is fp16 on GPUs and fp32, which gives the published numbers, on CPUs."""
     settings: str | None = None
     """Settings file, as jobs/evaluate.py --calibrate writes it; other options come before what it says."""
-
     profile: Profile | None = None
     """Preset release: the settings that the published benchmarks of a kind share. objects: PASCAL VOC and COCO-Object;
     scene: COCO-Stuff and ADE20K; street: Cityscapes."""

@@ -200,6 +200,10 @@ def read_vocabulary(
         raise RequestError("--vocab is missing: name a file with one class per line (or give --text-embeddings)")
     classes = parse_text("--vocab", vocab, parse_vocabulary) if vocab is not None else ()
     if text_embeddings is not None:
+        if background is not None:
+            raise RequestError(
+                "--background has no effect with --text-embeddings, whose file has its own words: drop it"
+            )
         ready = read_embeddings(text_embeddings, [entry.name for entry in classes] or None)
         classes = classes or tuple(VocabularyClass(name, (name,)) for name in ready.class_names)
         return VocabularyRequest(classes, ready.background_words, (), ready)

@@ -56,10 +56,10 @@ class EvaluateOptions:
     grid: tuple[Grid, ...] = ()
     """Evaluate every row of these ablation tables of the paper."""
     calibrate: Path | None = None
-    """Look for thresholds of every class on half of the images, try them on the other half, and write a settings file
-    for --settings if they are better."""
+    """Fit on half of the images, try the result on the other half, and write a settings file for --settings if it is
+    better. Preset open: probabilities of presence. Other presets: thresholds of every class."""
     calibrate_for: Goal = "miou"
-    """The figure that the thresholds should raise."""
+    """The figure that thresholds of classes should raise."""
     output: str = "evaluations"
     """Folder or prefix for the rows that figures are summed from. Each request has its own folder there, in which the
     same command continues."""

@@ -82,6 +82,7 @@ def test_background_words_that_are_classes_are_left_out_and_named(
         (["--try", "0"], "--try must be between 1 and"),
         (["--try", "3", "--limit", "3"], "--try and --limit do not go together"),
         (["--background", "+/nowhere"], "--background /nowhere"),
+        (["--text-embeddings", "words.safetensors"], "--background has no effect with --text-embeddings"),
     ],
 )
 def test_wrong_requests(changes: list[str], sentence: str, flags: list[str], tmp_path: Path) -> None:
