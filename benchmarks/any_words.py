@@ -34,7 +34,7 @@ from cluster.corpus.prepare import PREPARED_SCHEMA, Preparer, read_prepared
 from cluster.corpus.sources import read_shard
 from cluster.encoders import truth_of
 from jobs.common.options import DEFAULT_CLIP, DEFAULT_DIFFUSION, MethodOptions
-from jobs.common.request import find_models, without_synonyms
+from jobs.common.request import find_models
 from jobs.common.statistics import (
     best_thresholds,
     calibration_error,
@@ -43,6 +43,7 @@ from jobs.common.statistics import (
     precision_recall_f1,
     threshold_figures,
 )
+from jobs.common.vocabulary import without_synonyms
 from jobs.evaluation.datasets import Dataset, find_folder
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.errors import RequestError

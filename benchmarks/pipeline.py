@@ -37,7 +37,8 @@ from cluster.run import Pipeline, run_pipeline
 from cluster.session import ClusterOptions
 from cluster.storage import open_location
 from jobs.common.options import MethodOptions
-from jobs.common.request import VocabularyRequest, find_models
+from jobs.common.request import find_models
+from jobs.common.vocabulary import VocabularyRequest
 from schemas.manifest import Manifest
 from schemas.vocabulary import VocabularyClass
 

@@ -40,7 +40,7 @@ from cliper.runs import Runs, find_runs
 from cliper.settings import MethodSettings
 from cliper.vision import VisionTower
 from cluster.actors import PRECISIONS
-from cluster.corpus.decode import decode_image
+from cluster.corpus.decode import decode_rgb
 from schemas.runs import annotations_from_runs, labels_from_runs
 from tests.reference import literal
 
@@ -128,25 +128,11 @@ def measure(
         floor = products_seconds(run, device, dtype) / batch_size
         if on_gpu and diffusion is not None:
             diffusion.compile()  # as the actors do; after products were counted, which compiled code hides
-    if on_gpu:
-        run()  # warm
-    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
-    with torch.inference_mode(), profile(activities=activities, acc_events=True) as recorded:
-        runs = run()[0]
-        finish(device)
+    runs, stages = profiled(run, device)
     seconds = {"total": min(timed(run, device) for _ in range(options.repeats)) / batch_size}
-    events = recorded.key_averages()
-    for name in STAGES:
-        own = [event for event in events if event.key == f"cliper/{name}"]
-        microseconds = sum(event.device_time_total if on_gpu else event.cpu_time_total for event in own)
-        seconds[name] = microseconds / 1e6 / batch_size
+    seconds |= {name: of_batch / batch_size for name, of_batch in stages.items()}
     if variant == "fast":
-        jpeg = io.BytesIO()
-        Image.fromarray(images[0]).save(jpeg, "JPEG", quality=90)
-        scores = np.ones(classes, np.float32)
-        encode = partial(annotations_from_runs, runs.starts, runs.labels, runs.image_hw, scores)
-        for name, step in (("decode", partial(decode_image, jpeg.getvalue())), ("rle", encode)):
-            seconds[name] = min(timed(step, torch.device("cpu")) for _ in range(10))
+        seconds |= around(images[0], runs, classes)
     memory = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     rows = [
         {
@@ -167,6 +153,32 @@ def measure(
         if value > 0
     ]
     return rows, labels_from_runs(runs.starts, runs.labels, runs.image_hw)
+
+
+def profiled(run: Callable[[], list[Runs]], device: torch.device) -> tuple[Runs, dict[str, float]]:
+    """The first image's label map, and the seconds of every stage of one run."""
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        run()  # warm
+    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
+    with torch.inference_mode(), profile(activities=activities, acc_events=True) as recorded:
+        runs = run()[0]
+        finish(device)
+    events = recorded.key_averages()
+    seconds = {}
+    for name in STAGES:
+        own = [event for event in events if event.key == f"cliper/{name}"]
+        seconds[name] = sum(event.device_time_total if on_gpu else event.cpu_time_total for event in own) / 1e6
+    return runs, seconds
+
+
+def around(image: np.ndarray, runs: Runs, classes: int) -> dict[str, float]:
+    """Seconds of what the job does with an image before and after the method."""
+    jpeg = io.BytesIO()
+    Image.fromarray(image).save(jpeg, "JPEG", quality=90)
+    encode = partial(annotations_from_runs, runs.starts, runs.labels, runs.image_hw, np.ones(classes, np.float32))
+    steps: dict[str, Callable[[], Any]] = {"decode": partial(decode_rgb, jpeg.getvalue()), "rle": encode}
+    return {name: min(timed(step, torch.device("cpu")) for _ in range(10)) for name, step in steps.items()}
 
 
 def some_image(height: int, width: int, seed: int) -> np.ndarray:

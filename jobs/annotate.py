@@ -24,7 +24,8 @@ from cluster.storage import open_location
 from jobs.common.exit_codes import run_job
 from jobs.common.options import MethodOptions
 from jobs.common.plan import PlanOptions, show_plan
-from jobs.common.request import Models, VocabularyRequest, find_models, read_vocabulary, synonymous_classes
+from jobs.common.request import Models, find_models
+from jobs.common.vocabulary import VocabularyRequest, read_vocabulary, synonymous_classes
 from jobs.report import MAX_IMAGES, ReportOptions, report
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.errors import JobFailedError, RequestError

@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from cluster.corpus.limits import Limits
 from schemas.rows import Status
 
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode_image` has a limit of its own
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode_rgb` has a limit of its own
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
@@ -55,11 +55,6 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         signal.setitimer(signal.ITIMER_REAL, *timer)
-
-
-def decode_image(data: bytes, max_pixels: int = Limits.max_pixels) -> np.ndarray:
-    """The pixels of an image file, uint8 [height, width, 3], RGB; see `decode_rgb`."""
-    return np.asarray(decode_rgb(data, max_pixels))
 
 
 def decode_rgb(data: bytes, max_pixels: int = Limits.max_pixels) -> Image.Image:

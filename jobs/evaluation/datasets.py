@@ -9,7 +9,8 @@ from cliper.settings import MethodSettings, Preset
 from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled
 from cluster.corpus.limits import Limits
 from cluster.storage import open_location
-from jobs.common.request import VocabularyRequest, parse_text, read_embeddings, read_templates
+from jobs.common.request import parse_text
+from jobs.common.vocabulary import VocabularyRequest, read_embeddings, read_templates
 from schemas.errors import RequestError
 from schemas.vocabulary import VocabularyClass, packaged_background, parse_vocabulary
 

@@ -21,13 +21,14 @@ from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import Cliper
 from cliper.preprocess import InputSpec
 from cliper.settings import VIT_B_16, MethodSettings
-from cluster.corpus.decode import decode_image, decode_rgb
+from cluster.corpus.decode import decode_rgb
 from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.corpus.prepare import PREPARED_SCHEMA, Preparer, read_prepared
 from cluster.corpus.readers import Record
 from schemas.rows import Status
 from tests.corpus.images import odd_images
 from tests.reference.label_map import plain_label_map
+from tests.support.corpora import decode_image
 from tests.support.stages import result_of
 
 CPU = torch.device("cpu")

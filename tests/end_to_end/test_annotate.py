@@ -18,13 +18,13 @@ from cliper.loading import load_diffusion, load_vision_tower
 from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import Cliper
 from cliper.settings import MethodSettings
-from cluster.corpus.decode import decode_image, image_seed
+from cluster.corpus.decode import image_seed
 from schemas.embeddings import embeddings_from_bytes
 from schemas.manifest import METADATA_KEY
 from schemas.rows import ROW_SCHEMA, Status
 from schemas.runs import annotations_from_labels
 from tests.end_to_end.conftest import IMAGES, PER_SHARD, FinishedRun
-from tests.support.corpora import jpeg, sample_images, write_folder, write_tables, write_tars
+from tests.support.corpora import decode_image, jpeg, sample_images, write_folder, write_tables, write_tars
 from tests.support.jobs import OutputReader, broken_copy
 from tests.support.s3_server import BUCKET, s3_client
 from tests.support.stages import predict

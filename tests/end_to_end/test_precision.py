@@ -13,14 +13,15 @@ from cliper.models import DEMO
 from cliper.pipeline import ImageArray
 from cliper.settings import MethodSettings
 from cluster.actors import CliperSpec
-from cluster.corpus.decode import decode_image
 from demo.world.names import NAMES
 from demo.world.scene import draw
 from jobs.common.options import MethodOptions
-from jobs.common.request import VocabularyRequest, find_models
+from jobs.common.request import find_models
+from jobs.common.vocabulary import VocabularyRequest
 from schemas.embeddings import embeddings_from_bytes
 from schemas.vocabulary import VocabularyClass
 from tests.end_to_end.test_photographs import PHOTOS, REAL_CLIP, write_embeddings
+from tests.support.corpora import decode_image
 from tests.support.stages import predict
 
 PRODUCTS = {

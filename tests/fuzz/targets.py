@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.corpus.decode import DecodeError, decode_image
+from cluster.corpus.decode import DecodeError
 from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.corpus.readers import Shard, read_table, read_tar
 from cluster.corpus.sources import counted
@@ -18,6 +18,7 @@ from schemas.rows import Status
 from schemas.vocabulary import parse_background, parse_vocabulary
 from tests.corpus.images import odd_images
 from tests.corpus.shards import odd_tables, odd_tars
+from tests.support.corpora import decode_image
 
 MAX_PIXELS = 2**22
 """Keeps a try short; larger images are refused as they are in a job."""

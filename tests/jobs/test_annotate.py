@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from jobs.annotate import main
-from jobs.common.request import read_vocabulary
+from jobs.common.vocabulary import read_vocabulary
 from schemas.vocabulary import packaged_background
 from tests.support.corpora import sample_images, write_folder
 from tests.support.jobs import refusal, tiny_flags

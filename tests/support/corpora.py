@@ -9,6 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from cluster.corpus.decode import decode_rgb
+from cluster.corpus.limits import Limits
+
+
+def decode_image(data: bytes, max_pixels: int = Limits.max_pixels) -> np.ndarray:
+    """The pixels of an image file as the job decodes them, uint8 [height, width, 3]."""
+    return np.asarray(decode_rgb(data, max_pixels))
+
 
 def jpeg(seed: int, size_hw: tuple[int, int] | None = None) -> bytes:
     """An image with smooth colours and a few squares; every third one is upright."""

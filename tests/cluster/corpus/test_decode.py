@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cliper.preprocess import InputSpec
-from cluster.corpus.decode import DecodeError, decode_image, image_seed
+from cluster.corpus.decode import DecodeError, image_seed
 from cluster.corpus.limits import Limits
 from cluster.corpus.prepare import Preparer
 from cluster.corpus.readers import Record
 from schemas.rows import Status
+from tests.support.corpora import decode_image
 
 HEIGHT, WIDTH = 6, 9
 RAMP = np.linspace(0, 255, HEIGHT * WIDTH * 3).reshape(HEIGHT, WIDTH, 3).astype(np.uint8)

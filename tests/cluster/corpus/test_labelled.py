@@ -11,7 +11,6 @@ import s3fs
 from fsspec.implementations.local import LocalFileSystem
 
 from cliper.published import find_benchmark
-from cluster.corpus.decode import decode_image
 from cluster.corpus.ground_truth import IGNORED, OUTSIDE, TruthError
 from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled, read_truth
 from cluster.corpus.layouts import LAYOUTS
@@ -20,6 +19,7 @@ from cluster.corpus.sources import read_shard
 from cluster.storage import Location, open_location
 from schemas.errors import RequestError
 from schemas.rows import Status
+from tests.support.corpora import decode_image
 from tests.support.labelled_world import BACKGROUND, MAKERS, UNLABELLED, export, png_bytes
 from tests.support.s3_server import BUCKET, s3_client, seaweed
 

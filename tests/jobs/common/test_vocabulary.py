@@ -1,21 +1,29 @@
 """Which words of a vocabulary compete with each other."""
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cliper.coarse import Queries
+from cliper.loading import load_vision_tower
+from cliper.models import find_clip
+from cliper.pipeline import Cliper
+from cliper.settings import VIT_B_16, MethodSettings
 from cliper.text import WORLD_WORDS
-from jobs.common.request import synonymous_classes, without_synonyms
+from cluster.actors import build_queries
+from cluster.encoders import AnnotationEncoder
+from jobs.common.vocabulary import synonymous_classes, without_synonyms
 from schemas.embeddings import VocabularyEmbeddings
+from tests.support.stages import prepare
 
-DIMENSIONS = 24
 
-
-def random_rows(count: int, seed: int) -> np.ndarray:
-    rows = np.random.default_rng(seed).normal(size=(count, DIMENSIONS)).astype(np.float32)
+def random_rows(count: int, seed: int, dimensions: int = 24) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(count, dimensions)).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
@@ -39,6 +47,26 @@ def test_classes_among_the_background_change_nothing(size: int, seed: int) -> No
     )
     assert torch.equal(ours.rows, theirs.rows)
     assert torch.equal(ours.head_start, theirs.head_start)
+
+
+@pytest.mark.parametrize("size", [5, 2 * WORLD_WORDS])
+def test_rows_are_the_same_with_the_classes_among_the_background(size: int, tiny_clip: Path) -> None:
+    tower = load_vision_tower(find_clip(f"local-dir:{tiny_clip}"), torch.device("cpu"), torch.float32)
+    chosen = {"preset": "open", "compensation": "guided", "shorter_side_px": 112, "presence_midpoint": 0.02}
+    settings = MethodSettings(**vars(VIT_B_16) | chosen)
+    width = tower.model.proj.shape[1]
+    classes, background = random_rows(3, 0, width), random_rows(size, 1, width)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    rows = []
+    for words in (background, np.concatenate([classes[:2], background, classes[2:]])):
+        names = [f"word {np.flatnonzero((background == row).all(axis=1)).tolist()}" for row in words]
+        embeddings = without_synonyms(vocabulary(classes, words, names))
+        cliper = Cliper(tower, build_queries(embeddings, "open"), settings)
+        prediction = cliper.predict(prepare(cliper.inputs, [pixels], [0]))[0]
+        row = AnnotationEncoder(settings, embeddings.background_words).encode({}, prediction, 0.0)
+        rows.append(pa.Table.from_pylist([row]).to_pylist())
+    assert rows[0] == rows[1]
+    assert rows[0][0]["annotations"]
 
 
 def test_a_background_word_with_the_name_of_a_class_is_left_out_whatever_its_embedding() -> None:

@@ -1,0 +1,142 @@
+"""The vocabulary of a request: words from files, their embeddings, and which of them compete."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+
+from cliper.loading import load_text_encoder
+from cliper.models import ClipSpec, ModelError
+from cliper.settings import Preset
+from cliper.text import TEMPLATE_SETS, WORLD_WORDS, embed_phrases, parse_templates, same_meaning
+from jobs.common.request import parse_file, parse_text
+from schemas.embeddings import VocabularyEmbeddings, embeddings_from_bytes
+from schemas.errors import RequestError
+from schemas.vocabulary import VocabularyClass, packaged_background, parse_background, parse_vocabulary
+
+IDENTICAL = 0.999
+"""Cosine from which two phrases mean the same in a smaller vocabulary."""
+
+
+@dataclass(frozen=True)
+class VocabularyRequest:
+    """The words to look for, and the source of their embeddings.
+
+    Attributes:
+        classes: names and queries, in category order.
+        background: background phrases.
+        templates: prompt templates. Empty if the embeddings come from a file.
+        ready: embeddings from a file. With None, CLIP's text tower makes them.
+    """
+
+    classes: tuple[VocabularyClass, ...]
+    background: tuple[str, ...]
+    templates: tuple[str, ...]
+    ready: VocabularyEmbeddings | None
+
+    @property
+    def class_names(self) -> list[str]:
+        return [entry.name for entry in self.classes]
+
+    def manifest(self) -> dict[str, object]:
+        return {
+            "classes": [asdict(entry) for entry in self.classes],
+            "background": self.background,
+            "templates": self.templates,
+            "embeddings_sha256": self.ready.sha256 if self.ready else None,
+        }
+
+    def embed(self, clip: ClipSpec, preset: Preset) -> VocabularyEmbeddings:
+        """Embed the vocabulary, on a GPU of this machine if there is one. Embeddings from a file stay as they are.
+
+        With preset ``open``, background words that mean the same as a class are left out.
+
+        Raises:
+            RequestError: the text tower cannot be loaded.
+        """
+        embeddings = self.ready or self.embed_words(clip)
+        return without_synonyms(embeddings) if preset == "open" else embeddings
+
+    def embed_words(self, clip: ClipSpec) -> VocabularyEmbeddings:
+        """Embed all words; errors as for `embed`."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            encode, tokenize = load_text_encoder(clip, device)
+        except ModelError as error:
+            raise RequestError(f"--clip: {error}") from error
+        queries = [query for entry in self.classes for query in entry.queries]
+        rows = embed_phrases(encode, tokenize, [*queries, *self.background], self.templates).numpy()
+        return VocabularyEmbeddings(
+            classes=rows[: len(queries)],
+            row_names=tuple(entry.name for entry in self.classes for _ in entry.queries),
+            background=rows[len(queries) :],
+            background_words=self.background,
+        )
+
+
+def without_synonyms(embeddings: VocabularyEmbeddings) -> VocabularyEmbeddings:
+    """Leave out the background words that mean the same as one of the classes' queries, by name or by embedding."""
+    names = {name.casefold() for name in embeddings.row_names}
+    synonyms = set(np.flatnonzero(meanings(embeddings, embeddings.background).any(axis=0)).tolist())
+    words = enumerate(embeddings.background_words)
+    kept = [index for index, word in words if index not in synonyms and word.casefold() not in names]
+    kept_words = tuple(embeddings.background_words[index] for index in kept)
+    return replace(embeddings, background=embeddings.background[kept], background_words=kept_words)
+
+
+def synonymous_classes(embeddings: VocabularyEmbeddings) -> list[tuple[str, str]]:
+    """Pairs of classes with queries that mean the same."""
+    first, second = np.nonzero(meanings(embeddings, embeddings.classes))
+    names = embeddings.row_names
+    pairs = ((names[i], names[j]) for i, j in zip(first, second, strict=True) if i < j and names[i] != names[j])
+    return list(dict.fromkeys(pairs))
+
+
+def meanings(embeddings: VocabularyEmbeddings, others: np.ndarray) -> np.ndarray:
+    """Whether each of the classes' queries means the same as each of some other rows, bool [queries, others]."""
+    world = np.concatenate([embeddings.classes, embeddings.background])
+    if len(world) < WORLD_WORDS:
+        return embeddings.classes @ others.T >= IDENTICAL
+    return same_meaning(*map(torch.from_numpy, (embeddings.classes, others, world))).numpy()
+
+
+def read_vocabulary(
+    vocab: str | None, background: str | None, templates: str, text_embeddings: str | None, preset: Preset
+) -> VocabularyRequest:
+    """Read the vocabulary from its files. The packaged background words depend on the preset.
+
+    With an embeddings file, the vocabulary file is optional. It then selects and orders classes of the embeddings.
+
+    Raises:
+        RequestError: a file is missing or wrong.
+    """
+    if vocab is None and text_embeddings is None:
+        raise RequestError("--vocab is missing: name a file with one class per line (or give --text-embeddings)")
+    classes = parse_text("--vocab", vocab, parse_vocabulary) if vocab is not None else ()
+    if text_embeddings is not None:
+        if background is not None:
+            raise RequestError("--background has no effect with --text-embeddings: the file has background words")
+        ready = read_embeddings(text_embeddings, [entry.name for entry in classes] or None)
+        classes = classes or tuple(VocabularyClass(name, (name,)) for name in ready.class_names)
+        return VocabularyRequest(classes, ready.background_words, (), ready)
+    words = () if background == "none" else packaged_background("world" if preset == "open" else "voc")
+    if background is not None and background != "none":
+        own = parse_text("--background", background.removeprefix("+"), parse_background)
+        words = tuple(dict.fromkeys([*words, *own])) if background.startswith("+") else own
+    return VocabularyRequest(classes, words, read_templates(templates), ready=None)
+
+
+def read_templates(templates: str) -> tuple[str, ...]:
+    """The prompt templates of a named set or of a file."""
+    return TEMPLATE_SETS.get(templates) or parse_text("--templates", templates, parse_templates)
+
+
+def read_embeddings(address: str, class_names: Sequence[str] | None) -> VocabularyEmbeddings:
+    """The embeddings of a file, of these classes if any are named."""
+
+    def parse(data: bytes) -> VocabularyEmbeddings:
+        embeddings = embeddings_from_bytes(data)
+        return embeddings if class_names is None else embeddings.select(class_names)
+
+    return parse_file("--text-embeddings", address, parse)
