@@ -162,7 +162,7 @@ def prepared_rows(dataset: Dataset, spec: CliperSpec) -> Iterator[dict[str, Any]
         RequestError: one cannot be read or has no mask.
     """
     corpus = dataset.labelled.corpus
-    prepare = Preparer(spec.inputs, corpus.limits, dataset.labelled, dataset.background)
+    prepare = Preparer(spec.inputs, corpus.limits, dataset.labelled)
     for shard in corpus.shards:
         row = prepare(next(read_shard(corpus, shard)))
         if row["status"] != Status.OK:

@@ -1,4 +1,4 @@
-"""What has been published for the method on eight benchmarks: queries, settings and mean IoU, as data."""
+"""Eight benchmarks as data: queries, published settings and mean IoU, and the layout of files and masks."""
 
 import json
 from dataclasses import dataclass, fields
@@ -7,6 +7,9 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from cliper.settings import EncoderDefaults
+
+ENCODERS = {(16, 12): "ViT-B/16", (14, 24): "ViT-L/14"}
+"""Patch size in pixels and number of blocks of the encoders with published figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,11 @@ class Benchmark:
     def encoder(self, patch_size_px: int) -> EncoderSettings:
         """Settings for an encoder: those of ViT-L/14 for patches of 14 pixels, else ViT-B/16's."""
         return self.encoders["ViT-L/14" if patch_size_px == 14 else "ViT-B/16"]
+
+    def published_miou(self, patch_size_px: int, blocks: int, result: str) -> float | None:
+        """A published mean IoU in percent; None if there is none for such an encoder."""
+        name = ENCODERS.get((patch_size_px, blocks))
+        return None if name is None else self.encoders[name].published_miou[result]
 
 
 Profile = Literal["objects", "scene", "street"]

@@ -111,7 +111,7 @@ class CountsEncoder:
             "present": labels_in(truth),
             "seconds": seconds,
             "confusion": confusion(truth, predicted, self.classes + 1),
-            "winners": winners(truth, *prediction.winners) if prediction.winners else None,
+            "threshold_histogram": threshold_histogram(truth, *prediction.winners) if prediction.winners else None,
         }
 
 
@@ -141,8 +141,8 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, labels: int) -> list[dic
     ]
 
 
-def winners(truth: np.ndarray, value: np.ndarray, labels: np.ndarray) -> list[dict[str, int]]:
-    """How often each class wins at each step of its value, and how often rightly, as `schemas.evaluation.WINNERS`.
+def threshold_histogram(truth: np.ndarray, value: np.ndarray, labels: np.ndarray) -> list[dict[str, int]]:
+    """How often each class wins at each step of its value, and how often rightly (`schemas.evaluation.THRESHOLD_STEP`).
 
     Args:
         truth: integers [height, width], or `IGNORED`.

@@ -7,7 +7,8 @@ field               meaning
                     as in `schemas.rows`
 ``present``         labels in the ground truth, ascending
 ``confusion``       pixels by true and predicted label, only pairs that occur
-``winners``         when thresholds are looked for: per class, and per step of its map's value where the class wins
+``threshold_histogram``
+                    when thresholds are looked for: per class, and per step of its map's value where the class wins
                     over the others, how many pixels there are and how many of them are the class's own
 ``seconds``         time for labelling, divided evenly among the images of a batch
 ==================  ==============================================================================================
@@ -20,7 +21,7 @@ import pyarrow as pa
 from schemas.rows import ROW_SCHEMA
 
 VALUE_STEPS = 100
-"""Steps of ``winners`` from 0 to 1; values above 1 are in the last one."""
+"""Steps of ``threshold_histogram`` from 0 to 1; values above 1 are in the last one."""
 
 CONFUSION = pa.struct(
     [
@@ -29,7 +30,7 @@ CONFUSION = pa.struct(
         pa.field("pixels", pa.int64(), nullable=False),
     ]
 )
-WINNERS = pa.struct(
+THRESHOLD_STEP = pa.struct(
     [
         pa.field("class", pa.int32(), nullable=False),
         pa.field("step", pa.int32(), nullable=False),
@@ -44,7 +45,7 @@ EVALUATION_SCHEMA = pa.schema(
         *(ROW_SCHEMA.field(name) for name in KEPT),
         pa.field("present", pa.list_(pa.int32())),
         pa.field("confusion", pa.list_(CONFUSION)),
-        pa.field("winners", pa.list_(WINNERS)),
+        pa.field("threshold_histogram", pa.list_(THRESHOLD_STEP)),
         pa.field("seconds", pa.float32()),
     ]
 )

@@ -1,8 +1,7 @@
 """From an index mask's bytes to the true class of every pixel."""
 
 import io
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -21,57 +20,51 @@ GREY_STEP = {2: 85, 4: 17}
 """Pillow stretches grey values of so many bits over 0 to 255; this far apart."""
 
 
-class TruthError(ValueError):
-    """The mask of a image cannot be used; the message says why, in one sentence."""
+class MaskError(ValueError):
+    """The mask of an image cannot be used; the message says why, in one sentence."""
 
 
-@dataclass(frozen=True)
-class TruthFormat:
-    """What the values in masks stand for.
-
-    Attributes:
-        lookup: uint16 [`VALUES`]; the class index of every value, `IGNORED` or `OUTSIDE`.
-    """
-
-    lookup: np.ndarray
-
-
-def truth_format(
-    values: Sequence[int], ignored: Collection[int] = (), first: int = 0, other: int = OUTSIDE
-) -> TruthFormat:
-    """The format in which ``values`` stand for the class indices from ``first`` on, in this order.
+def lookup_table(
+    classes: Iterable[int], background: Sequence[int] = (), ignored: Iterable[int] = (), other: int = OUTSIDE
+) -> np.ndarray:
+    """The label of every value: class c is label c + 1, background is 0.
 
     Args:
-        values: the classes' values.
-        ignored: values of pixels that do not count, even if they are among ``values``.
-        first: class index of the first value.
-        other: what all other values stand for.
+        classes: the classes' values, in their order.
+        background: values of the background.
+        ignored: values of pixels that do not count, even if they are a class's.
+        other: what all other values stand for: `OUTSIDE`, `IGNORED` or the label 0.
+
+    Returns:
+        uint16 [`VALUES`].
     """
     lookup = np.full(VALUES, other, np.uint16)
-    lookup[list(values)] = np.arange(first, first + len(values))
+    for label, value in enumerate(classes, start=1):
+        lookup[value] = label
+    lookup[list(background)] = 0
     lookup[list(ignored)] = IGNORED
-    return TruthFormat(lookup)
+    return lookup
 
 
-def decode_truth(data: bytes, truth_format: TruthFormat, max_pixels: int) -> np.ndarray:
-    """The class index of every pixel.
+def decode_truth(data: bytes, lookup: np.ndarray, max_pixels: int) -> np.ndarray:
+    """The label of every pixel.
 
     Args:
         data: a PNG file: a palette image, whose indices count and not its colours, or a grey one of up to 16 bits.
-        truth_format: what its values stand for.
+        lookup: what its values stand for, see `lookup_table`.
         max_pixels: a larger mask is an error.
 
     Returns:
-        uint16 [height, width]; a class index from 0, or `IGNORED`.
+        uint16 [height, width]; 0 or the label of a class, or `IGNORED`.
 
     Raises:
-        TruthError: no PNG, damaged, too large, in colours, or with a value that stands for no class.
+        MaskError: no PNG, damaged, too large, in colours, or with a value that stands for no class.
     """
     values = read_values(data, max_pixels)
-    truth = truth_format.lookup[values]
+    truth = lookup[values]
     outside = values[truth == OUTSIDE]
     if outside.size:
-        raise TruthError(f"the value {outside.min()} stands for no class")
+        raise MaskError(f"the value {outside.min()} stands for no class")
     return truth
 
 
@@ -80,18 +73,18 @@ def read_values(data: bytes, max_pixels: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.width * image.height > max_pixels:
-                raise TruthError(f"{image.width} x {image.height} are more than {max_pixels:,} pixels (--max-pixels)")
+                raise MaskError(f"{image.width} x {image.height} are more than {max_pixels:,} pixels (--max-pixels)")
             if image.mode not in INDEX_MODES:
-                raise TruthError(f"it has colours ({image.mode}) where one value for every pixel is needed")
+                raise MaskError(f"it has colours ({image.mode}) where one value for every pixel is needed")
             values = np.asarray(image).astype(np.uint16)
             bit_depth = data[24]
             return values // GREY_STEP.get(bit_depth, 1) if image.mode == "L" else values
-    except TruthError:
+    except MaskError:
         raise
     except UnidentifiedImageError:
-        raise TruthError("it is not a PNG image") from None
+        raise MaskError("it is not a PNG image") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
-        raise TruthError(f"it is damaged: {' '.join(str(error).split())[:200]}") from error
+        raise MaskError(f"it is damaged: {' '.join(str(error).split())[:200]}") from error
 
 
 def pack_truth(truth: np.ndarray) -> bytes:

@@ -3,6 +3,7 @@
 `cluster.corpus.layouts` says how the known ones are laid out; any other is a folder of images and one of masks.
 """
 
+import itertools
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cluster.corpus.ground_truth import OUTSIDE, VALUES, TruthError, TruthFormat, decode_truth, truth_format
-from cluster.corpus.layouts import LAYOUTS, Layout
+from cluster.corpus.ground_truth import OUTSIDE, VALUES, MaskError, decode_truth, lookup_table
+from cluster.corpus.layouts import Layout, find_layout
 from cluster.corpus.limits import DEFAULT_LIMITS, Limits
 from cluster.corpus.readers import IMAGE_SUFFIXES, Shard
 from cluster.corpus.sources import Corpus
@@ -27,45 +28,56 @@ MATLAB_ADVICE = (
 
 
 @dataclass(frozen=True)
-class MaskRule:
-    """Where the mask of a image is: in another folder, its name with another ending.
-
-    Attributes:
-        images: what image ids begin with and masks do not (``JPEGImages/``).
-        image_tail: what image ids end in before the dot and masks do not (``_leftImg8bit``).
-        folder: the masks' folder.
-        ending: what masks' names end in (``_gtFine_labelIds.png``).
-    """
-
-    images: str
-    image_tail: str
-    folder: Location
-    ending: str
-
-    def locate(self, image_id: str) -> Location:
-        """The mask's place, whether anything is there or not."""
-        stem = posixpath.splitext(image_id.removeprefix(self.images))[0].removesuffix(self.image_tail)
-        return self.folder / (stem + self.ending)
-
-
-@dataclass(frozen=True)
 class LabelledCorpus:
-    """Images and their ground truth.
+    """Images and their masks.
 
     Attributes:
         corpus: the images, named relative to its root.
-        masks: where each image's mask is.
-        truth: what the masks' values stand for.
+        images: what image ids begin with and masks do not (``JPEGImages/``).
+        image_tail: what image ids end in before the dot and masks do not (``_leftImg8bit``).
+        masks: the masks' folder.
+        ending: what masks' names end in (``_gtFine_labelIds.png``).
+        lookup: what their values stand for, see `cluster.corpus.ground_truth.lookup_table`.
     """
 
     corpus: Corpus
-    masks: MaskRule
-    truth: TruthFormat
+    images: str
+    image_tail: str
+    masks: Location
+    ending: str
+    lookup: np.ndarray
 
     def with_retries(self) -> "LabelledCorpus":
         """The same data set, with clients that go on trying when the storage does not answer."""
         corpus = replace(self.corpus, root=self.corpus.root.with_retries())
-        return replace(self, corpus=corpus, masks=replace(self.masks, folder=self.masks.folder.with_retries()))
+        return replace(self, corpus=corpus, masks=self.masks.with_retries())
+
+    def mask_of(self, image_id: str) -> Location:
+        """The place of an image's mask, whether anything is there or not."""
+        stem = posixpath.splitext(image_id.removeprefix(self.images))[0].removesuffix(self.image_tail)
+        return self.masks / (stem + self.ending)
+
+    def has_masks(self) -> bool:
+        masks = [self.mask_of(shard.name) for shard in self.corpus.shards[:PROBED]]
+        return any(mask.fs.exists(mask.path) for mask in masks)
+
+    def read_mask(self, image_id: str) -> np.ndarray:
+        """The label of every pixel of an image.
+
+        Returns:
+            uint16 [height, width]: 0 for background, c + 1 for class c, `IGNORED` where pixels do not count.
+
+        Raises:
+            MaskError: the mask is not there, no index mask, damaged, or has a value that stands for no class.
+            OSError: the storage failed.
+        """
+        mask = self.mask_of(image_id)
+        try:
+            return decode_truth(mask.fs.cat_file(mask.path), self.lookup, self.corpus.limits.max_pixels)
+        except (FileNotFoundError, PermissionError) as error:
+            raise MaskError(f"mask {mask.url}: {storage_problem(error)}") from error
+        except MaskError as error:
+            raise MaskError(f"mask {mask.url}: {error}") from error
 
 
 def list_labelled(
@@ -76,27 +88,26 @@ def list_labelled(
     A list of the split is believed: nothing is listed then, and images on it that are not there fail in the run.
 
     Args:
-        name: one of `LAYOUTS`.
+        name: one of `BENCHMARKS`.
         root: the data set's folder, or one above it.
         limit: use only the first so many images, in the order of names.
         limits: on single images.
 
     Raises:
-        RequestError: the name is unknown, or images, their list or masks are not there.
+        RequestError: images, their list or masks are not there.
     """
-    if name not in LAYOUTS:
-        raise RequestError(f"there is no data set {name!r}: choose {', '.join(LAYOUTS)}")
-    layout = LAYOUTS[name]
+    layout = find_layout(name)
     with refusing_storage_errors(str(root)):
         base, folder, names = find_images(root, layout)
         corpus = corpus_of(root, [posixpath.join(folder, image) for image in names[:limit]], limits)
         tail = layout.ending.rpartition(".")[0]
-        for masks in layout.masks:
-            rule = MaskRule(f"{folder}/", tail, below(root, base, masks.folder), masks.ending)
-            if has_masks(corpus, rule):
-                return LabelledCorpus(corpus, rule, masks.truth)
-        first = names[0].removesuffix(layout.ending)
-        places = [posixpath.join(base, masks.folder, first + masks.ending) for masks in layout.masks]
+        places = []
+        for mask_folder, masks in itertools.product(layout.mask_folders, layout.masks):
+            place = below(root, base, mask_folder)
+            labelled = LabelledCorpus(corpus, f"{folder}/", tail, place, masks.ending, masks.lookup)
+            if labelled.has_masks():
+                return labelled
+            places.append(posixpath.relpath(labelled.mask_of(corpus.shards[0].name).path, root.path))
         raise lacking(root, layout, places)
 
 
@@ -125,43 +136,22 @@ def list_index_masks(
     Raises:
         RequestError: images or masks are not there, or values do not fit into 16 bits.
     """
-    if classes + background > OUTSIDE:
-        raise RequestError(f"masks cannot tell {classes:,} classes apart: at most {OUTSIDE - background:,}")
+    if classes >= OUTSIDE:
+        raise RequestError(f"masks cannot tell {classes:,} classes apart: at most {OUTSIDE - 1:,}")
     if not ignore <= set(range(VALUES)):
         raise RequestError(f"values of masks are 0 to {VALUES - 1}: {sorted(ignore)} cannot all be ignored")
     with refusing_storage_errors(f"images {images.url}"):
         corpus = corpus_of(images, image_names(images, masks)[:limit], limits)
     with refusing_storage_errors(f"masks {masks.url}"):
         must_exist(masks)
-        rule = MaskRule("", "", masks, ".png")
-        if not has_masks(corpus, rule):
+        lookup = lookup_table(range(background, classes + background), [0] if background else [], ignore)
+        labelled = LabelledCorpus(corpus, "", "", masks, ".png", lookup)
+        if not labelled.has_masks():
             image = corpus.shards[0].name
             raise RequestError(
-                f"masks {masks.url}: there are none for the first images: {image} needs {rule.locate(image).url}"
+                f"masks {masks.url}: there are none for the first images: {image} needs {labelled.mask_of(image).url}"
             )
-    # Where the background does not count, the truth has class indices alone.
-    first = 0 if background and 0 not in ignore else int(background)
-    return LabelledCorpus(corpus, rule, truth_format(range(first, classes + background), ignore))
-
-
-def read_truth(labelled: LabelledCorpus, image_id: str) -> np.ndarray:
-    """The class of every pixel of a image.
-
-    Returns:
-        uint16 [height, width]: the class index from 0, or for data sets with background 0 for background and one more
-        than the class index; `IGNORED` where pixels do not count.
-
-    Raises:
-        TruthError: the mask is not there, no index mask, damaged, or has a value that stands for no class.
-        OSError: the storage failed.
-    """
-    mask = labelled.masks.locate(image_id)
-    try:
-        return decode_truth(mask.fs.cat_file(mask.path), labelled.truth, labelled.corpus.limits.max_pixels)
-    except (FileNotFoundError, PermissionError) as error:
-        raise TruthError(f"mask {mask.url}: {storage_problem(error)}") from error
-    except TruthError as error:
-        raise TruthError(f"mask {mask.url}: {error}") from error
+    return labelled
 
 
 def image_names(images: Location, masks: Location) -> list[str]:
@@ -221,11 +211,6 @@ def corpus_of(root: Location, names: Sequence[str], limits: Limits) -> Corpus:
 def must_exist(location: Location) -> None:
     if not location.fs.exists(location.path):
         raise FileNotFoundError(location.path)
-
-
-def has_masks(corpus: Corpus, rule: MaskRule) -> bool:
-    masks = [rule.locate(shard.name) for shard in corpus.shards[:PROBED]]
-    return any(mask.fs.exists(mask.path) for mask in masks)
 
 
 def lacking(root: Location, layout: Layout, files: Iterable[str]) -> RequestError:

@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from cliper.preprocess import InputSpec, Prepared
 from cluster.corpus.decode import DecodeError, decode_rgb, image_seed, time_limit
-from cluster.corpus.ground_truth import IGNORED, TruthError, pack_truth
-from cluster.corpus.labelled import LabelledCorpus, read_truth
+from cluster.corpus.ground_truth import MaskError, pack_truth
+from cluster.corpus.labelled import LabelledCorpus
 from cluster.corpus.limits import Limits
 from cluster.corpus.readers import Record
 from schemas.rows import ROW_SCHEMA, Status
@@ -37,13 +37,11 @@ class Preparer:
         inputs: what the models read.
         limits: on single images.
         labelled: in an evaluation, where the masks are.
-        background: the data set's truth has background as label 0; else its first class moves up to label 1.
     """
 
     inputs: InputSpec
     limits: Limits
     labelled: LabelledCorpus | None = None
-    background: bool = True
 
     def __call__(self, record: Record) -> dict[str, Any]:
         """Prepare one image.
@@ -62,7 +60,7 @@ class Preparer:
             truth = self.truth_of(record.image_id, image.image_hw)
         except DecodeError as error:
             return row | {"status": error.status, "error": f"{record.uri}: {error}"}
-        except TruthError as error:
+        except MaskError as error:
             return row | {"status": Status.NO_TRUTH, "error": f"{record.uri}: {error}"}
         height, width = image.image_hw
         affinity = None if image.affinity is None else image.affinity.tobytes()
@@ -75,17 +73,15 @@ class Preparer:
         """The packed label of every pixel; None outside an evaluation.
 
         Raises:
-            TruthError: the mask cannot be used.
+            MaskError: the mask cannot be used.
             OSError: the storage failed.
         """
         if self.labelled is None:
             return None
-        truth = read_truth(self.labelled, image_id)
+        truth = self.labelled.read_mask(image_id)
         if truth.shape != image_hw:
             sizes = (truth.shape[1], truth.shape[0], image_hw[1], image_hw[0])
-            raise TruthError("the mask has {} x {} pixels, the image {} x {}".format(*sizes))
-        if not self.background:
-            truth = np.where(truth == IGNORED, truth, truth + 1)
+            raise MaskError("the mask has {} x {} pixels, the image {} x {}".format(*sizes))
         return pack_truth(truth)
 
 

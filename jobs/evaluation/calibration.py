@@ -72,12 +72,13 @@ def choose_background_thresholds(
     """A settings file with, for each class, the threshold on its map's value with the best intersection over union.
 
     The threshold of a class decides whether a pixel that the class wins becomes background. Which class wins is taken
-    as given. Every class can therefore be looked at alone. ``output`` has the rows of an evaluation with ``winners``.
+    as given. Every class can therefore be looked at alone. ``output`` has the rows of an evaluation with
+    ``threshold_histogram``.
     """
     pixels, hits = np.zeros((2, len(class_names), VALUE_STEPS), np.int64)
     for rows in read_rows(output):
-        add_counts(pixels, rows["winners"], ("class", "step"), "pixels")
-        add_counts(hits, rows["winners"], ("class", "step"), "hits")
+        add_counts(pixels, rows["threshold_histogram"], ("class", "step"), "pixels")
+        add_counts(hits, rows["threshold_histogram"], ("class", "step"), "hits")
     truth = counts.confusion.sum(axis=1)[1:].tolist()
     classes = dict(file.classes)
     for index, name in enumerate(class_names):

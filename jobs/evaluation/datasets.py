@@ -15,8 +15,6 @@ from schemas.errors import RequestError
 from schemas.vocabulary import VocabularyClass, packaged_background, parse_vocabulary
 
 FOLDER = "folder"
-ENCODERS = {(16, 12): "ViT-B/16", (14, 24): "ViT-L/14"}
-"""Patch size in pixels and number of blocks of the encoders with published figures."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +68,11 @@ class Dataset:
 
     def published(self, clip: ClipSpec, settings: MethodSettings) -> float | None:
         """The published mean IoU in percent for this encoder and these settings; None if there is none."""
-        encoder = ENCODERS.get((clip.patch_size_px, clip.blocks))
-        if self.benchmark is None or encoder is None or settings.preset == "open" or settings.compensation == "guided":
+        if self.benchmark is None or settings.preset == "open" or settings.compensation == "guided":
             return None
         sliding = "sliding_" if settings.sliding_crop_px and settings.preset == "release" else ""
         full = "without_refinement" if settings.compensation == "none" else "full"
-        return self.benchmark.encoders[encoder].published_miou[f"{settings.preset}_{sliding}{full}"]
+        return self.benchmark.published_miou(clip.patch_size_px, clip.blocks, f"{settings.preset}_{sliding}{full}")
 
 
 def find_dataset(name: str, root: str | None, limit: int | None, limits: Limits) -> Dataset:

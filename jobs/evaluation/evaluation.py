@@ -30,7 +30,7 @@ class Evaluation:
         options: the request.
         dataset: the data set, or a part of it.
         file: in place of the settings file of the options.
-        winners: also count what thresholds on map values would change.
+        threshold_histogram: also count what thresholds on map values would change.
 
     Raises:
         RequestError: models, vocabulary, settings or output do not work.
@@ -38,9 +38,9 @@ class Evaluation:
 
     def __init__(
         self, title: str, options: EvaluateOptions, dataset: Dataset, file: SettingsFile | None = None,
-        winners: bool = False,
+        threshold_histogram: bool = False,
     ) -> None:  # fmt: skip
-        self.title, self.options, self.dataset, self.winners = title, options, dataset, winners
+        self.title, self.options, self.dataset, self.threshold_histogram = title, options, dataset, threshold_histogram
         self.method = find_method(options.method, options.models, options.proxy, dataset, file)
         self.preset: Preset = options.models.preset if options.method == "cliper" else "release"
         self.vocabulary = dataset.vocabulary(self.method.clip, options.templates, options.text_embeddings, self.preset)
@@ -55,7 +55,7 @@ class Evaluation:
             input={
                 "dataset": self.dataset.name,
                 "address": labelled.corpus.root.url,
-                "masks": labelled.masks.folder.url,
+                "masks": labelled.masks.url,
                 "first": names[0],
                 "last": names[-1],
                 "images": len(names),
@@ -65,7 +65,11 @@ class Evaluation:
             vocabulary=self.vocabulary.manifest(),
             models=self.method.models,
             settings=self.method.settings
-            | {"method": options.method, "precision": options.models.precision, "winners": self.winners}
+            | {
+                "method": options.method,
+                "precision": options.models.precision,
+                "threshold_histogram": self.threshold_histogram,
+            }
             | {"given_labels": options.given_labels},
         )
 
@@ -87,8 +91,8 @@ class Evaluation:
         embeddings = output.read_embeddings() or self.vocabulary.embed(self.method.clip, self.preset)
         output.write_embeddings(embeddings)
         spec = self.method.spec(embeddings)
-        prepare = Preparer(spec.inputs, labelled.corpus.limits, labelled, self.dataset.background)
-        encoder = CountsEncoder(len(self.dataset.classes), options.given_labels, self.winners)
+        prepare = Preparer(spec.inputs, labelled.corpus.limits, labelled)
+        encoder = CountsEncoder(len(self.dataset.classes), options.given_labels, self.threshold_histogram)
         return Pipeline(labelled.corpus, prepare, spec, encoder, self.manifest, output, options.cluster)
 
     def figures(self, console: Console) -> Figures:
@@ -151,7 +155,7 @@ def fitted_thresholds(
     method, names = before.method, sample.class_names
     file = choose_score_thresholds(method.file, names, counts, method.settings["score_threshold"])
     if options.calibrate_for == "miou":
-        second = Evaluation("the same with thresholds on scores", options, sample, file, winners=True)
+        second = Evaluation("the same with thresholds on scores", options, sample, file, threshold_histogram=True)
         file = choose_background_thresholds(file, names, second.output, second.run(console))
     return file
 

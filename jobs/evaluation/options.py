@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tyro.extras import literal_type_from_choices
 
 from cliper.proxy import DEFAULT_PROXY
-from cluster.corpus.layouts import LAYOUTS
+from cluster.corpus.layouts import BENCHMARKS
 from cluster.corpus.limits import Limits
 from cluster.session import ClusterOptions
 from jobs.common.options import MethodOptions
@@ -20,7 +20,7 @@ from schemas.errors import RequestError
 if TYPE_CHECKING:
     DatasetName = str
 else:
-    DatasetName = literal_type_from_choices([*LAYOUTS, FOLDER])
+    DatasetName = literal_type_from_choices([*BENCHMARKS, FOLDER])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cluster.corpus.ground_truth import IGNORED, pack_truth, unpack_truth
 from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled
 from cluster.corpus.prepare import Preparer
 from cluster.datasource import read_blocks
-from cluster.encoders import confusion, truth_of, winners
+from cluster.encoders import confusion, threshold_histogram, truth_of
 from cluster.storage import open_location
 from demo.world.names import CATEGORY
 from demo.world.scene import draw
@@ -36,16 +36,16 @@ def drawn_images(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-def prepare_all(labelled: LabelledCorpus, background: bool) -> list[dict[str, Any]]:
+def prepare_all(labelled: LabelledCorpus) -> list[dict[str, Any]]:
     """Every image's row as it leaves the read tasks."""
-    prepare = Preparer(InputSpec(16, 16), labelled.corpus.limits, labelled, background)
+    prepare = Preparer(InputSpec(16, 16), labelled.corpus.limits, labelled)
     table = pa.concat_tables(read_blocks(labelled.corpus, prepare, report=lambda **_: None))
     return table.to_pylist()
 
 
-def truths_of(labelled: LabelledCorpus, background: bool) -> list[np.ndarray]:
+def truths_of(labelled: LabelledCorpus) -> list[np.ndarray]:
     """Labels as an evaluating actor gets them."""
-    rows = prepare_all(labelled, background)
+    rows = prepare_all(labelled)
     assert {row["status"] for row in rows} == {"ok"}
     return [truth_of(row) for row in rows]
 
@@ -56,8 +56,7 @@ def test_every_reader_gives_the_same_mean_iou(name: str, tmp_path: Path) -> None
     images = drawn_images(4)
     export(name, tmp_path, images)
     benchmark = name.removesuffix("_train_ids")
-    background = benchmark in ("voc21", "context60", "coco_object")
-    truths = truths_of(list_labelled(benchmark, open_location(str(tmp_path), "--root")), background)
+    truths = truths_of(list_labelled(benchmark, open_location(str(tmp_path), "--root")))
     counts = np.zeros((CLASSES + 1, CLASSES + 1), np.int64)
     for truth, (_, drawn) in zip(truths, images, strict=True):
         predicted = np.roll(np.where(drawn == UNLABELLED, 0, drawn + 1), 5, axis=1)
@@ -87,7 +86,7 @@ def test_a_image_whose_mask_does_not_fit_is_a_failure_that_names_both(tmp_path: 
     (tmp_path / "images/broken.png").write_bytes(b"rubbish")
     folders = [open_location(str(tmp_path / name), "") for name in ("images", "masks")]
     labelled = list_index_masks(folders[0], folders[1], classes=2, background=True)
-    rows = {row["image_id"]: row for row in prepare_all(labelled, background=True)}
+    rows = {row["image_id"]: row for row in prepare_all(labelled)}
     assert {name: row["status"] for name, row in rows.items()} == {
         "good.png": Status.OK,
         "small.png": Status.NO_TRUTH,
@@ -107,7 +106,7 @@ def test_labels_leave_room_for_no_class(background: bool, expected: list[list[in
     Image.new("RGB", (3, 1)).save(tmp_path / "images/a.png")
     Image.fromarray(np.array(values, np.uint8)).save(tmp_path / "masks/a.png")
     folders = [open_location(str(tmp_path / name), "") for name in ("images", "masks")]
-    (truth,) = truths_of(list_index_masks(folders[0], folders[1], 2, background), background)
+    (truth,) = truths_of(list_index_masks(folders[0], folders[1], 2, background))
     assert truth.tolist() == expected
 
 
@@ -122,11 +121,11 @@ def test_confusion_counts_what_occurs_and_leaves_out_ignored_pixels() -> None:
     ]
 
 
-def test_winners_count_pixels_and_hits_by_step() -> None:
+def test_winning_classes_count_pixels_and_hits_by_step() -> None:
     truth = np.array([[1, 1, 2, IGNORED, 0]], np.uint16)
     value = np.array([[0.505, 0.509, 1.7, 0.5, 0.2]])
     labels = np.array([[1, 2, 2, 1, 0]])
-    assert winners(truth, value, labels) == [
+    assert threshold_histogram(truth, value, labels) == [
         {"class": 0, "step": 50, "pixels": 1, "hits": 1},
         {"class": 1, "step": 50, "pixels": 1, "hits": 0},
         {"class": 1, "step": 99, "pixels": 1, "hits": 1},

@@ -12,7 +12,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cliper.models import DEMO_MODEL, find_clip
-from cluster.corpus.labelled import read_truth
 from cluster.corpus.limits import DEFAULT_LIMITS
 from demo.__main__ import main
 from demo.world.__main__ import main as draw_world
@@ -44,7 +43,7 @@ def test_an_evaluation_reads_the_drawn_world(tmp_path: Path) -> None:
     assert names == ["000005.jpg", "000006.jpg", "000007.jpg"]
     for seed, name in enumerate(names, start=5):
         scene = draw(seed, 48, 64)
-        assert np.array_equal(read_truth(dataset.labelled, name), scene.labels)
+        assert np.array_equal(dataset.labelled.read_mask(name), scene.labels)
         with Image.open(tmp_path / "images" / name) as image:
             assert np.abs(np.asarray(image).astype(float) - scene.image).mean() < 8, "a JPEG file of the same scene"
 

@@ -26,7 +26,7 @@ class Maker:
         image, mask: paths; ``index`` counts images, ``city`` grows with it.
         values: the classes' values in masks.
         background, unlabelled: the values of such pixels.
-        background_reads, unlabelled_reads: what they have to be read as; classes count from 1 if 0 is background.
+        background_reads, unlabelled_reads: what they have to be read as.
         split: path of the list of images.
     """
 
@@ -41,9 +41,8 @@ class Maker:
 
     def expected(self, truth: np.ndarray) -> np.ndarray:
         """What an exported truth has to be read back as, uint16 [height, width]."""
-        first = 1 if self.background_reads == 0 else 0
         marked = {BACKGROUND: self.background_reads, UNLABELLED: self.unlabelled_reads}
-        return np.array([[marked.get(label, label + first) for label in row] for row in truth.tolist()], np.uint16)
+        return np.array([[marked.get(label, label + 1) for label in row] for row in truth.tolist()], np.uint16)
 
 
 VOC = ("JPEGImages/2007_{index:06}.jpg", "SegmentationClass/2007_{index:06}.png", tuple(range(1, 21)), 0, 255)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.corpus.ground_truth import IGNORED, TruthError
-from cluster.corpus.labelled import LabelledCorpus, list_index_masks, read_truth
+from cluster.corpus.ground_truth import IGNORED, MaskError
+from cluster.corpus.labelled import LabelledCorpus, list_index_masks
 from cluster.corpus.limits import Limits
 from cluster.storage import Location, open_location
 from schemas.errors import RequestError
@@ -68,12 +68,12 @@ def palette_png(values: np.ndarray) -> bytes:
     ("content", "classes", "background", "ignore", "expected"),
     [
         (png_bytes(SMALL), 3, True, {255}, [[0, 1, 2], [3, 3, 0]]),
-        (png_bytes(SMALL), 4, False, {255}, [[0, 1, 2], [3, 3, 0]]),
-        (png_bytes(SMALL), 3, False, {3}, [[0, 1, 2], [IGNORED, IGNORED, 0]]),
-        (png_bytes(SMALL), 3, True, {0, 255}, [[IGNORED, 0, 1], [2, 2, IGNORED]]),
-        (palette_png(SMALL), 4, False, set(), [[0, 1, 2], [3, 3, 0]]),
-        (grey_png(SMALL, 2), 4, False, {255}, [[0, 1, 2], [3, 3, 0]]),
-        (grey_png(SMALL * 5, 4), 16, False, {255}, [[0, 5, 10], [15, 15, 0]]),
+        (png_bytes(SMALL), 4, False, {255}, [[1, 2, 3], [4, 4, 1]]),
+        (png_bytes(SMALL), 3, False, {3}, [[1, 2, 3], [IGNORED, IGNORED, 1]]),
+        (png_bytes(SMALL), 3, True, {0, 255}, [[IGNORED, 1, 2], [3, 3, IGNORED]]),
+        (palette_png(SMALL), 4, False, set(), [[1, 2, 3], [4, 4, 1]]),
+        (grey_png(SMALL, 2), 4, False, {255}, [[1, 2, 3], [4, 4, 1]]),
+        (grey_png(SMALL * 5, 4), 16, False, {255}, [[1, 6, 11], [16, 16, 1]]),
         (grey_png(SMALL > 1, 1), 1, True, {255}, [[0, 0, 1], [1, 1, 0]]),
         (png_bytes(WIDE), 1000, True, {65535}, [[0, 300, 1000], [999, 1, IGNORED]]),
     ],
@@ -86,7 +86,7 @@ def test_index_masks(
     labelled = list_index_masks(at(tmp_path / "images"), at(tmp_path / "masks"), classes, background, frozenset(ignore))
     assert ids_of(labelled) == ["a.JPG", "sub/b.JPG"]
     for image_id in ids_of(labelled):
-        assert read_truth(labelled, image_id).tolist() == expected
+        assert labelled.read_mask(image_id).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_index_masks_with_a_value_of_no_class(
 ) -> None:
     write(tmp_path, {"a": content})
     labelled = list_index_masks(at(tmp_path / "images"), at(tmp_path / "masks"), classes, background)
-    with pytest.raises(TruthError, match=f"masks/a.png: the value {value} stands for no class"):
-        read_truth(labelled, "a.JPG")
+    with pytest.raises(MaskError, match=f"masks/a.png: the value {value} stands for no class"):
+        labelled.read_mask("a.JPG")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_folders_inside_each_other(images: str, masks: str, ending: str, tmp_pat
             (tmp_path / folder / file).write_bytes(content)
     labelled = list_index_masks(at(tmp_path / images), at(tmp_path / masks), 3, True)
     assert ids_of(labelled) == [f"a{ending}", f"b{ending}"]
-    assert read_truth(labelled, f"a{ending}").tolist() == SMALL.tolist()
+    assert labelled.read_mask(f"a{ending}").tolist() == SMALL.tolist()
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_masks_that_cannot_be_used_are_named(content: bytes | None, message: str
     labelled = list_index_masks(at(tmp_path / "images"), at(tmp_path / "masks"), 3, True, limits=LIMITS)
     mask = tmp_path / "masks/b.png"
     mask.unlink() if content is None else mask.write_bytes(content)
-    with pytest.raises(TruthError, match=f"^mask {mask}: {message}"):
-        read_truth(labelled, "b.JPG")
+    with pytest.raises(MaskError, match=f"^mask {mask}: {message}"):
+        labelled.read_mask("b.JPG")
 
 
 def test_limit_takes_the_first_images(tmp_path: Path) -> None:
