@@ -1,4 +1,6 @@
-"""The errors that end a job. Their messages are for the user."""
+"""The errors that end a job, and the one that costs an image. Their messages are for the user."""
+
+from schemas.rows import Status
 
 
 class RequestError(ValueError):
@@ -7,3 +9,11 @@ class RequestError(ValueError):
 
 class JobFailedError(Exception):
     """The job failed. The message is one sentence."""
+
+
+class DecodeError(ValueError):
+    """An image that cannot be used; ``status`` says which kind of failure it is."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status

@@ -55,13 +55,15 @@ class Status(StrEnum):
     """Decoding took longer than the limit."""
     OUT_OF_MEMORY = "out_of_memory"
     """The image does not fit into memory."""
+    CRASHED = "crashed"
+    """The image ended the process that decoded it."""
     NO_TRUTH = "no_truth"
     """In an evaluation: the image's mask is missing or cannot be used."""
     BROKEN_SHARD = "broken_shard"
     """The shard is damaged: this row stands for what could not be read of it."""
 
 
-TRANSIENT = frozenset({Status.MISSING, Status.FORBIDDEN, Status.TIMED_OUT, Status.OUT_OF_MEMORY})
+TRANSIENT = frozenset({Status.MISSING, Status.FORBIDDEN, Status.TIMED_OUT, Status.OUT_OF_MEMORY, Status.CRASHED})
 """Transient failures: another attempt may succeed. All other failures are in the bytes themselves."""
 
 SEGMENTATION = pa.struct(

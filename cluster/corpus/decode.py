@@ -2,16 +2,17 @@
 
 import hashlib
 import io
-import signal
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from cliper.preprocess import InputSpec
+from cluster.corpus.ground_truth import decode_truth, pack_truth
 from cluster.corpus.limits import Limits
+from schemas.errors import DecodeError
 from schemas.rows import Status
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode_rgb` has a limit of its own
@@ -22,39 +23,41 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM
 another program (EPS), some hold images of another size than they announce (ICO)."""
 
 
-class TimeIsUpError(BaseException):
-    """Raised by the timer. A BaseException, so that no decoder's ``except Exception`` can swallow it."""
+@dataclass(frozen=True)
+class Decoder:
+    """From bytes to the columns that preparing adds to a row. It runs in a process of its own.
 
-
-class DecodeError(ValueError):
-    """The bytes cannot become pixels; ``status`` says which kind of failure it is."""
-
-    def __init__(self, status: Status, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Interrupt the block after so many seconds. It works with a signal, so it must run in the main thread.
-
-    Raises:
-        DecodeError: time is up.
+    Attributes:
+        inputs: what the models read.
+        max_pixels: a larger image is a failure.
+        lookup: in an evaluation, what masks' values stand for: see `cluster.corpus.ground_truth.lookup_table`.
     """
 
-    def expire(number: int, frame: FrameType | None) -> None:
-        raise TimeIsUpError
+    inputs: InputSpec
+    max_pixels: int
+    lookup: np.ndarray | None
 
-    before = signal.signal(signal.SIGALRM, expire)
-    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    except TimeIsUpError:
-        raise DecodeError(Status.TIMED_OUT, f"decoding took longer than {seconds:g} s (--picture-timeout-s)") from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        signal.setitimer(signal.ITIMER_REAL, *timer)
+    def __call__(self, data: bytes, mask: bytes | None) -> dict[str, Any]:
+        """Raises DecodeError: image or mask cannot be used."""
+        image = self.inputs.prepare(decode_rgb(data, self.max_pixels), image_seed(data))
+        height, width = image.image_hw
+        return {
+            "width": width,
+            "height": height,
+            "seed": image.seed,
+            "clip": image.clip.tobytes(),
+            "affinity": None if image.affinity is None else image.affinity.tobytes(),
+            "ground_truth": None
+            if mask is None or self.lookup is None
+            else self.pack(mask, self.lookup, (height, width)),
+        }
+
+    def pack(self, mask: bytes, lookup: np.ndarray, image_hw: tuple[int, int]) -> bytes:
+        truth = decode_truth(mask, lookup, self.max_pixels)
+        if truth.shape != image_hw:
+            sizes = (truth.shape[1], truth.shape[0], image_hw[1], image_hw[0])
+            raise DecodeError(Status.NO_TRUTH, "it has {} x {} pixels, the image {} x {}".format(*sizes))
+        return pack_truth(truth)
 
 
 def decode_rgb(data: bytes, max_pixels: int = Limits.max_pixels) -> Image.Image:
@@ -91,6 +94,12 @@ def decode_rgb(data: bytes, max_pixels: int = Limits.max_pixels) -> Image.Image:
         raise DecodeError(Status.OUT_OF_MEMORY, "the image does not fit into memory") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
         raise DecodeError(Status.TRUNCATED, f"the image is damaged: {' '.join(str(error).split())[:200]}") from error
+
+
+def decode_to_bytes(data: bytes) -> dict[str, Any]:
+    """`decode_rgb` for a process of its own: ``size`` (width, height) and the pixels ``rgb``."""
+    image = decode_rgb(data)
+    return {"size": image.size, "rgb": image.tobytes()}
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

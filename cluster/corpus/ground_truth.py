@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from schemas.errors import DecodeError
+from schemas.rows import Status
+
 IGNORED = 65535
 """In a truth: the pixel does not count."""
 PACKED_IGNORED = IGNORED & 255
@@ -18,10 +21,6 @@ INDEX_MODES = ("1", "L", "P", "I;16", "I")
 """Pillow's names for pixels of a single number; older versions call 16 bits ``I``."""
 GREY_STEP = {2: 85, 4: 17}
 """Pillow stretches grey values of so many bits over 0 to 255; this far apart."""
-
-
-class MaskError(ValueError):
-    """The mask of an image cannot be used; the message says why, in one sentence."""
 
 
 def lookup_table(
@@ -58,13 +57,13 @@ def decode_truth(data: bytes, lookup: np.ndarray, max_pixels: int) -> np.ndarray
         uint16 [height, width]; 0 or the label of a class, or `IGNORED`.
 
     Raises:
-        MaskError: no PNG, damaged, too large, in colours, or with a value that stands for no class.
+        DecodeError: no PNG, damaged, too large, in colours, or with a value that stands for no class.
     """
     values = read_values(data, max_pixels)
     truth = lookup[values]
     outside = values[truth == OUTSIDE]
     if outside.size:
-        raise MaskError(f"the value {outside.min()} stands for no class")
+        raise DecodeError(Status.NO_TRUTH, f"the value {outside.min()} stands for no class")
     return truth
 
 
@@ -73,18 +72,23 @@ def read_values(data: bytes, max_pixels: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.width * image.height > max_pixels:
-                raise MaskError(f"{image.width} x {image.height} are more than {max_pixels:,} pixels (--max-pixels)")
+                raise DecodeError(
+                    Status.NO_TRUTH,
+                    f"{image.width} x {image.height} are more than {max_pixels:,} pixels (--max-pixels)",
+                )
             if image.mode not in INDEX_MODES:
-                raise MaskError(f"it has colours ({image.mode}) where one value for every pixel is needed")
+                raise DecodeError(
+                    Status.NO_TRUTH, f"it has colours ({image.mode}) where one value for every pixel is needed"
+                )
             values = np.asarray(image).astype(np.uint16)
             bit_depth = data[24]
             return values // GREY_STEP.get(bit_depth, 1) if image.mode == "L" else values
-    except MaskError:
+    except DecodeError:
         raise
     except UnidentifiedImageError:
-        raise MaskError("it is not a PNG image") from None
+        raise DecodeError(Status.NO_TRUTH, "it is not a PNG image") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
-        raise MaskError(f"it is damaged: {' '.join(str(error).split())[:200]}") from error
+        raise DecodeError(Status.NO_TRUTH, f"it is damaged: {' '.join(str(error).split())[:200]}") from error
 
 
 def pack_truth(truth: np.ndarray) -> bytes:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cluster.corpus.ground_truth import OUTSIDE, VALUES, MaskError, decode_truth, lookup_table
+from cluster.corpus.ground_truth import OUTSIDE, VALUES, lookup_table
 from cluster.corpus.layouts import Layout, find_layout
 from cluster.corpus.limits import DEFAULT_LIMITS, Limits
 from cluster.corpus.readers import IMAGE_SUFFIXES, Shard
 from cluster.corpus.sources import Corpus
 from cluster.storage import STORAGE_ERRORS, Location, storage_problem
-from schemas.errors import RequestError
+from schemas.errors import DecodeError, RequestError
+from schemas.rows import Status
 
 PROBED = 3
 """Masks have to be there for one of so many first images; that tells in which of several places masks are."""
@@ -61,23 +62,18 @@ class LabelledCorpus:
         masks = [self.mask_of(shard.name) for shard in self.corpus.shards[:PROBED]]
         return any(mask.fs.exists(mask.path) for mask in masks)
 
-    def read_mask(self, image_id: str) -> np.ndarray:
-        """The label of every pixel of an image.
-
-        Returns:
-            uint16 [height, width]: 0 for background, c + 1 for class c, `IGNORED` where pixels do not count.
+    def fetch_mask(self, image_id: str) -> bytes:
+        """An image's mask, as it was written.
 
         Raises:
-            MaskError: the mask is not there, no index mask, damaged, or has a value that stands for no class.
+            DecodeError: the mask is not there.
             OSError: the storage failed.
         """
         mask = self.mask_of(image_id)
         try:
-            return decode_truth(mask.fs.cat_file(mask.path), self.lookup, self.corpus.limits.max_pixels)
+            return bytes(mask.fs.cat_file(mask.path))
         except (FileNotFoundError, PermissionError) as error:
-            raise MaskError(f"mask {mask.url}: {storage_problem(error)}") from error
-        except MaskError as error:
-            raise MaskError(f"mask {mask.url}: {error}") from error
+            raise DecodeError(Status.NO_TRUTH, storage_problem(error)) from error
 
 
 def list_labelled(

@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 
 from cliper.preprocess import InputSpec, Prepared
-from cluster.corpus.decode import DecodeError, decode_rgb, image_seed, time_limit
-from cluster.corpus.ground_truth import MaskError, pack_truth
+from cluster.corpus.decode import Decoder
+from cluster.corpus.isolation import IsolatedProcess, isolated
 from cluster.corpus.labelled import LabelledCorpus
 from cluster.corpus.limits import Limits
 from cluster.corpus.readers import Record
+from schemas.errors import DecodeError
 from schemas.rows import ROW_SCHEMA, Status
 
 IDENTITY = ("image_id", "uri", "shard", "shard_images", "width", "height", "status", "error")
@@ -43,6 +44,12 @@ class Preparer:
     limits: Limits
     labelled: LabelledCorpus | None = None
 
+    @property
+    def decode(self) -> IsolatedProcess:
+        """This thread's process for decoding."""
+        lookup = self.labelled.lookup if self.labelled else None
+        return isolated(Decoder(self.inputs, self.limits.max_pixels, lookup), self.limits)
+
     def __call__(self, record: Record) -> dict[str, Any]:
         """Prepare one image.
 
@@ -54,35 +61,14 @@ class Preparer:
         if data is None:
             return row
         try:
-            with time_limit(self.limits.picture_timeout_s):
-                rgb = decode_rgb(data, self.limits.max_pixels)
-            image = self.inputs.prepare(rgb, image_seed(data))
-            truth = self.truth_of(record.image_id, image.image_hw)
+            return row | self.decode(data, self.labelled.fetch_mask(record.image_id) if self.labelled else None)
         except DecodeError as error:
-            return row | {"status": error.status, "error": f"{record.uri}: {error}"}
-        except MaskError as error:
-            return row | {"status": Status.NO_TRUTH, "error": f"{record.uri}: {error}"}
-        height, width = image.image_hw
-        affinity = None if image.affinity is None else image.affinity.tobytes()
-        return row | {
-            "width": width, "height": height, "seed": image.seed, "clip": image.clip.tobytes(), "affinity": affinity,
-            "ground_truth": truth,
-        }  # fmt: skip
-
-    def truth_of(self, image_id: str, image_hw: tuple[int, int]) -> bytes | None:
-        """The packed label of every pixel; None outside an evaluation.
-
-        Raises:
-            MaskError: the mask cannot be used.
-            OSError: the storage failed.
-        """
-        if self.labelled is None:
-            return None
-        truth = self.labelled.read_mask(image_id)
-        if truth.shape != image_hw:
-            sizes = (truth.shape[1], truth.shape[0], image_hw[1], image_hw[0])
-            raise MaskError("the mask has {} x {} pixels, the image {} x {}".format(*sizes))
-        return pack_truth(truth)
+            mask = (
+                f"mask {self.labelled.mask_of(record.image_id).url}: "
+                if error.status == Status.NO_TRUTH and self.labelled
+                else ""
+            )
+            return row | {"status": error.status, "error": f"{record.uri}: {mask}{error}"}
 
 
 def read_prepared(table: pa.Table, inputs: InputSpec) -> list[Prepared]:

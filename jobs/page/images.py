@@ -12,11 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from cluster.corpus.decode import DecodeError, decode_rgb
+from cluster.corpus.decode import decode_to_bytes
+from cluster.corpus.isolation import isolated
+from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.corpus.readers import Record, Shard, checked, image_bytes, image_column
 from cluster.corpus.sources import Corpus, file_address, format_of, read_shard
 from cluster.storage import STORAGE_ERRORS, Location, open_location, storage_problem
 from jobs.page.samples import rows_at
+from schemas.errors import DecodeError
 
 READERS = 4
 """Files that are read at a time. Each reader has one decoded image in memory."""
@@ -93,12 +96,13 @@ def convert(record: Record, row: Row, make: Make) -> Row | Unreadable:
     if record.data is None:
         return Unreadable(record.image_id, record.error or record.status)
     try:
-        image = decode_rgb(record.data)
+        decoded = isolated(decode_to_bytes, DEFAULT_LIMITS)(record.data)
     except DecodeError as error:
         return Unreadable(record.image_id, str(error))
-    if image.size != (row["width"], row["height"]):
+    size = (row["width"], row["height"])
+    if tuple(decoded["size"]) != size:
         return Unreadable(record.image_id, "it has another size than when it was labelled")
-    return make(row, image)
+    return make(row, Image.frombytes("RGB", size, decoded["rgb"]))
 
 
 def find_records(location: Location, rows: Sequence[Row]) -> Iterable[Record]:

@@ -83,6 +83,7 @@ def test_a_image_whose_mask_does_not_fit_is_a_failure_that_names_both(tmp_path: 
         Image.new("RGB", (8, 6)).save(tmp_path / f"images/{name}.png")
         Image.new("L", size).save(tmp_path / f"masks/{name}.png")
     Image.new("RGB", (8, 6)).save(tmp_path / "images/none.png")
+    Image.new("L", (8, 6)).save(tmp_path / "masks/broken.png")
     (tmp_path / "images/broken.png").write_bytes(b"rubbish")
     folders = [open_location(str(tmp_path / name), "") for name in ("images", "masks")]
     labelled = list_index_masks(folders[0], folders[1], classes=2, background=True)
@@ -93,7 +94,7 @@ def test_a_image_whose_mask_does_not_fit_is_a_failure_that_names_both(tmp_path: 
         "none.png": Status.NO_TRUTH,
         "broken.png": Status.NOT_AN_IMAGE,
     }
-    assert "the mask has 4 x 3 pixels, the image 8 x 6" in rows["small.png"]["error"]
+    assert f"mask {tmp_path}/masks/small.png: it has 4 x 3 pixels, the image 8 x 6" in rows["small.png"]["error"]
     assert str(tmp_path / "masks/none.png") in rows["none.png"]["error"]
     assert all(row["clip"] is row["ground_truth"] is None for row in rows.values() if row["status"] != Status.OK)
 

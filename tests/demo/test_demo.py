@@ -21,6 +21,7 @@ from jobs.evaluation.datasets import find_folder
 from jobs.export import main as export
 from schemas.runs import annotations_from_labels
 from tests.support.jobs import SharedRay
+from tests.support.labelled_world import read_mask
 
 RECORDED_MIOU = 71.1
 """Mean IoU of the shipped models on the first 40 images, in percent, as measured when they were committed."""
@@ -43,7 +44,7 @@ def test_an_evaluation_reads_the_drawn_world(tmp_path: Path) -> None:
     assert names == ["000005.jpg", "000006.jpg", "000007.jpg"]
     for seed, name in enumerate(names, start=5):
         scene = draw(seed, 48, 64)
-        assert np.array_equal(dataset.labelled.read_mask(name), scene.labels)
+        assert np.array_equal(read_mask(dataset.labelled, name), scene.labels)
         with Image.open(tmp_path / "images" / name) as image:
             assert np.abs(np.asarray(image).astype(float) - scene.image).mean() < 8, "a JPEG file of the same scene"
 

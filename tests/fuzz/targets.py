@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.corpus.decode import DecodeError
 from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.corpus.readers import Shard, read_table, read_tar
 from cluster.corpus.sources import counted
 from cluster.storage import Location, open_location
 from schemas.embeddings import VocabularyEmbeddings, embeddings_from_bytes, embeddings_to_bytes
+from schemas.errors import DecodeError
 from schemas.rows import Status
 from schemas.vocabulary import parse_background, parse_vocabulary
 from tests.corpus.images import odd_images

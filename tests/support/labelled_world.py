@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cluster.corpus.ground_truth import decode_truth
+from cluster.corpus.labelled import LabelledCorpus
+
 BACKGROUND, UNLABELLED = 65534, 65535
 """In a truth to export: the pixel shows none of the classes, or nobody says what it shows."""
 READ_AS_IGNORED = 65535
@@ -107,6 +110,11 @@ def export(name: str, root: Path, images: Sequence[tuple[np.ndarray, np.ndarray]
         (root / maker.split).parent.mkdir(parents=True)
         (root / maker.split).write_text("".join(f"{Path(image_id).stem}\n" for image_id in image_ids))
     return image_ids
+
+
+def read_mask(labelled: LabelledCorpus, image_id: str) -> np.ndarray:
+    """The label of every pixel, uint16 [height, width], as an evaluation reads it."""
+    return decode_truth(labelled.fetch_mask(image_id), labelled.lookup, labelled.corpus.limits.max_pixels)
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:
