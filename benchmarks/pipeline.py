@@ -30,7 +30,7 @@ from cluster import session
 from cluster.actors import SegmenterSpec
 from cluster.corpus.decode import decode_rgb
 from cluster.corpus.prepare import Preparer
-from cluster.corpus.sources import list_corpus
+from cluster.corpus.sources import list_corpus, open_input
 from cluster.encoders import AnnotationEncoder
 from cluster.output.folder import Output
 from cluster.run import Pipeline, run_pipeline
@@ -127,7 +127,7 @@ def measure_job(spec: SegmenterSpec, count: int, folder: Path, console: Console)
     clocks = []
     for number in (count, 2 * count):
         output = Output(open_location(str(folder / f"{type(spec).__name__}-{number}"), "--output"))
-        corpus = list_corpus(open_location(str(folder / "corpus"), "--input"), "auto", output.location, number)
+        corpus = list_corpus(open_input(str(folder / "corpus")), "auto", output.location, number)
         prepare = Preparer(spec.inputs, corpus.limits)
         pipeline = Pipeline(
             corpus,

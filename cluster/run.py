@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cluster import session
 from cluster.actors import Labeller, SegmenterSpec
-from cluster.corpus.sources import Corpus, is_empty
+from cluster.corpus.sources import Corpus
 from cluster.datasource import CorpusDatasource, Prepare
 from cluster.encoders import Encoder
 from cluster.output.folder import Output
@@ -89,14 +89,11 @@ def run_to_completion(pipeline: Pipeline, console: Console, retry_failed: bool =
 
 
 def check_complete(output: Output, corpus: Corpus) -> None:
-    """Raises JobFailedError if an image of the corpus has no row; shards without images need none."""
-    done = scan_output(output)
-    begun = [shard.name for shard in done.remaining(corpus).shards if shard.done]
-    unseen = [shard.name for shard in done.remaining(corpus).shards if not shard.done and not is_empty(corpus, shard)]
-    if begun or unseen:
+    """Raises JobFailedError if an image of the corpus has no row."""
+    left = scan_output(output).remaining(corpus).shards
+    if left:
         raise JobFailedError(
-            f"images of {len(begun) + len(unseen):,} shards have no row (such as {(begun + unseen)[0]}): "
-            f"give the same command again"
+            f"images of {len(left):,} shards have no row (such as {left[0].name}): give the same command again"
         )
 
 

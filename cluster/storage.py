@@ -6,6 +6,7 @@ instance roles). Addresses with credentials are refused, because addresses are w
 
 import os
 import posixpath
+import re
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
@@ -22,7 +23,10 @@ STORAGE_ERRORS = (OSError, BotoCoreError)
 S3_ATTEMPTS = 12
 """Attempts of a request while the job runs. The maximum pause between them doubles from 1 s up to 20 s."""
 
-OBJECT_STORES = {"s3", "gs", "abfs", "az", "oss", "oci"}
+CHAINED = re.compile("::|://")
+"""What addresses have and local paths hardly ever do."""
+AZURE = {"abfs", "abfss", "az"}
+OBJECT_STORES = {"s3", "gs", "oss", "oci"} | AZURE
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,12 @@ def open_location(address: str, flag: str) -> Location:
     Raises:
         RequestError: credentials in the address, an unknown protocol, or a driver that is not installed.
     """
-    parts = urlsplit(address)
-    if "@" in parts.netloc or (parts.scheme in {"http", "https"} and parts.query):
+    if not address:
+        raise RequestError(f"{flag} is empty: name a local path or a URL such as s3://bucket/prefix")
+    if os.path.exists(address) or not CHAINED.search(address):
+        # A path that exists is taken as it is written, though fsspec would read "::" as a chain of addresses.
+        return Location(fsspec.filesystem("file", use_listings_cache=False), os.path.realpath(address), flag)
+    if any(map(has_credentials, address.split("::"))):
         raise RequestError(
             f"{flag} carries credentials in its address, which would end up in logs: pass them in the environment"
         )
@@ -107,6 +115,13 @@ def open_location(address: str, flag: str) -> Location:
         ) from error
     location = Location(fs, path.rstrip("/") or path, flag)
     return replace(location, path=os.path.realpath(location.path)) if location.is_local else location
+
+
+def has_credentials(address: str) -> bool:
+    """True if one part of a chain of addresses carries a password, a key or a signature."""
+    parts = urlsplit(address)
+    user = "@" in parts.netloc and parts.scheme not in AZURE  # an Azure container is written before the @
+    return bool(user or parts.password or (parts.scheme in {"http", "https"} and parts.query))
 
 
 def storage_problem(error: BaseException) -> str:

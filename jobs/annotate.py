@@ -13,7 +13,7 @@ from cliper.published import profile_settings
 from cluster import session
 from cluster.corpus.limits import Limits
 from cluster.corpus.prepare import Preparer
-from cluster.corpus.sources import CorpusFormat, list_corpus, sampled
+from cluster.corpus.sources import CorpusFormat, list_corpus, open_input, passed_over_sentence, sampled
 from cluster.encoders import AnnotationEncoder
 from cluster.output.folder import Output
 from cluster.output.lease import exclusive_run
@@ -30,6 +30,7 @@ from jobs.report import MAX_IMAGES, ReportOptions, report
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.errors import JobFailedError, RequestError
 from schemas.manifest import Manifest, labelling_manifest
+from schemas.rows import Status
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class AnnotateOptions:
     """Options of the annotation job."""
 
     input: str
-    """Folder, prefix, file or pattern with images: a local path or a URL such as s3://bucket/shards."""
+    """Folder, prefix, file or pattern with images: a local path or a URL such as s3://bucket/{00000..00099}.tar;
+    @LIST.txt for a file with one of these on each line."""
     output: str
     """Folder or prefix for the results. The same command resumes there."""
     method: MethodOptions = field(default_factory=lambda: MethodOptions(preset="open"))
@@ -64,7 +66,7 @@ class AnnotateOptions:
     max_failed_fraction: float = 0.1
     """The job fails at the end if more than this share of the images failed. What is written stays."""
     retry_failed: bool = False
-    """Retry transient failures: missing, forbidden, timed out, out of memory."""
+    """Retry transient failures: missing, forbidden, timed out, out of memory, crashed."""
     overwrite: bool = False
     """Delete what an earlier run wrote to the output and start over."""
 
@@ -92,9 +94,10 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
     preset = options.method.preset
     vocabulary = read_vocabulary(options.vocab, options.background, options.templates, options.text_embeddings, preset)
     output = Output(open_location(options.output, "--output"))
-    corpus = list_corpus(
-        open_location(options.input, "--input"), options.format, output.location, options.limit, options.limits
-    )
+    source = open_input(options.input)
+    corpus = list_corpus(source, options.format, output.location, options.limit, options.limits)
+    if corpus.passed_over:
+        console.print(passed_over_sentence(corpus.passed_over).capitalize(), highlight=False, markup=False)
     if options.trial is not None:
         corpus = sampled(corpus, options.trial)
     models = find_models(options.method, vocabulary.class_names)
@@ -103,7 +106,8 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         chosen = ", ".join(f"{name} {value}" for name, value in shared.items())
         console.print(f"Profile {options.method.profile} sets {chosen}", highlight=False, soft_wrap=True)
     manifest = labelling_manifest(
-        input={"address": corpus.root.url, "format": corpus.format, "limit": options.limit}
+        input={"address": source.address, "format": corpus.format, "limit": options.limit}
+        | ({"list_sha256": source.sha256} if source.sha256 else {})
         | ({"try": options.trial} if options.trial else {}),
         vocabulary=vocabulary.manifest(),
         models=models.manifest(),
@@ -127,6 +131,7 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         pipeline = Pipeline(corpus, prepare, spec, encoder, manifest, output, options.cluster)
         stats = run_to_completion(pipeline, console, options.retry_failed)
         counts = count_rows(output)
+        counts.passed_over.update(corpus.passed_over)
         new_images, seconds = counts.images - stats.images_before, time.monotonic() - started
         summary = summary_document(counts, vocabulary.class_names, new_images, seconds, stats.bytes_read)
         output.write_summary(summary)
@@ -177,7 +182,10 @@ def explain_words(manifest: Manifest, embeddings: VocabularyEmbeddings, models: 
 
 
 def check_failures(counts: Counts, allowed: float) -> None:
-    """Raises JobFailedError: a larger fraction of the images failed than is allowed."""
+    """Raises JobFailedError: there are no images, or a larger fraction of them failed than is allowed."""
+    if counts.images == counts.by_status[Status.NO_IMAGES]:
+        others = f" ({passed_over_sentence(counts.passed_over)})" if counts.passed_over else ""
+        raise JobFailedError(f"none of the {counts.images:,} shards has an image{others}")
     failed = counts.images - counts.ok
     if failed > allowed * counts.images:
         raise JobFailedError(

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster import session
-from cluster.corpus.sources import list_corpus
+from cluster.corpus.sources import list_corpus, open_input
 from cluster.preflight import Needs, check_nodes
 from cluster.session import ClusterOptions
 from cluster.storage import open_location
@@ -46,8 +46,8 @@ def preflight(options: PreflightOptions, console: Console) -> None:
     output = open_location(options.output, "--output") if options.output else None
     first_file = None
     if options.input is not None:
-        root = open_location(options.input, "--input")
-        first_file = replace(root, path=list_corpus(root, "auto", output).shards[0].path)
+        corpus = list_corpus(open_input(options.input), "auto", output)
+        first_file = replace(corpus.root, path=corpus.shards[0].path)
     needs = Needs(models.clip, models.diffusion, first_file, output)
     session.start(ClusterOptions(address=options.address))
     table = Table("node", "check", "found", title="Nodes", title_justify="left")

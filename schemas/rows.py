@@ -10,6 +10,7 @@ field                    meaning
 ``shard``                path of the file that was read, relative to the input
 ``shard_images``         number of rows of the shard, on the row of its last image, null elsewhere: a later run sees
                          from it that the shard is complete
+``passed_over``          on the same row, the shard's members that are no images, counted by ending; null elsewhere
 ``width, height``        pixels, after the EXIF orientation was applied; null if the image could not be decoded
 ``status``               ``ok``, or the kind of the failure (`Status`)
 ``error``                null, or one sentence that says what is wrong
@@ -32,7 +33,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Status(StrEnum):
@@ -61,6 +62,8 @@ class Status(StrEnum):
     """In an evaluation: the image's mask is missing or cannot be used."""
     BROKEN_SHARD = "broken_shard"
     """The shard is damaged: this row stands for what could not be read of it."""
+    NO_IMAGES = "no_images"
+    """The shard is sound and holds no images."""
 
 
 TRANSIENT = frozenset({Status.MISSING, Status.FORBIDDEN, Status.TIMED_OUT, Status.OUT_OF_MEMORY, Status.CRASHED})
@@ -91,12 +94,20 @@ LOST = pa.struct(
     ]
 )
 
+PASSED_OVER = pa.struct(
+    [
+        pa.field("ending", pa.string(), nullable=False),
+        pa.field("files", pa.int64(), nullable=False),
+    ]
+)
+
 ROW_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
         pa.field("shard_images", pa.int32()),
+        pa.field("passed_over", pa.list_(PASSED_OVER)),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("status", pa.string(), nullable=False),

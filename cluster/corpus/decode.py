@@ -4,9 +4,11 @@ import hashlib
 import io
 import warnings
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
+import pi_heif
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from cliper.preprocess import InputSpec
@@ -18,9 +20,24 @@ from schemas.rows import Status
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode_rgb` has a limit of its own
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""Pillow's names for what is decoded. Others are left out because of what they would do with hostile bytes: some start
-another program (EPS), some hold images of another size than they announce (ICO)."""
+pi_heif.register_heif_opener()
+
+ENDINGS = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "HEIF": (".heic", ".heif"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "JPEG2000": (".jp2", ".j2k"),
+    "PNG": (".png",),
+    "PPM": (".ppm", ".pgm", ".pnm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+"""Pillow's names for what is decoded, and the endings of files' names. Other formats are left out because of what they
+would do with hostile bytes: some start another program (EPS), some hold images of another size than they announce
+(ICO)."""
+IMAGE_ENDINGS = tuple(chain.from_iterable(ENDINGS.values()))
 
 
 @dataclass(frozen=True)
@@ -30,12 +47,13 @@ class Decoder:
     Attributes:
         inputs: what the models read.
         max_pixels: a larger image is a failure.
-        lookup: in an evaluation, what masks' values stand for: see `cluster.corpus.ground_truth.lookup_table`.
+        lookup: in an evaluation, what masks' values stand for, as the bytes of a
+            `cluster.corpus.ground_truth.lookup_table`.
     """
 
     inputs: InputSpec
     max_pixels: int
-    lookup: np.ndarray | None
+    lookup: bytes | None
 
     def __call__(self, data: bytes, mask: bytes | None) -> dict[str, Any]:
         """Raises DecodeError: image or mask cannot be used."""
@@ -52,8 +70,8 @@ class Decoder:
             else self.pack(mask, self.lookup, (height, width)),
         }
 
-    def pack(self, mask: bytes, lookup: np.ndarray, image_hw: tuple[int, int]) -> bytes:
-        truth = decode_truth(mask, lookup, self.max_pixels)
+    def pack(self, mask: bytes, lookup: bytes, image_hw: tuple[int, int]) -> bytes:
+        truth = decode_truth(mask, np.frombuffer(lookup, np.uint16), self.max_pixels)
         if truth.shape != image_hw:
             sizes = (truth.shape[1], truth.shape[0], image_hw[1], image_hw[0])
             raise DecodeError(Status.NO_TRUTH, "it has {} x {} pixels, the image {} x {}".format(*sizes))
@@ -75,7 +93,7 @@ def decode_rgb(data: bytes, max_pixels: int = Limits.max_pixels) -> Image.Image:
     # Pillow raises at twice this number, also where a format hides its size at first.
     Image.MAX_IMAGE_PIXELS = max_pixels // 2 + 1
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=tuple(ENDINGS)) as image:
             if image.width * image.height > max_pixels:
                 raise DecodeError(
                     Status.TOO_LARGE,
@@ -106,18 +124,28 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Any of Pillow's modes to 8-bit RGB; an image that is RGB already is not copied."""
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I"):
-        return Image.fromarray(sixteen_to_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(to_eight_bits(np.asarray(image))).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
-def sixteen_to_eight_bits(values: np.ndarray) -> np.ndarray:
-    """0 to 65535 scaled to 0 to 255, rounded; beyond that, clipped. Row by row, to spare memory."""
+def to_eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values as uint8, rounded: integers count as 16 bits, floats as what their range fits, 1, 255 or 65535.
+
+    Raises:
+        DecodeError: values beyond that say nothing about what is black and what is white.
+    """
+    low, high = values.min(), values.max()
+    if not 0 <= low <= high <= 65535:
+        raise DecodeError(
+            Status.NOT_AN_IMAGE, f"its pixels have values from {low:g} to {high:g}: convert it to 8 or 16 bits"
+        )
+    white = 65535 if values.dtype.kind in "iu" else next(white for white in (1, 255, 65535) if high <= white)
     scaled = np.empty(values.shape, np.uint8)
-    for row, target in zip(values, scaled, strict=True):
-        target[:] = (row.clip(0, 65535).astype(np.uint32) + 128) // 257
+    for row, target in zip(values, scaled, strict=True):  # one by one, to spare memory
+        target[:] = (row.astype(np.float64) * (255 / white) + 0.5).clip(0, 255)
     return scaled
 
 

@@ -10,7 +10,6 @@ it in their threads and queues. A socket and one process take 1 ms.
 
 import json
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -28,7 +27,8 @@ from schemas.rows import Status
 Answer = dict[str, Any]
 """JSON values and bytes."""
 Work = Callable[..., Answer]
-"""What the child does: takes bytes, returns an answer or raises DecodeError. It is pickled once for each child."""
+"""What the child does: takes bytes, returns an answer or raises DecodeError. Children get it from their parent, which
+they trust."""
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """All that a child knows of its parent's environment is where Python's modules are. More arenas or threads would only
 reserve memory that counts against the limit."""
@@ -87,7 +87,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
             )
         self.connection: Connection = Connection(ours.detach())
-        self.connection.send_bytes(pickle.dumps((work, limits)))
+        self.connection.send((work, limits))
 
     def __del__(self) -> None:
         self.connection.close()
@@ -100,10 +100,9 @@ CHILDREN = threading.local()
 
 def isolated(work: Work, limits: Limits) -> IsolatedProcess:
     """This thread's process for this work. The last one is kept: tasks that follow each other do the same work."""
-    key = pickle.dumps((work, limits))
-    if getattr(CHILDREN, "key", None) != key:
-        CHILDREN.key, CHILDREN.process = key, IsolatedProcess(work, limits)
-    process: IsolatedProcess = CHILDREN.process
+    process: IsolatedProcess | None = getattr(CHILDREN, "process", None)
+    if process is None or (process.work, process.limits) != (work, limits):
+        process = CHILDREN.process = IsolatedProcess(work, limits)
     return process
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cluster.corpus.decode import IMAGE_ENDINGS
 from cluster.corpus.ground_truth import OUTSIDE, VALUES, lookup_table
 from cluster.corpus.layouts import Layout, find_layout
 from cluster.corpus.limits import DEFAULT_LIMITS, Limits
-from cluster.corpus.readers import IMAGE_SUFFIXES, Shard
+from cluster.corpus.readers import Shard, is_hidden
 from cluster.corpus.sources import Corpus
 from cluster.storage import STORAGE_ERRORS, Location, storage_problem
 from schemas.errors import DecodeError, RequestError
@@ -152,13 +153,13 @@ def list_index_masks(
 
 def image_names(images: Location, masks: Location) -> list[str]:
     """The images in a folder, relative to it, without the PNG files in the masks' folder if that lies in it."""
-    names = [name for name in file_names(images) if name.lower().endswith(IMAGE_SUFFIXES)]
+    names = [name for name in file_names(images) if name.lower().endswith(IMAGE_ENDINGS)]
     if f"{masks.path}/".startswith(f"{images.path}/"):
         inside = f"{masks.path}/".removeprefix(f"{images.path}/")
         names = [name for name in names if not (name.startswith(inside) and name.endswith(".png"))]
     if not names:
         must_exist(images)
-        raise RequestError(f"images {images.url}: there are none (names end in {', '.join(IMAGE_SUFFIXES)})")
+        raise RequestError(f"images {images.url}: there are none (names end in {', '.join(IMAGE_ENDINGS)})")
     return names
 
 
@@ -193,7 +194,7 @@ def names_in_split(file: Location, ending: str) -> list[str]:
 def file_names(folder: Location, depth: int | None = None) -> list[str]:
     """Files in a folder and below, relative to it and sorted; hidden ones are passed over, no folder has none."""
     names = [posixpath.relpath(path, folder.path) for path in folder.fs.find(folder.path, maxdepth=depth)]
-    return sorted(name for name in names if not any(part.startswith((".", "_")) for part in name.split("/")))
+    return sorted(name for name in names if not is_hidden(name))
 
 
 def below(root: Location, *parts: str) -> Location:

@@ -15,7 +15,7 @@ from cluster.corpus.readers import Record
 from schemas.errors import DecodeError
 from schemas.rows import ROW_SCHEMA, Status
 
-IDENTITY = ("image_id", "uri", "shard", "shard_images", "width", "height", "status", "error")
+IDENTITY = ("image_id", "uri", "shard", "shard_images", "passed_over", "width", "height", "status", "error")
 """Columns of a row that are known before an image is labelled."""
 PREPARED_SCHEMA = pa.schema(
     [
@@ -47,7 +47,7 @@ class Preparer:
     @property
     def decode(self) -> IsolatedProcess:
         """This thread's process for decoding."""
-        lookup = self.labelled.lookup if self.labelled else None
+        lookup = self.labelled.lookup.tobytes() if self.labelled else None
         return isolated(Decoder(self.inputs, self.limits.max_pixels, lookup), self.limits)
 
     def __call__(self, record: Record) -> dict[str, Any]:

@@ -3,19 +3,27 @@
 import io
 import posixpath
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.corpus.decode import IMAGE_ENDINGS
 from cluster.storage import Location
 from schemas.rows import Status
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+ZSTD_ENDING = ".tar.zst"
 TABLE_BATCH_ROWS = 64
+HEADER_TYPES = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
+MAX_HEADER_BYTES = 1_000_000
+NOTHING_MORE = (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
+"""What tarfile raises if less than a header follows."""
 UNREACHABLE = (FileNotFoundError, PermissionError, ConnectionError, TimeoutError)
 USUAL_IMAGE_COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "img", "content")
 
@@ -23,8 +31,8 @@ USUAL_IMAGE_COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "img", "content")
 class Record(NamedTuple):
     """One image as it was found; ``data`` is None if ``status`` is a failure.
 
-    ``shard_images`` is the number of the shard's images, on its last one. A later run sees from it that the shard is
-    complete.
+    The last record of a shard has ``shard_images``, the number of the shard's records, from which a later run sees that
+    the shard is complete. In ``passed_over`` it has the number of members that are no images, by ending.
     """
 
     image_id: str
@@ -34,6 +42,7 @@ class Record(NamedTuple):
     status: str = Status.OK
     error: str | None = None
     shard_images: int | None = None
+    passed_over: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,9 @@ class StorageFile(io.RawIOBase):
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
 
+    def readable(self) -> bool:
+        return True
+
     def read(self, size: int = -1) -> bytes:
         """Raises StorageFaultError."""
         try:
@@ -78,7 +90,8 @@ class StorageFile(io.RawIOBase):
             raise StorageFaultError(error) from error
 
 
-def read_image(root: Location, shard: Shard, max_bytes: int) -> Iterator[Record]:
+def read_image(root: Location, shard: Shard, max_bytes: int, passed_over: Counter[str]) -> Iterator[Record]:
+    """The image of a file."""
     uri = Location(root.fs, shard.path).url
     name = utf8(shard.name)
     if root.fs.size(shard.path) > max_bytes:
@@ -87,12 +100,15 @@ def read_image(root: Location, shard: Shard, max_bytes: int) -> Iterator[Record]
         yield checked(Record(name, uri, name, root.fs.cat_file(shard.path)), max_bytes)
 
 
-def read_tar(root: Location, shard: Shard, max_bytes: int) -> Iterator[Record]:
+def read_tar(root: Location, shard: Shard, max_bytes: int, passed_over: Counter[str]) -> Iterator[Record]:
+    """The images of a tar shard. Other members are added to ``passed_over``, by ending."""
     uri, name = Location(root.fs, shard.path).url, utf8(shard.name)
     members = 0
     with root.fs.open(shard.path, "rb") as file:
         try:
-            for record in tar_members(StorageFile(file), uri, name, max_bytes):
+            stored = StorageFile(file)
+            stream = pa.CompressedInputStream(stored, "zstd") if shard.name.lower().endswith(ZSTD_ENDING) else stored
+            for record in tar_members(stream, uri, name, max_bytes, passed_over):
                 yield record
                 members += 1
         except StorageFaultError as fault:
@@ -102,12 +118,17 @@ def read_tar(root: Location, shard: Shard, max_bytes: int) -> Iterator[Record]:
             yield Record(name, uri, name, None, Status.BROKEN_SHARD, sentence)
 
 
-def tar_members(file: StorageFile, uri: str, name: str, max_bytes: int) -> Iterator[Record]:
+def tar_members(
+    file: StorageFile | pa.NativeFile, uri: str, name: str, max_bytes: int, passed_over: Counter[str]
+) -> Iterator[Record]:
     """The images of a tar file, read as a stream, compressed or not."""
     seen: dict[str, int] = {}
-    with tarfile.open(fileobj=file, mode="r|*", tarinfo=StrictTarInfo) as archive:
+    # Blocks of zeros end an archive, unless more follows: archives can be appended, and disks lose blocks.
+    with tarfile.open(fileobj=file, mode="r|*", tarinfo=StrictTarInfo, ignore_zeros=True) as archive:
         for member in archive:
             if not is_image_member(member):
+                if not member.isdir() and not is_hidden(member.name):
+                    passed_over[ending_of(member.name)] += 1
                 continue
             member_name = utf8(member.name)
             occurrence = seen[member_name] = seen.get(member_name, 0) + 1
@@ -127,21 +148,44 @@ class StrictTarInfo(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> "StrictTarInfo":
         """Raises ReadError where tarfile would stop silently."""
+        ended = getattr(archive, "after_zeros", False)
+        archive.after_zeros = False  # type: ignore[attr-defined]
         try:
             return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the regular end of an archive
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # a block of zeros
+            archive.after_zeros = True  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
+            if ended and isinstance(error, NOTHING_MORE):  # the regular end
+                raise
             raise tarfile.ReadError(f"{error} at byte {archive.offset}") from error
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "StrictTarInfo":
+        """Raises ReadError: extended headers are larger than any path needs. tarfile reads them into memory."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in HEADER_TYPES and member.size > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {member.size:,} bytes")
+        return member
 
 
 def is_image_member(member: tarfile.TarInfo) -> bool:
     """True for regular files with an image's ending that are not hidden (such as macOS's ``._`` companions)."""
-    hidden = posixpath.basename(member.name).startswith(".")
-    return member.isreg() and not hidden and member.name.lower().endswith(IMAGE_SUFFIXES)
+    return member.isreg() and not is_hidden(member.name) and member.name.lower().endswith(IMAGE_ENDINGS)
 
 
-def read_table(root: Location, shard: Shard, max_bytes: int) -> Iterator[Record]:
+def is_hidden(name: str) -> bool:
+    """True for dot files; other programs' names that begin with ``_`` are images (``_MG_1234.JPG``)."""
+    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+
+
+def ending_of(name: str) -> str:
+    """The ending of a name, for counts of files that are passed over."""
+    return utf8(posixpath.splitext(name)[1].lower()) or "without ending"
+
+
+def read_table(root: Location, shard: Shard, max_bytes: int, passed_over: Counter[str]) -> Iterator[Record]:
+    """The images of a table. Of a damaged row group one record tells."""
     uri, name = Location(root.fs, shard.path).url, utf8(shard.name)
     try:
         file = pq.ParquetFile(root.fs.open(shard.path, "rb"))
@@ -163,9 +207,9 @@ def read_table(root: Location, shard: Shard, max_bytes: int) -> Iterator[Record]
                         number += 1
             except (pa.ArrowException, OSError) as error:
                 raise_storage_failure(error)
-                for lost in range(number, end):
-                    sentence = f"{uri}: row group {group} is damaged: {shorten(str(error), 200)}"
-                    yield Record(f"{name}/{lost}", f"{uri}#row={lost}", name, None, Status.BROKEN_SHARD, sentence)
+                lost = f"{number}-{end - 1}"
+                sentence = f"{uri}: row group {group} is damaged, rows {lost} are lost: {shorten(str(error), 200)}"
+                yield Record(f"{name}/{lost}", f"{uri}#row={number}", name, None, Status.BROKEN_SHARD, sentence)
 
 
 def raise_storage_failure(error: BaseException) -> None:

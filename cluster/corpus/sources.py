@@ -3,53 +3,129 @@
 Every image becomes one record with an ``image_id`` that is unique over the corpus and the same on every run.
 """
 
+import hashlib
 import itertools
 import posixpath
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any, Literal
 
+import bracex
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.corpus.decode import IMAGE_ENDINGS
 from cluster.corpus.limits import DEFAULT_LIMITS, Limits
-from cluster.corpus.readers import IMAGE_SUFFIXES, Record, Shard, image_column, read_image, read_table, read_tar, utf8
-from cluster.storage import STORAGE_ERRORS, Location, storage_problem
+from cluster.corpus.readers import (
+    ZSTD_ENDING,
+    Record,
+    Shard,
+    ending_of,
+    image_column,
+    is_hidden,
+    read_image,
+    read_table,
+    read_tar,
+    utf8,
+)
+from cluster.storage import STORAGE_ERRORS, Location, open_location, storage_problem
 from schemas.errors import RequestError
 from schemas.rows import Status
 
 CorpusFormat = Literal["tar", "parquet", "folder"]
 
 SUFFIXES: dict[CorpusFormat, tuple[str, ...]] = {
-    "tar": (".tar", ".tar.gz", ".tgz"),
+    "tar": (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ZSTD_ENDING),
     "parquet": (".parquet",),
-    "folder": IMAGE_SUFFIXES,
+    "folder": IMAGE_ENDINGS,
 }
+
+
+PATTERN = "*?["
+CHECKPOINT = "_checkpoint"
+"""The folder in an output with names of rows files; its tables hold no images."""
+MAX_PATHS = 1_000_000
+"""Most paths that a pattern with braces may stand for."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What names a corpus: an address, or a list of addresses in a text file.
+
+    Attributes:
+        address: as manifests keep it, ``@`` and a URL for a list.
+        places: the addresses, on one file system.
+        sha256: of the list.
+    """
+
+    address: str
+    places: tuple[Location, ...]
+    sha256: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.places[0].flag} {self.address}"
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The files of an input, sorted by name."""
+    """The files of an input, sorted by name.
+
+    Attributes:
+        root: the input, or the folder above a list's addresses.
+        format: of its files.
+        shards: its files.
+        limits: on single images.
+        passed_over: files of other kinds, counted by the ending of their names.
+    """
 
     root: Location
     format: CorpusFormat
     shards: tuple[Shard, ...]
     limits: Limits = DEFAULT_LIMITS
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+
+
+def open_input(address: str, flag: str = "--input") -> Input:
+    """The input of an address: a path or URL, with patterns if wanted, or ``@FILE`` with one of these on each line.
+
+    Raises:
+        RequestError: there is nothing, the list cannot be read, or its addresses are on several file systems.
+    """
+    if not address.startswith("@"):
+        place = open_location(address, flag)
+        return Input(place.url, (place,))
+    file = open_location(address[1:], flag)
+    try:
+        content = file.fs.cat_file(file.path)
+        lines = [line.strip() for line in content.decode("utf-8").splitlines() if line.strip()]
+    except STORAGE_ERRORS as error:
+        raise file.refusal(error, "read") from error
+    except UnicodeDecodeError:
+        raise RequestError(f"{file} is no UTF-8 text: write one address on each line") from None
+    places = tuple(open_location(line, flag) for line in lines)
+    if not places:
+        raise RequestError(f"{file} lists nothing: write one address on each line")
+    if any(place.fs != places[0].fs for place in places):
+        raise RequestError(f"{file} lists addresses on several file systems: give each a job of its own")
+    return Input(f"@{file.url}", places, hashlib.sha256(content).hexdigest())
 
 
 def list_corpus(
-    root: Location,
+    source: Input,
     wanted: Literal["auto"] | CorpusFormat,
     output: Location | None,
     limit: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Corpus:
-    """Find the files of an input: a folder or prefix, a single file, or a pattern with ``*``.
+    """Find the files of an input: a folder or prefix, a single file, a pattern with ``*``, ``?``, ``[...]`` or
+    ``{00..99}``, or several of these.
 
-    Hidden files, everything below the output and files of other kinds are passed over.
+    Dot files, checkpoints of outputs and everything below the output are hidden. Files of other kinds are counted.
 
     Args:
-        root: the input.
+        source: the input.
         wanted: the format, or ``auto`` to decide from the names' endings.
         output: where results go, if anywhere; never read as input.
         limit: use only the first so many images, counted in the order of names.
@@ -58,26 +134,33 @@ def list_corpus(
     Raises:
         RequestError: nothing there, nothing readable there, or several formats side by side.
     """
-    try:
-        base, names = list_names(root)
-    except (*STORAGE_ERRORS, ValueError) as error:
-        raise RequestError(f"{root}: {storage_problem(error)}") from error
+    base, names = list_names(source)
+    root = replace(source.places[0], path=base) if source.sha256 else source.places[0]
     below_output = f"{output.path}/" if output and type(output.fs) is type(root.fs) else None
     if output and below_output and f"{base}/".startswith(below_output):
-        raise RequestError(f"{root} lies in {output}: choose another folder for the output")
-    shards: dict[CorpusFormat, list[Shard]] = {"tar": [], "parquet": [], "folder": []}
+        raise RequestError(f"{source} lies in {output}: choose another folder for the output")
+    shards: defaultdict[CorpusFormat | None, list[Shard]] = defaultdict(list)
     for path in names:
-        relative = posixpath.relpath(path, base)
-        hidden = any(part.startswith((".", "_")) for part in relative.split("/"))
-        if hidden or (below_output and path.startswith(below_output)):
+        relative = path.removeprefix(f"{base.rstrip('/')}/")  # relpath would make one name of a//b and a/b
+        if is_hidden(relative) or CHECKPOINT in relative.split("/") or (below_output and path.startswith(below_output)):
             continue
-        if kind := format_of(path):
-            shards[kind].append(Shard(relative, path))
-    corpus_format = choose_format(root, wanted, shards)
-    corpus = Corpus(root, corpus_format, tuple(sorted(shards[corpus_format], key=lambda shard: shard.name)), limits)
+        shards[format_of(path)].append(Shard(relative, path))
+    corpus_format = choose_format(source, wanted, shards)
+    members = tuple(sorted(shards.pop(corpus_format), key=lambda shard: shard.name))
+    passed_over = Counter(ending_of(shard.name) for others in shards.values() for shard in others)
+    corpus = Corpus(root, corpus_format, members, limits, dict(passed_over))
     if corpus_format == "parquet":
         check_table(root, corpus.shards[0])
     return corpus if limit is None else limited(corpus, limit)
+
+
+def passed_over_sentence(passed_over: Mapping[str, int]) -> str:
+    """Files or members that are no images, in words."""
+    total = sum(passed_over.values())
+    counts = ", ".join(
+        f"{count:,} {ending}" for ending, count in sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
+    )
+    return f"passed over: {total:,} file{'s' * (total != 1)}: {counts}"
 
 
 def format_of(name: str) -> CorpusFormat | None:
@@ -96,37 +179,79 @@ def file_address(shard: str, uri: str) -> str:
             return uri
 
 
-def list_names(root: Location) -> tuple[str, list[str]]:
-    """The folder that names are relative to, and the paths of all files.
+def list_names(source: Input) -> tuple[str, list[str]]:
+    """The folder that names are relative to, and the paths of all files of an input.
 
     Raises:
-        OSError: the input cannot be listed or does not exist.
+        RequestError: a part of the input cannot be listed, does not exist or matches nothing.
     """
-    if any(character in root.path for character in "*?["):
-        parts = root.path.split("/")
-        fixed = list(itertools.takewhile(lambda part: not any(character in part for character in "*?["), parts))
-        return "/".join(fixed), [str(path) for path in root.fs.glob(root.path)]
-    if root.fs.isfile(root.path):
-        return posixpath.dirname(root.path), [root.path]
-    if not root.fs.exists(root.path):
-        raise FileNotFoundError(root.path)
-    return root.path, [str(path) for path in root.fs.find(root.path)]
+    bases, found = [], set()
+    for place in chain.from_iterable(map(places_of, source.places)):
+        try:
+            base, paths = list_path(place)
+        except (*STORAGE_ERRORS, ValueError) as error:
+            raise RequestError(f"{place}: {storage_problem(error)}") from error
+        bases.append(base)
+        found.update(paths)
+    return posixpath.commonpath(bases) if len(bases) > 1 else bases[0], sorted(found)
+
+
+def places_of(place: Location) -> list[Location]:
+    """The places that a pattern with braces stands for; the place itself if it has none or exists as it is written.
+
+    Raises:
+        RequestError: it stands for too many.
+    """
+    if "{" not in place.path or place.fs.exists(place.path):
+        return [place]
+    try:
+        return [replace(place, path=path) for path in bracex.iexpand(place.path, keep_escapes=True, limit=MAX_PATHS)]
+    except bracex.ExpansionLimitException:
+        raise RequestError(f"{place} stands for more than {MAX_PATHS:,} paths: use * or @LIST.txt") from None
+
+
+def list_path(place: Location) -> tuple[str, list[str]]:
+    """The folder that names are relative to, and the paths of all files of one path.
+
+    Raises:
+        OSError: it cannot be listed or does not exist.
+    """
+    fs, path = place.fs, place.path
+    exists = fs.exists(path)
+    if not exists and any(character in path for character in PATTERN):
+        fixed = itertools.takewhile(lambda part: not any(character in part for character in PATTERN), path.split("/"))
+        matches = fs.glob(path, detail=True)
+        for folder in [name for name, info in matches.items() if info["type"] == "directory"]:
+            matches |= fs.find(folder, detail=True)
+        return "/".join(fixed), regular(matches)
+    if not exists:
+        raise FileNotFoundError(path)
+    if fs.isfile(path):
+        return posixpath.dirname(path), [path]
+    return path, regular(fs.find(path, detail=True))
+
+
+def regular(found: dict[str, dict[str, Any]]) -> list[str]:
+    """Paths of files among what was found; folders, pipes and sockets are left out."""
+    return [str(path) for path, info in found.items() if info["type"] not in ("directory", "other")]
 
 
 def choose_format(
-    root: Location, wanted: Literal["auto"] | CorpusFormat, shards: dict[CorpusFormat, list[Shard]]
+    source: Input, wanted: Literal["auto"] | CorpusFormat, shards: Mapping[CorpusFormat | None, list[Shard]]
 ) -> CorpusFormat:
     """The format asked for, or the only one found."""
+    passed_over = Counter(ending_of(shard.name) for shard in shards.get(None, ()))
+    others = f" ({passed_over_sentence(passed_over)})" if passed_over else ""
     if wanted != "auto":
-        if not shards[wanted]:
+        if wanted not in shards:
             endings = ", ".join(SUFFIXES[wanted])
-            raise RequestError(f"{root} has no files for --format {wanted} (their names end in {endings})")
+            raise RequestError(f"{source} has no files for --format {wanted} (their names end in {endings}){others}")
         return wanted
-    found = [kind for kind, members in shards.items() if members]
+    found = [kind for kind in SUFFIXES if kind in shards]
     if not found:
-        raise RequestError(f"{root} is empty: it has no tar shards, no Parquet tables and no image files")
+        raise RequestError(f"{source} is empty: it has no tar shards, no Parquet tables and no image files{others}")
     if len(found) > 1:
-        raise RequestError(f"{root} has files of several formats: choose one with --format {' or '.join(found)}")
+        raise RequestError(f"{source} has files of several formats: choose one with --format {' or '.join(found)}")
     return found[0]
 
 
@@ -175,13 +300,10 @@ def read_shard(corpus: Corpus, shard: Shard) -> Iterator[Record]:
         OSError: the storage failed.
     """
     readers = {"tar": read_tar, "parquet": read_table, "folder": read_image}
-    records = reachable(readers[corpus.format](corpus.root, shard, corpus.limits.max_file_bytes), corpus.root, shard)
-    return counted(itertools.islice(records, shard.first_images))
-
-
-def is_empty(corpus: Corpus, shard: Shard) -> bool:
-    """True if a file holds no image at all."""
-    return next(read_shard(corpus, shard), None) is None
+    passed_over: Counter[str] = Counter()
+    records = readers[corpus.format](corpus.root, shard, corpus.limits.max_file_bytes, passed_over)
+    records = itertools.islice(reachable(records, corpus.root, shard), shard.first_images)
+    return counted(records, Location(corpus.root.fs, shard.path).url, utf8(shard.name), passed_over)
 
 
 def reachable(records: Iterator[Record], root: Location, shard: Shard) -> Iterator[Record]:
@@ -195,12 +317,15 @@ def reachable(records: Iterator[Record], root: Location, shard: Shard) -> Iterat
         yield Record(name, uri, name, None, Status.FORBIDDEN, f"{uri}: access is denied")
 
 
-def counted(records: Iterator[Record]) -> Iterator[Record]:
-    """The same records, the last one with their number."""
+def counted(records: Iterator[Record], uri: str, name: str, passed_over: Counter[str]) -> Iterator[Record]:
+    """The same records, the last one with their number and what was passed over. None at all becomes a failure."""
     held, count = None, 0
     for record in records:
         if held is not None:
             yield held
         held, count = record, count + 1
-    if held is not None:
-        yield held._replace(shard_images=count)
+    if held is None:
+        others = f" ({passed_over_sentence(passed_over)})" if passed_over else ""
+        held, count = Record(name, uri, name, None, Status.NO_IMAGES, f"{uri}: it has no images{others}"), 1
+    members = [{"ending": ending, "files": files} for ending, files in passed_over.most_common()]
+    yield held._replace(shard_images=count, passed_over=members)

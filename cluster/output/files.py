@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO
 
-from cluster.corpus.readers import IMAGE_SUFFIXES
+from cluster.corpus.decode import IMAGE_ENDINGS
 from cluster.storage import Location
 
 
@@ -56,7 +56,7 @@ def split_id(image_id: str) -> tuple[str, str]:
     match = re.fullmatch(r"(.*?)((?:#\d+)?)", image_id, re.DOTALL)
     assert match is not None, "anything matches"
     stem, extension = posixpath.splitext(match[1])
-    if extension.lower() in IMAGE_SUFFIXES:
+    if extension.lower() in IMAGE_ENDINGS:
         return escaped(stem) + match[2], extension
     return escaped(image_id), ""
 

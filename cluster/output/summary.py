@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from rich.console import Console, Group
 from rich.table import Table
 
+from cluster.corpus.sources import passed_over_sentence
 from cluster.output.folder import Output
 from cluster.output.rows import map_rows_files
 from schemas.rows import Status
@@ -19,15 +20,17 @@ WORD_HINTS = {
     "never_found": "Found nowhere (other words, or a lower presence threshold, may help: docs/words.md)",
     "always_found": "Found in every image (the word may be too general)",
 }
-COUNTED_COLUMNS = ["status", "annotations.list.element.category_id"]
+COUNTED_COLUMNS = ["status", "passed_over", "annotations.list.element.category_id"]
 
 
 @dataclass
 class Counts:
-    """Number of images by status, and number of images in which each category is present."""
+    """Number of images by status, number of images in which each category is present, and members of shards that are no
+    images, by ending."""
 
     by_status: Counter[str] = field(default_factory=Counter)
     by_category: Counter[int] = field(default_factory=Counter)
+    passed_over: Counter[str] = field(default_factory=Counter)
 
     @property
     def images(self) -> int:
@@ -44,12 +47,16 @@ def count_rows(output: Output) -> Counts:
     for _, single in map_rows_files(output, COUNTED_COLUMNS, count_table):
         counts.by_status += single.by_status
         counts.by_category += single.by_category
+        counts.passed_over += single.passed_over
     return counts
 
 
 def count_table(table: pa.Table) -> Counts:
     categories = pc.struct_field(pc.list_flatten(table["annotations"]), "category_id")
-    return Counts(Counter(table["status"].to_pylist()), Counter(categories.to_pylist()))
+    passed_over: Counter[str] = Counter()
+    for members in table["passed_over"].drop_null().to_pylist():
+        passed_over.update({member["ending"]: member["files"] for member in members})
+    return Counts(Counter(table["status"].to_pylist()), Counter(categories.to_pylist()), passed_over)
 
 
 def summary_document(
@@ -61,6 +68,7 @@ def summary_document(
         "images": counts.images,
         "ok": counts.ok,
         "failed": counts.images - counts.ok,
+        "passed_over": dict(counts.passed_over.most_common()),
         "by_status": dict(counts.by_status.most_common()),
         "images_by_class": {class_names[category - 1]: n for category, n in counts.by_category.most_common()},
         "never_found": [name for name, images in found.items() if not images],
@@ -90,6 +98,8 @@ def show_summary(summary: dict[str, Any], where: str, console: Console) -> None:
     new_images, seconds = summary["new_images"], summary["seconds"]
     speed = f"{new_images / seconds:.2f} images per second" if seconds else ""
     console.print(Group(images, classes) if classes.row_count else images)
+    if summary["passed_over"]:
+        console.print(passed_over_sentence(summary["passed_over"]).capitalize(), highlight=False, markup=False)
     for found, hint in WORD_HINTS.items():
         if words := summary[found]:
             listed = ", ".join(words[:MOST_WORDS]) + (

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from cluster.copying import SHARD_PATTERN, copy_images, plan_copies
 from cluster.corpus.limits import Limits
-from cluster.corpus.sources import Corpus, list_corpus
+from cluster.corpus.sources import Corpus, list_corpus, open_input
 from cluster.output.folder import Output
 from cluster.output.lease import exclusive_run
 from cluster.output.rows import Labels
@@ -75,8 +75,8 @@ def labelled_corpus(labels: Labels, output: Output) -> Corpus:
     """
     source = labels.manifest["input"]
     try:
-        root = open_location(source["address"], labels.location.flag)
-        corpus = list_corpus(root, source["format"], output.location, limits=NO_LIMITS)
+        found = open_input(source["address"], labels.location.flag)
+        corpus = list_corpus(found, source["format"], output.location, limits=NO_LIMITS)
     except RequestError as error:
         flag = output.location.flag
         raise RequestError(f"{flag}: the images that were labelled cannot be found ({error})") from error

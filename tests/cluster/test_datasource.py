@@ -9,16 +9,15 @@ import pytest
 from cliper.preprocess import InputSpec
 from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.corpus.prepare import PREPARED_SCHEMA, Preparer
-from cluster.corpus.sources import Corpus, list_corpus
+from cluster.corpus.sources import Corpus, list_corpus, open_input
 from cluster.datasource import BLOCK_ROWS, CorpusDatasource
-from cluster.storage import open_location
 from tests.support.corpora import jpeg, sample_images, write_folder, write_tables, write_tars
 
 PREPARE = Preparer(InputSpec(32, 16), DEFAULT_LIMITS)
 
 
 def corpus_at(folder: Path) -> Corpus:
-    return list_corpus(open_location(str(folder), "--input"), "auto", None)
+    return list_corpus(open_input(str(folder)), "auto", None)
 
 
 def run_tasks(corpus: Corpus, slots: int) -> tuple[list[dict], int]:

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import lzma
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,20 @@ def flipped(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]
 
 
+def zeroed(data: bytes, start: int, size: int) -> bytes:
+    return data[:start] + bytes(size) + data[start + size :]
+
+
+def large_header(size: int) -> bytes:
+    """An extended header of so many bytes, which tarfile would read into memory."""
+    info = tarfile.TarInfo("x.jpg")
+    info.pax_headers = {"comment": "x" * size}
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(info)
+    return file.getvalue()
+
+
 def not_utf8() -> bytes:
     """An extended header that names its character set in bytes that are no UTF-8."""
     info = tarfile.TarInfo("x.jpg")
@@ -64,8 +79,10 @@ def odd_tars() -> dict[str, tuple[bytes, Expected]]:
     return {
         "good.tar": (whole, {f"good.tar/{name}": OK for name in members(3)}),
         "nothing.tar": (b"", {"nothing.tar": BROKEN}),
-        "no-members.tar": (tar_bytes({}), {}),
-        "no-images.tar": (tar_bytes({"a.txt": b"x", "b.json": b"{}"}), {}),
+        "no-members.tar": (tar_bytes({}), {"no-members.tar": Status.NO_IMAGES}),
+        "no-images.tar": (
+            tar_bytes({"a.txt": b"x", "b.json": b"{}"}), {"no-images.tar": Status.NO_IMAGES},
+        ),
         "cut.tar": (cut_in_second, {"cut.tar/0.jpg": OK, "cut.tar": BROKEN}),
         "no-end.tar": (whole[: second_header], {"no-end.tar/0.jpg": OK, "no-end.tar": BROKEN}),
         "header-damaged.tar": (
@@ -95,6 +112,23 @@ def odd_tars() -> dict[str, tuple[bytes, Expected]]:
         "not-utf8.tar": (not_utf8(), {"not-utf8.tar": BROKEN}),
         "cut-gzip-header.tar": (b"\x1f\x8b\x08\x24k\x94\xfb\xf6", {"cut-gzip-header.tar": BROKEN}),
         "cut.tar.bz2.tar": (bz2.compress(whole)[:-500], {"cut.tar.bz2.tar": BROKEN}),
+        "appended.tar": (whole + tar_bytes({"4.jpg": jpeg(4)}), {
+            **{f"appended.tar/{name}": OK for name in members(3)}, "appended.tar/4.jpg": OK,
+        }),
+        "header-zeroed.tar": (
+            zeroed(whole, second_header, 512), {"header-zeroed.tar/0.jpg": OK, "header-zeroed.tar": BROKEN},
+        ),
+        "member-zeroed.tar": (
+            zeroed(whole, second_header, 512 + -(-len(jpeg(1)) // 512) * 512),
+            {"member-zeroed.tar/0.jpg": OK, "member-zeroed.tar/2.jpg": OK},
+        ),
+        "large-header.tar.gz": (gzip.compress(large_header(100_000_000)), {"large-header.tar.gz": BROKEN}),
+        "packed.tar.bz2": (bz2.compress(whole), {f"packed.tar.bz2/{name}": OK for name in members(3)}),
+        "packed.TXZ": (lzma.compress(whole), {f"packed.TXZ/{name}": OK for name in members(3)}),
+        "packed.tar.zst": (pa.compress(whole, "zstd", asbytes=True), {
+            f"packed.tar.zst/{name}": OK for name in members(3)
+        }),
+        "cut.tar.zst": (pa.compress(whole, "zstd", asbytes=True)[:-300], {"cut.tar.zst": BROKEN}),
         "hidden.tar": (tar_with(regular("._a.jpg", b"x"), regular("a.jpg", jpeg(1))), {"hidden.tar/a.jpg": OK}),
         "packed.tar.gz": (gzip.compress(whole), {f"packed.tar.gz/{name}": OK for name in members(3)}),
         "cut.tar.gz": (gzip.compress(whole)[:-2000], {"cut.tar.gz/0.jpg": OK, "cut.tar.gz": BROKEN}),
@@ -124,12 +158,12 @@ def odd_tables(folder: Path) -> dict[str, tuple[bytes, Expected]]:
         "a-good.parquet": (whole, {f"a-good.parquet/{number}": OK for number in range(5)}),
         "damaged.parquet": (
             damage_second_group(folder / "made.parquet"),
-            {f"damaged.parquet/{number}": BROKEN if number in (2, 3) else OK for number in range(5)},
+            {"damaged.parquet/2-3": BROKEN} | {f"damaged.parquet/{number}": OK for number in (0, 1, 4)},
         ),
         "cut.parquet": (whole[:-100], {"cut.parquet": BROKEN}),
         "nothing.parquet": (b"", {"nothing.parquet": BROKEN}),
         "page.parquet": (b"<html>404</html>", {"page.parquet": BROKEN}),
-        "no-rows.parquet": (make([]), {}),
+        "no-rows.parquet": (make([]), {"no-rows.parquet": Status.NO_IMAGES}),
         "nulls.parquet": (
             make([good[0], None, b""]),
             {"nulls.parquet/0": OK, "nulls.parquet/1": Status.EMPTY, "nulls.parquet/2": Status.EMPTY},

@@ -10,7 +10,7 @@ import pytest
 from cliper.preprocess import InputSpec
 from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.corpus.prepare import Preparer
-from cluster.corpus.sources import list_corpus, read_shard
+from cluster.corpus.sources import list_corpus, open_input, read_shard
 from cluster.datasource import read_blocks
 from cluster.storage import open_location
 from schemas.rows import Status
@@ -25,7 +25,7 @@ def rows_of(folder: Path, name: str, content: bytes) -> list[dict[str, str]]:
     """What reading and preparing make of a file."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_bytes(content)
-    corpus = list_corpus(open_location(str(folder), "--input"), "auto", open_location("/nowhere", "--output"))
+    corpus = list_corpus(open_input(str(folder)), "auto", open_location("/nowhere", "--output"))
     prepare = Preparer(InputSpec(16, 16), DEFAULT_LIMITS)
     rows = [row for table in read_blocks(corpus, prepare, report=lambda **_: None) for row in table.to_pylist()]
     assert [row["shard_images"] for row in rows] == [None] * (len(rows) - 1) + [len(rows)] * bool(rows)
@@ -67,7 +67,7 @@ def test_a_tar_of_100_000_members(tmp_path: Path) -> None:
         last = tarfile.TarInfo("last.jpg")
         last.size = len(image)
         archive.addfile(last, io.BytesIO(image))
-    corpus = list_corpus(open_location(str(tmp_path), "--input"), "auto", open_location("/nowhere", "--output"))
+    corpus = list_corpus(open_input(str(tmp_path)), "auto", open_location("/nowhere", "--output"))
     statuses = Counter(record.status for record in read_shard(corpus, corpus.shards[0]))
     assert statuses == {Status.EMPTY: members, Status.OK: 1}
 
@@ -87,5 +87,5 @@ def test_table(name: str, tmp_path: Path) -> None:
 
 def rows_of_two(folder: Path, name: str, content: bytes) -> Expected:
     (folder / name).write_bytes(content)
-    corpus = list_corpus(open_location(str(folder), "--input"), "auto", open_location("/nowhere", "--output"))
+    corpus = list_corpus(open_input(str(folder)), "auto", open_location("/nowhere", "--output"))
     return {record.image_id: Status(record.status) for shard in corpus.shards for record in read_shard(corpus, shard)}

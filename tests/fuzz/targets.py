@@ -2,16 +2,15 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from cluster.corpus.limits import DEFAULT_LIMITS
-from cluster.corpus.readers import Shard, read_table, read_tar
-from cluster.corpus.sources import counted
-from cluster.storage import Location, open_location
+from cluster.corpus.readers import Shard
+from cluster.corpus.sources import Corpus, CorpusFormat, read_shard
+from cluster.storage import open_location
 from schemas.embeddings import VocabularyEmbeddings, embeddings_from_bytes, embeddings_to_bytes
 from schemas.errors import DecodeError
 from schemas.rows import Status
@@ -46,20 +45,21 @@ def check_pixels(pixels: np.ndarray) -> None:
 
 
 def tar(data: bytes) -> None:
-    check_shard(read_tar, "fuzz.tar", data)
+    check_shard("tar", "fuzz.tar", data)
 
 
 def table(data: bytes) -> None:
-    check_shard(read_table, "fuzz.parquet", data)
+    check_shard("parquet", "fuzz.parquet", data)
 
 
-def check_shard(read: Callable[[Location, Shard, int], Iterator], name: str, data: bytes) -> None:  # type: ignore[type-arg]
+def check_shard(kind: CorpusFormat, name: str, data: bytes) -> None:
     """Records with ids of their own, each with bytes or with a status and one line of reason."""
     (FOLDER / name).write_bytes(data)
     root = open_location(str(FOLDER), "--input")
-    records = list(counted(read(root, Shard(name, f"{root.path}/{name}"), DEFAULT_LIMITS.max_file_bytes)))
+    corpus, shard = Corpus(root, kind, ()), Shard(name, f"{root.path}/{name}")
+    records = list(read_shard(corpus, shard))
     assert len({record.image_id for record in records}) == len(records)
-    assert not records or records[-1].shard_images == len(records)
+    assert records[-1].shard_images == len(records)
     for record in records:
         record.image_id.encode("utf-8")
         assert (record.status == Status.OK) == bool(record.data)

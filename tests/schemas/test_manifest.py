@@ -12,7 +12,7 @@ REQUEST: dict[str, Any] = {
     "settings": {"logit_scale": 50.0},
 }
 MANIFEST = labelling_manifest(**REQUEST)
-FINGERPRINT = "35d2b755ee2bebe3c763e1df83cb82a869ff1a92a11b35b5ae6f6e850d76d9d2"
+FINGERPRINT = "0e03a822944ecd0537634db3535ebd9fcd6f90044074e45d9dbdbebaa25ee549"
 
 
 def test_outputs_of_earlier_versions_keep_their_fingerprint_and_fields() -> None:
@@ -21,7 +21,7 @@ def test_outputs_of_earlier_versions_keep_their_fingerprint_and_fields() -> None
     assert list(document) == [
         "fingerprint", "categories", "schema_version", "input", "vocabulary", "models", "settings",
     ]  # fmt: skip
-    assert document["schema_version"] == 3
+    assert document["schema_version"] == 4
 
 
 def test_document_names_categories_and_fingerprint() -> None:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,19 @@ def test_modes_become_rgb(make: Callable[[], bytes], expected: np.ndarray) -> No
 def test_16_bit_grey_is_scaled_not_clipped() -> None:
     wide = Image.fromarray(np.array([[0, 257 * 100, 65535]], np.uint16))
     assert decode_image(encode(wide, "PNG"))[0, :, 0].tolist() == [0, 100, 255]
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
+def test_floats_count_as_what_their_range_fits(white: float) -> None:
+    grey = Image.fromarray(np.array([[0, 0.5, 1]], np.float32) * white)
+    assert decode_image(encode(grey, "TIFF"))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_photographs_of_telephones() -> None:
+    """HEIF; `pi_heif` only reads, so the file is one that was written before."""
+    decoded = decode_image((Path(__file__).parent / "grey_16x16.heic").read_bytes())
+    assert decoded.shape == (16, 16, 3)
+    assert np.abs(decoded.astype(int) - 128).max() <= 3
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

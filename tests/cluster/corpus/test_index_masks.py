@@ -135,7 +135,7 @@ def test_folders_inside_each_other(images: str, masks: str, ending: str, tmp_pat
     [
         ("none", "masks", {}, "images .*/none: it does not exist"),
         ("images", "none", {}, "masks .*/none: it does not exist"),
-        ("empty", "masks", {}, r"images .*/empty: there are none \(names end in \.jpg, "),
+        ("empty", "masks", {}, r"images .*/empty: there are none \(names end in \.avif, "),
         ("images", "empty", {}, r"masks .*/empty: there are none .*: a\.JPG needs .*/empty/a\.png"),
         ("images", "masks", {"classes": 65_534}, "masks cannot tell 65,534 classes apart: at most 65,533"),
         ("images", "masks", {"ignore": frozenset({-1})}, r"values of masks are 0 to 65535: \[-1\] cannot"),

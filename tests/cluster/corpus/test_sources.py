@@ -1,6 +1,8 @@
 """Listing a corpus and reading its shards, good ones and damaged ones."""
 
 import io
+import os
+import socket
 import tarfile
 from pathlib import Path
 from typing import Literal
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.corpus.readers import Record, Shard
-from cluster.corpus.sources import Corpus, CorpusFormat, list_corpus, read_shard
+from cluster.corpus.sources import Corpus, CorpusFormat, list_corpus, open_input, passed_over_sentence, read_shard
 from cluster.storage import Location, open_location
 from schemas.errors import RequestError
 from schemas.rows import Status
@@ -21,7 +23,7 @@ from tests.support.corpora import sample_images, tar_bytes, write_folder, write_
 
 
 def corpus_at(folder: Path | str, wanted: Literal["auto"] | CorpusFormat = "auto", limit: int | None = None) -> Corpus:
-    return list_corpus(open_location(str(folder), "--input"), wanted, open_location("/nowhere/out", "--output"), limit)
+    return list_corpus(open_input(str(folder)), wanted, open_location("/nowhere/out", "--output"), limit)
 
 
 def records_of(corpus: Corpus) -> list[Record]:
@@ -171,8 +173,9 @@ def test_a_corrupt_row_group_costs_its_own_rows_only(tmp_path: Path) -> None:
     content[start : start + 40] = b"\xff" * 40
     path.write_bytes(content)
     records = records_of(corpus_at(tmp_path))
-    assert [record.status for record in records] == [Status.OK] * 3 + [Status.BROKEN_SHARD] * 3 + [Status.OK] * 3
-    assert len({record.image_id for record in records}) == 9
+    assert [record.status for record in records] == [Status.OK] * 3 + [Status.BROKEN_SHARD] + [Status.OK] * 3
+    assert records[3].image_id == "00000.parquet/3-5"
+    assert "row group 1 is damaged, rows 3-5 are lost" in str(records[3].error)
 
 
 def test_folder_of_images(tmp_path: Path) -> None:
@@ -205,13 +208,92 @@ def test_a_single_file_and_a_pattern(tmp_path: Path) -> None:
 def test_the_output_below_the_input_is_never_read(tmp_path: Path) -> None:
     write_folder(tmp_path, {"1.jpg": b"x", "labels/rows.parquet": b"y", "labels/2.jpg": b"z"})
     output = open_location(f"{tmp_path}/labels", "--output")
-    corpus = list_corpus(open_location(str(tmp_path), "--input"), "auto", output)
+    corpus = list_corpus(open_input(str(tmp_path)), "auto", output)
     assert [shard.name for shard in corpus.shards] == ["1.jpg"]
+
+
+def test_what_is_passed_over_is_counted_by_ending(tmp_path: Path) -> None:
+    names = ["1.jpg", "a.json", "b/c.json", "d.TXT", "LICENSE", ".hidden", "x/.DS_Store", "_checkpoint/run/a.parquet"]
+    corpus = corpus_at(write_folder(tmp_path, dict.fromkeys(names, b"x")))
+    assert corpus.passed_over == {".json": 2, ".txt": 1, "without ending": 1}
+    assert passed_over_sentence(corpus.passed_over) == "passed over: 4 files: 2 .json, 1 .txt, 1 without ending"
+
+
+def test_members_of_a_tar_that_are_passed_over_are_counted_on_its_last_record(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"1.jpg": b"x", "1.json": b"{}", "2.cls": b"3", "2.json": b"{}"}))
+    (tmp_path / "b.tar").write_bytes(tar_bytes({"1.json": b"{}", "._1.jpg": b"mac"}))
+    first, second = records_of(corpus_at(tmp_path))
+    assert first.passed_over == [{"ending": ".json", "files": 2}, {"ending": ".cls", "files": 1}]
+    assert (second.status, second.shard_images) == (Status.NO_IMAGES, 1)
+    assert second.error == f"{tmp_path}/b.tar: it has no images (passed over: 1 file: 1 .json)"
+
+
+def test_names_of_cameras_are_images(tmp_path: Path) -> None:
+    names = ["_MG_1234.JPG", "_DSC0001.jpg", "_DCIM/1.jpe", "a.avif", "b.jp2", "c.heic", "d.pgm"]
+    corpus = corpus_at(write_folder(tmp_path, dict.fromkeys(names, b"x")))
+    assert [shard.name for shard in corpus.shards] == sorted(names)
+    (tmp_path / "in.tar").write_bytes(tar_bytes(dict.fromkeys(names, b"x")))
+    assert [record.image_id for record in records_of(corpus_at(tmp_path / "in.tar"))] == [f"in.tar/{n}" for n in names]
+
+
+def test_braces(tmp_path: Path) -> None:
+    write_folder(tmp_path, {f"{number:03}.tar": tar_bytes({"a.jpg": b"x"}) for number in range(12)})
+    corpus = corpus_at(f"{tmp_path}/{{008..010}}.tar")
+    assert [shard.name for shard in corpus.shards] == ["008.tar", "009.tar", "010.tar"]
+    with pytest.raises(RequestError, match=r"/012\.tar: it does not exist"):
+        corpus_at(f"{tmp_path}/{{011..013}}.tar")
+    with pytest.raises(RequestError, match="stands for more than 1,000,000 paths"):
+        corpus_at(f"{tmp_path}/{{0..9999999}}.tar")
+
+
+def test_a_list_of_addresses(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"day1/a.jpg": b"x", "day2/b.jpg": b"y", "day2/c.jpg": b"z", "day3/d.jpg": b"z"})
+    addresses = [tmp_path / "day1", tmp_path / "day2/b.jpg", tmp_path / "day[3]"]
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{address}\n\n" for address in addresses))
+    corpus = corpus_at(f"@{listed}")
+    assert [shard.name for shard in corpus.shards] == ["day1/a.jpg", "day2/b.jpg", "day3/d.jpg"]
+    assert open_input(f"@{listed}").address == f"@{listed}"
+    before = open_input(f"@{listed}").sha256
+    listed.write_text(f"{tmp_path}/day1")
+    assert open_input(f"@{listed}").sha256 != before, "another list is another request"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "list.txt cannot be read: it does not exist"),
+        (b"\n \n", "lists nothing: write one address on each line"),
+        (b"\xff\xfe", "is no UTF-8 text"),
+        (b"/a\nmemory://b", "lists addresses on several file systems"),
+        (b"/nowhere/at/all", "--input /nowhere/at/all: it does not exist"),
+    ],
+)
+def test_a_wrong_list_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(RequestError, match=message):
+        corpus_at(f"@{tmp_path}/list.txt")
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "who?", "{a,b}", "s::t", "50%", "@home"])
+def test_names_that_exist_are_taken_as_they_are_written(name: str, tmp_path: Path) -> None:
+    write_folder(tmp_path, {f"{name}/1.jpg": b"x", "a1/2.jpg": b"y", "ab/3.jpg": b"z"})
+    assert [shard.name for shard in corpus_at(tmp_path / name).shards] == ["1.jpg"]
+
+
+def test_pipes_and_sockets_are_left_alone(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"1.jpg": b"x"})
+    os.mkfifo(tmp_path / "2.jpg")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "3.jpg"))
+        assert [shard.name for shard in corpus_at(tmp_path).shards] == ["1.jpg"]
 
 
 @pytest.mark.parametrize(
     ("files", "wanted", "message"),
     [
+        ({"a.txt": b"", "b.md": b""}, "auto", r"is empty: .* \(passed over: 2 files: 1 \.md, 1 \.txt\)"),
         ({}, "auto", "it does not exist"),
         ({"a.txt": b""}, "auto", "is empty"),
         ({"a.jpg": b"", "b.tar": b""}, "auto", "several formats: choose one with --format tar or folder"),

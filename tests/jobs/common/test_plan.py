@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster.corpus.sources import list_corpus
+from cluster.corpus.sources import list_corpus, open_input
 from cluster.sizing import Cluster, Resources
-from cluster.storage import open_location
 from jobs.common import plan
 from jobs.common.options import MethodOptions
 from jobs.common.plan import PlanOptions, count_images, expected_speed, show_plan
@@ -41,13 +40,13 @@ def test_packaged_speeds_are_the_newest_measurements() -> None:
 
 
 def test_images_are_counted_or_estimated_from_a_shard(corpus_folder: Path, tmp_path: Path) -> None:
-    root = open_location(str(corpus_folder), "--input")
+    root = open_input(str(corpus_folder))
     assert count_images(list_corpus(root, "auto", None)) == (12, "estimated: shards: 3, in 00001.tar: 4")
     assert count_images(list_corpus(root, "auto", None, limit=5)) == (5, "counted")
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "folder").mkdir(exist_ok=True)
         (tmp_path / "folder" / name).touch()
-    assert count_images(list_corpus(open_location(str(tmp_path / "folder"), "--input"), "auto", None))[0] == 2
+    assert count_images(list_corpus(open_input(str(tmp_path / "folder")), "auto", None))[0] == 2
 
 
 @pytest.mark.parametrize("clip", ["ViT-L-14", "ViT-L/14", "ViT-L-14:openai", "ViT-L-14@abc"])
@@ -72,7 +71,7 @@ def test_speeds_that_were_not_measured_are_unknown_unless_given() -> None:
 
 def test_time_and_cost_follow_from_speed(corpus_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cluster, "now", lambda: Cluster(2, 8, 2, 9e9))
-    corpus = list_corpus(open_location(str(corpus_folder), "--input"), "auto", None)
+    corpus = list_corpus(open_input(str(corpus_folder)), "auto", None)
     options = PlanOptions(plan=True, actor_images_per_second=0.001, actor_price_per_hour=3.0)
     console = Console(file=io.StringIO(), width=200)
     show_plan(options, MethodOptions(), corpus, Resources(2, 1.0, 2), 8, console)
