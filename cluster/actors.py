@@ -32,6 +32,10 @@ from schemas.rows import Status
 logger = logging.getLogger(__name__)
 
 TOO_LARGE_FOR_GPU = "the image does not fit into the GPU's memory"
+BAD_SCORES = "the models gave scores that are no finite numbers (--precision fp32 may help)"
+USUAL_PATCHES = 2500
+"""No image has more with the published settings."""
+REGROWTH = 50
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -137,11 +141,13 @@ class OomSafeBatches:
 
     Args:
         segmenter: the method.
-        chunk_size: most images at a time; halved for good whenever memory runs out.
+        chunk_size: most images at a time; halved when memory runs out, doubled again after `REGROWTH` chunks.
+        patch_size_px: side of the method's patches. Memory grows with images x patches^2: panoramas go fewer at a time.
     """
 
-    def __init__(self, segmenter: Segmenter, chunk_size: int) -> None:
-        self.segmenter, self.chunk_size = segmenter, chunk_size
+    def __init__(self, segmenter: Segmenter, chunk_size: int, patch_size_px: int) -> None:
+        self.segmenter, self.chunk_size, self.patch_size_px = segmenter, chunk_size, patch_size_px
+        self.largest_chunk, self.chunks_since = chunk_size, 0
 
     def predict(
         self,
@@ -153,23 +159,47 @@ class OomSafeBatches:
         done: list[Prediction | None] = []
         with prometheus.timed_stage("label", len(prepared)):
             while len(done) < len(prepared):
-                chunk = slice(len(done), len(done) + self.chunk_size)
-                tried = len(prepared[chunk])
+                tried = self.next_chunk(prepared[len(done) :])
+                chunk = slice(len(done), len(done) + tried)
                 try:
                     done += self.segmenter.predict(prepared[chunk], allowed[chunk], keep_winners)
                     prometheus.add(prometheus.MODEL_BATCHES, 1)
-                except torch.OutOfMemoryError:
+                    self.grow()
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    torch.cuda.empty_cache()
                     if tried == 1:
                         done.append(None)
-                        continue
-                    self.chunk_size = min(self.chunk_size, tried // 2)  # another thread may have been here before
-                    torch.cuda.empty_cache()
-                    logger.warning(
-                        "%d images at a time do not fit into the GPU's memory; continuing with %d",
-                        tried,
-                        self.chunk_size,
-                    )
+                    else:
+                        self.shrink(tried)
         return done
+
+    def next_chunk(self, prepared: Sequence[Prepared]) -> int:
+        """How many of the first images go together."""
+        patches = 0.0
+        for count, image in enumerate(prepared[: self.chunk_size]):
+            patches = max(patches, image.clip.size / (3 * self.patch_size_px**2))
+            if count and (count + 1) * patches**2 > self.largest_chunk * USUAL_PATCHES**2:
+                return count
+        return min(len(prepared), self.chunk_size)
+
+    def shrink(self, tried: int) -> None:
+        self.chunk_size, self.chunks_since = min(self.chunk_size, tried // 2), 0  # another thread may have been here
+        logger.warning(
+            "%d images at a time do not fit into the GPU's memory; continuing with %d", tried, self.chunk_size
+        )
+
+    def grow(self) -> None:
+        """A few images that need much memory must not make all others slow."""
+        self.chunks_since += 1
+        if self.chunk_size < self.largest_chunk and self.chunks_since >= REGROWTH:
+            self.chunk_size, self.chunks_since = min(2 * self.chunk_size, self.largest_chunk), 0
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """True for torch's own error, and for those of cuBLAS and cuDNN, which torch only passes on."""
+    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
 
 
 def load_models(spec: SegmenterSpec) -> Segmenter:
@@ -196,7 +226,7 @@ class Labeller:
     def __init__(self, spec: SegmenterSpec, encoder: Encoder, counter: ActorHandle) -> None:
         self.encoder, self.counter, self.inputs = encoder, counter, spec.inputs
         segmenter = load_models(spec)
-        self.batches = OomSafeBatches(segmenter, segmenter.largest_batch)
+        self.batches = OomSafeBatches(segmenter, segmenter.largest_batch, spec.inputs.patch_size_px)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         prepared = read_prepared(batch.filter(pc.equal(batch["status"], Status.OK.value)), self.inputs)
@@ -210,6 +240,8 @@ class Labeller:
             for row, prediction in zip(ready, predictions, strict=True):
                 if prediction is None:
                     row |= {"status": Status.OUT_OF_MEMORY, "error": f"{row['uri']}: {TOO_LARGE_FOR_GPU}"}
+                elif not np.isfinite(prediction.scores).all():
+                    row |= {"status": Status.BAD_SCORES, "error": f"{row['uri']}: {BAD_SCORES}"}
                 else:
                     row |= self.encoder.encode(row, prediction, seconds)
         prometheus.add_images(row["status"] for row in rows)

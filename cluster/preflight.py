@@ -130,7 +130,7 @@ def driver_version() -> str:
 
 
 def memory(offered_bytes: float) -> str:
-    wanted = DEFAULT_LIMITS.decode_memory_mb * 10**6
+    wanted = DEFAULT_LIMITS.decode_memory_bytes
     if offered_bytes < wanted:
         raise ValueError(
             f"Ray offers {offered_bytes / 1e9:.1f} GB to tasks and decoding an image asks for {wanted / 1e9:.1f}: "

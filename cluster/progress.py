@@ -96,7 +96,7 @@ class ProgressDisplay:
         if self.counts["ok"]:
             return ""
         lacking = self.resources.lacking(Cluster.now())
-        return f"waiting for the cluster to get a node with a {lacking}" if lacking else STARTING
+        return f"waiting for the cluster to get a node with {lacking}" if lacking else STARTING
 
     def run(self) -> None:
         columns = (

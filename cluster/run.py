@@ -1,5 +1,6 @@
 """The Ray Data pipeline (read and prepare, label, write), and the resume loop that guarantees one row per image."""
 
+import socket
 from dataclasses import dataclass, replace
 from functools import partial
 from uuid import uuid4
@@ -19,7 +20,7 @@ from cluster.output.resume import forget_transient_failures, scan_output
 from cluster.progress import ProgressDisplay, report, start_counter
 from cluster.session import ClusterOptions
 from cluster.sizing import Cluster, Resources
-from schemas.errors import JobFailedError
+from schemas.errors import JobFailedError, RequestError
 from schemas.manifest import Manifest
 
 TARGET_BLOCK_BYTES = 16 * 1024**2
@@ -80,12 +81,25 @@ def run_to_completion(pipeline: Pipeline, console: Console, retry_failed: bool =
         console.print(f"Continuing: {done.images:,} images are labelled already.", highlight=False)
     left, bytes_read = done.remaining(pipeline.corpus), 0
     if left.shards:
-        resources = session.start(pipeline.cluster)
+        resources = replace(
+            session.start(pipeline.cluster), task_memory_bytes=pipeline.corpus.limits.decode_memory_bytes
+        )
+        check_memory(resources, pipeline.cluster)
         console.print(resources.sentence(Cluster.now(), pipeline.cluster.batch_size), highlight=False)
         bytes_read = run_pipeline(replace(pipeline, corpus=left), resources, console)
         output.recover()
         check_complete(output, pipeline.corpus)
     return RunStats(done.images, bytes_read)
+
+
+def check_memory(resources: Resources, options: ClusterOptions) -> None:
+    """Raises RequestError: this machine cannot run a read task, and will not grow. Ray would wait for ever."""
+    most = Cluster.now().node_memory_bytes
+    if session.is_local(options) and most < resources.task_memory_bytes:
+        raise RequestError(
+            f"decoding reserves {resources.task_memory_bytes / 1e9:.1f} GB and {socket.gethostname()} offers "
+            f"{most / 1e9:.1f} GB to tasks: lower --decode-memory-mb"
+        )
 
 
 def check_complete(output: Output, corpus: Corpus) -> None:
@@ -114,7 +128,7 @@ def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> 
         source,
         override_num_blocks=len(source.groups()),
         # It also keeps Ray Data from fusing the read tasks into the actors.
-        memory=pipeline.corpus.limits.decode_memory_mb * 10**6,
+        memory=resources.task_memory_bytes,
     ).map_batches(
         Labeller,
         fn_constructor_args=(pipeline.spec, pipeline.encoder, counter),

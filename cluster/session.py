@@ -81,6 +81,11 @@ def start(options: ClusterOptions) -> Resources:
     return plan_resources(options.actors, options.gpus_per_actor, Cluster.now())
 
 
+def is_local(options: ClusterOptions) -> bool:
+    """True if Ray runs on this machine only, for this job."""
+    return not (options.address or os.environ.get("RAY_ADDRESS"))
+
+
 def check_reachable(address: str) -> None:
     """Raises OSError at once if nobody listens at HOST:PORT; Ray itself would try for minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")

@@ -17,20 +17,23 @@ class Cluster:
     Attributes:
         nodes: machines, including those that offer nothing to tasks.
         cpus, gpus: slots in total.
-        memory_bytes: that tasks may ask for.
+        memory_bytes: that tasks may ask for, in total.
+        node_memory_bytes: the most that a single node has of it.
     """
 
     nodes: int
     cpus: float
     gpus: float
     memory_bytes: float
+    node_memory_bytes: float
 
     @classmethod
     def now(cls) -> "Cluster":
         """The cluster that this process is connected to."""
         resources = ray.cluster_resources()
         nodes = sum(name.startswith("node:") and name != "node:__internal_head__" for name in resources)
-        return cls(nodes, resources.get("CPU", 0.0), resources.get("GPU", 0.0), resources.get("memory", 0.0))
+        memory = max((node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+        return cls(nodes, resources.get("CPU", 0.0), resources.get("GPU", 0.0), resources.get("memory", 0.0), memory)
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,13 @@ class Resources:
         actors: number of actors.
         gpus_per_actor: GPUs that each reserves. At 0 it runs on the CPU and reserves one CPU slot.
         calls_per_actor: threads in each.
+        task_memory_bytes: that each read task reserves.
     """
 
     actors: int
     gpus_per_actor: float
     calls_per_actor: int
+    task_memory_bytes: float = 0.0
 
     @property
     def batches_in_flight(self) -> int:
@@ -55,7 +60,8 @@ class Resources:
     @property
     def placement(self) -> dict[str, float]:
         """An actor's reservation, as Ray Data's arguments."""
-        return {"num_gpus": self.gpus_per_actor} if self.gpus_per_actor else {"num_cpus": 1}
+        # Without num_cpus Ray would add a slot to each GPU, and small nodes would have none left for reading.
+        return {"num_gpus": self.gpus_per_actor, "num_cpus": 0} if self.gpus_per_actor else {"num_cpus": 1}
 
     def sentence(self, cluster: Cluster, batch_size: int) -> str:
         """The plan as a sentence."""
@@ -69,9 +75,11 @@ class Resources:
     def lacking(self, cluster: Cluster) -> str | None:
         """The resource that must be added before the first image can be labelled; None if nothing is lacking."""
         if cluster.gpus < self.gpus_per_actor:
-            return "GPU"
+            return "a GPU"
+        if cluster.node_memory_bytes < self.task_memory_bytes:
+            return f"{self.task_memory_bytes / 1e9:.1f} GB of memory for decoding (--decode-memory-mb)"
         held = 0 if self.gpus_per_actor else self.actors  # all the time; reading needs one more
-        return "CPU" if cluster.cpus < held + 1 else None
+        return "a CPU" if cluster.cpus < held + 1 else None
 
 
 def plan_resources(actors: int | None, gpus_per_actor: float | None, cluster: Cluster) -> Resources:

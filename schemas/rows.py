@@ -58,6 +58,8 @@ class Status(StrEnum):
     """The image does not fit into memory."""
     CRASHED = "crashed"
     """The image ended the process that decoded it."""
+    BAD_SCORES = "bad_scores"
+    """The models gave scores that are no finite numbers."""
     NO_TRUTH = "no_truth"
     """In an evaluation: the image's mask is missing or cannot be used."""
     BROKEN_SHARD = "broken_shard"

@@ -109,7 +109,7 @@ def isolated(work: Work, limits: Limits) -> IsolatedProcess:
 def serve(connection: Connection) -> None:
     """The child: answer until the parent closes the connection."""
     work, limits = connection.recv()
-    limit_memory(limits.decode_memory_mb * 10**6)
+    limit_memory(limits.decode_memory_bytes)
     while True:
         parts = connection.recv()
         # Nobody handles SIGALRM here, so the kernel ends the process, whatever it is doing.

@@ -22,6 +22,10 @@ class Limits:
     def max_file_bytes(self) -> int:
         return self.max_file_mb * 10**6
 
+    @property
+    def decode_memory_bytes(self) -> int:
+        return self.decode_memory_mb * 10**6
+
     def check(self) -> None:
         """Raises RequestError: a limit is not positive."""
         for name, value in vars(self).items():

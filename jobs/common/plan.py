@@ -57,7 +57,7 @@ def show_plan(
     """
     cluster = Cluster.now()
     table = Table(title="Plan", title_justify="left", show_header=False)
-    decoding = int(cluster.memory_bytes // (corpus.limits.decode_memory_mb * 10**6))
+    decoding = int(cluster.memory_bytes // corpus.limits.decode_memory_bytes)
     table.add_row("cluster now", f"nodes: {cluster.nodes}, CPU slots: {cluster.cpus:g}, GPUs: {cluster.gpus:g}")
     table.add_row("use", resources.sentence(cluster, batch_size))
     table.add_row("decoding", f"the memory available now is enough for {decoding:,} tasks at a time")

@@ -5,9 +5,9 @@ import pytest
 from cluster.sizing import Cluster, Resources, plan_resources
 from schemas.errors import RequestError
 
-CPUS = Cluster(nodes=2, cpus=16, gpus=0, memory_bytes=1e10)
-GPUS = Cluster(nodes=3, cpus=16, gpus=3, memory_bytes=1e10)
-EMPTY = Cluster(nodes=1, cpus=0, gpus=0, memory_bytes=1e9)
+CPUS = Cluster(nodes=2, cpus=16, gpus=0, memory_bytes=1e10, node_memory_bytes=4e9)
+GPUS = Cluster(nodes=3, cpus=16, gpus=3, memory_bytes=1e10, node_memory_bytes=4e9)
+EMPTY = Cluster(nodes=1, cpus=0, gpus=0, memory_bytes=1e9, node_memory_bytes=1e9)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ EMPTY = Cluster(nodes=1, cpus=0, gpus=0, memory_bytes=1e9)
         (None, None, GPUS, Resources(3, 1.0, 2)),
         (None, 0.5, GPUS, Resources(6, 0.5, 2)),
         (None, 0.4, GPUS, Resources(6, 0.4, 2)),
-        (None, 0.2, Cluster(1, 8, 6, 1e10), Resources(30, 0.2, 2)),
+        (None, 0.2, Cluster(1, 8, 6, 1e10, 4e9), Resources(30, 0.2, 2)),
         (None, 2.0, GPUS, Resources(1, 2.0, 2)),
         (2, None, GPUS, Resources(2, 1.0, 2)),
         (None, 0.0, GPUS, Resources(1, 0.0, 1)),
@@ -41,13 +41,15 @@ def test_gpus_to_come_need_a_number_of_actors(gpus_per_actor: float, cluster: Cl
 @pytest.mark.parametrize(
     ("resources", "cluster", "expected"),
     [
-        (Resources(8, 1.0, 2), EMPTY, "GPU"),
-        (Resources(8, 1.0, 2), CPUS, "GPU"),
+        (Resources(8, 1.0, 2), EMPTY, "a GPU"),
+        (Resources(8, 1.0, 2), CPUS, "a GPU"),
         (Resources(8, 1.0, 2), GPUS, None),
-        (Resources(8, 4.0, 2), GPUS, "GPU"),
-        (Resources(1, 0.0, 1), EMPTY, "CPU"),
+        (Resources(8, 4.0, 2), GPUS, "a GPU"),
+        (Resources(1, 0.0, 1), EMPTY, "a CPU"),
         (Resources(15, 0.0, 1), CPUS, None),
-        (Resources(16, 0.0, 1), CPUS, "CPU"),
+        (Resources(16, 0.0, 1), CPUS, "a CPU"),
+        (Resources(1, 0.0, 1, 4e9), CPUS, None),
+        (Resources(1, 0.0, 1, 4.1e9), CPUS, "4.1 GB of memory for decoding (--decode-memory-mb)"),
     ],
 )
 def test_what_is_lacking_is_named(resources: Resources, cluster: Cluster, expected: str | None) -> None:
@@ -55,7 +57,7 @@ def test_what_is_lacking_is_named(resources: Resources, cluster: Cluster, expect
 
 
 def test_an_actor_reserves_gpus_or_a_cpu() -> None:
-    assert Resources(1, 0.5, 2).placement == {"num_gpus": 0.5}
+    assert Resources(1, 0.5, 2).placement == {"num_gpus": 0.5, "num_cpus": 0}
     assert Resources(1, 0.0, 1).placement == {"num_cpus": 1}
 
 

@@ -192,6 +192,16 @@ def test_failures_that_may_pass_are_tried_again(finished_run: FinishedRun, tmp_p
     assert output.json("summary.json")["bytes_read"] == sum(len(images[name]) for name in sorted(images)[7:])
 
 
+def test_memory_that_no_machine_has_is_refused(finished_run: FinishedRun, tmp_path: Path) -> None:
+    """Ray would wait for ever for a node that has it."""
+    flags = [*finished_run.flags, "--decode-memory-mb", "99000000"]
+    run = finished_run.ray.annotate(finished_run.corpus, str(tmp_path / "out"), *flags)
+    assert run.returncode == 2, run.stderr
+    (line,) = run.stderr.strip().splitlines()
+    assert line.startswith("error: decoding reserves 99000.0 GB and ")
+    assert line.endswith(" GB to tasks: lower --decode-memory-mb")
+
+
 def test_bad_images_become_rows_and_their_neighbours_are_labelled(finished_run: FinishedRun, tmp_path: Path) -> None:
     good = jpeg(1)
     images = {

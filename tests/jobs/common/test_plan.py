@@ -70,7 +70,7 @@ def test_speeds_that_were_not_measured_are_unknown_unless_given() -> None:
 
 
 def test_time_and_cost_follow_from_speed(corpus_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Cluster, "now", lambda: Cluster(2, 8, 2, 9e9))
+    monkeypatch.setattr(Cluster, "now", lambda: Cluster(2, 8, 2, 9e9, 5e9))
     corpus = list_corpus(open_input(str(corpus_folder)), "auto", None)
     options = PlanOptions(plan=True, actor_images_per_second=0.001, actor_price_per_hour=3.0)
     console = Console(file=io.StringIO(), width=200)
