@@ -171,11 +171,11 @@ def test_two_actors_give_the_same_rows_as_one(finished_run: FinishedRun, tmp_pat
 @pytest.mark.faults
 def test_failures_that_may_pass_are_tried_again(finished_run: FinishedRun, tmp_path: Path) -> None:
     slow = io.BytesIO()
-    Image.effect_noise((2000, 2000), 100).save(slow, "PNG")
+    Image.effect_noise((7000, 7000), 100).save(slow, "PNG", compress_level=1)
     images = sample_images(11) | {"cut.jpg": jpeg(1)[:500], "slow.png": slow.getvalue()}
     corpus, out = str(write_tars(tmp_path / "in", images, per_shard=7)), str(tmp_path / "out")
     flags = [*finished_run.flags, "--max-failed-fraction", "0.2"]
-    hasty = finished_run.ray.annotate(corpus, out, *flags, "--picture-timeout-s", "0.02")
+    hasty = finished_run.ray.annotate(corpus, out, *flags, "--picture-timeout-s", "0.15")
     assert hasty.returncode == 0, hasty.stderr
     output = OutputReader(out, {})
     before = output.rows()
