@@ -15,6 +15,7 @@ from cluster.actors import Labeller, SegmenterSpec
 from cluster.corpus.sources import Corpus
 from cluster.datasource import CorpusDatasource, Prepare
 from cluster.encoders import Encoder
+from cluster.output.changes import note_versions
 from cluster.output.folder import Output
 from cluster.output.resume import forget_transient_failures, scan_output
 from cluster.progress import ProgressDisplay, report, start_counter
@@ -76,6 +77,9 @@ def run_to_completion(pipeline: Pipeline, console: Console, retry_failed: bool =
     output.recover()
     if retry_failed:
         console.print(f"Trying again: {forget_transient_failures(output):,} failed images.", highlight=False)
+    changes = note_versions(output, pipeline.corpus)
+    if changes is not None and (changes or changes.gone):
+        console.print(f"Since the last run: {changes}.", highlight=False)
     done = scan_output(output)
     if done.images:
         console.print(f"Continuing: {done.images:,} images are labelled already.", highlight=False)

@@ -13,8 +13,9 @@ from cliper.published import profile_settings
 from cluster import session
 from cluster.corpus.limits import Limits
 from cluster.corpus.prepare import Preparer
-from cluster.corpus.sources import CorpusFormat, list_corpus, open_input, passed_over_sentence, sampled
+from cluster.corpus.sources import Corpus, CorpusFormat, Input, list_corpus, open_input, passed_over_sentence, sampled
 from cluster.encoders import AnnotationEncoder
+from cluster.output.changes import find_changes
 from cluster.output.folder import Output
 from cluster.output.lease import exclusive_run
 from cluster.output.summary import Counts, count_rows, show_summary, summary_document
@@ -31,6 +32,8 @@ from schemas.embeddings import VocabularyEmbeddings
 from schemas.errors import JobFailedError, RequestError
 from schemas.manifest import Manifest, labelling_manifest
 from schemas.rows import Status
+
+DAY_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class AnnotateOptions:
     plan: PlanOptions = field(default_factory=PlanOptions)
     max_failed_fraction: float = 0.1
     """The job fails at the end if more than this share of the images failed. What is written stays."""
+    follow: float | None = None
+    """Do not end: look for new and changed files of the input every so many seconds, and label them."""
     retry_failed: bool = False
     """Retry transient failures: missing, forbidden, timed out, out of memory, crashed."""
     overwrite: bool = False
@@ -78,6 +83,10 @@ class AnnotateOptions:
             raise RequestError(f"--try must be between 1 and {MAX_IMAGES}, not {self.trial}")
         if self.trial is not None and self.limit is not None:
             raise RequestError("--try and --limit do not go together: give one of them")
+        if self.follow is not None and not 1 <= self.follow <= DAY_S:
+            raise RequestError(f"--follow must be between 1 and {DAY_S} seconds, not {self.follow:g}")
+        if self.follow is not None and (self.trial is not None or self.plan.plan):
+            raise RequestError("--follow labels without end: leave out --try and --plan")
         self.cluster.check()
         self.limits.check()
         self.plan.check()
@@ -86,60 +95,102 @@ class AnnotateOptions:
 
 
 def annotate(options: AnnotateOptions, console: Console) -> None:
-    """The job from request to summary."""
-    started = time.monotonic()
+    """The job from request to summary, once or as long as it follows the input."""
     options.check()
     if options.trial is not None:
         options = replace(options, output=f"{options.output.rstrip('/')}-try", overwrite=True)
-    preset = options.method.preset
-    vocabulary = read_vocabulary(options.vocab, options.background, options.templates, options.text_embeddings, preset)
-    output = Output(open_location(options.output, "--output"))
-    source = open_input(options.input)
-    corpus = list_corpus(source, options.format, output.location, options.limit, options.limits)
-    if corpus.passed_over:
-        console.print(passed_over_sentence(corpus.passed_over).capitalize(), highlight=False, markup=False)
-    if options.trial is not None:
-        corpus = sampled(corpus, options.trial)
-    models = find_models(options.method, vocabulary.class_names)
+    job = LabellingJob.of(options)
     if options.method.profile is not None:
-        shared = profile_settings(options.method.profile, models.clip.patch_size_px)
+        shared = profile_settings(options.method.profile, job.models.clip.patch_size_px)
         chosen = ", ".join(f"{name} {value}" for name, value in shared.items())
         console.print(f"Profile {options.method.profile} sets {chosen}", highlight=False, soft_wrap=True)
-    manifest = labelling_manifest(
-        input={"address": source.address, "format": corpus.format, "limit": options.limit}
-        | ({"list_sha256": source.sha256} if source.sha256 else {})
-        | ({"try": options.trial} if options.trial else {}),
-        vocabulary=vocabulary.manifest(),
-        models=models.manifest(),
-        settings=models.settings.document() | {"precision": options.method.precision},
-    )
+    corpus = job.list_corpus()
+    if corpus.passed_over:
+        console.print(passed_over_sentence(corpus.passed_over).capitalize(), highlight=False, markup=False)
+    manifest, output = job.manifest(corpus), job.output
     output.check(manifest, options.overwrite)
-    if output.is_finished() and not (options.overwrite or options.retry_failed):
+    if job.is_done(corpus) and not (options.overwrite or options.retry_failed):
         console.print("Already finished: nothing to do (--overwrite starts over).")
         show_summary(output.read_json("summary.json") or {}, output.location.url, console)
-        return
-    if options.plan.plan:
+    elif options.plan.plan:
         resources = session.start(options.cluster)
         show_plan(options.plan, options.method, corpus, resources, options.cluster.batch_size, console)
-        return
-    corpus = replace(corpus, root=corpus.root.with_retries())
-    with exclusive_run(output, manifest, console, options.overwrite) as output:
-        manifest, embeddings = embed_words(output, manifest, vocabulary, models, console)
-        spec = models.spec(embeddings, options.method.precision)
-        prepare = Preparer(spec.inputs, options.limits)
-        encoder = AnnotationEncoder(models.settings, embeddings.background_words)
-        pipeline = Pipeline(corpus, prepare, spec, encoder, manifest, output, options.cluster)
-        stats = run_to_completion(pipeline, console, options.retry_failed)
-        counts = count_rows(output)
-        counts.passed_over.update(corpus.passed_over)
-        new_images, seconds = counts.images - stats.images_before, time.monotonic() - started
-        summary = summary_document(counts, vocabulary.class_names, new_images, seconds, stats.bytes_read)
-        output.write_summary(summary)
-        show_summary(summary, output.location.url, console)
-        check_failures(counts, options.max_failed_fraction)
+    else:
+        job.run(corpus, manifest, console)
+    while options.follow is not None:
+        time.sleep(options.follow)
+        corpus = job.list_corpus()
+        if not job.is_done(corpus):
+            replace(job, options=replace(options, overwrite=False, retry_failed=False)).run(corpus, manifest, console)
     if options.trial is not None:
         folder = output.location.url
         report(ReportOptions(labels=folder, output=f"{folder}/report.html", pictures=options.trial), console)
+
+
+@dataclass(frozen=True)
+class LabellingJob:
+    """What was asked for, checked: everything but the images, which may change from run to run."""
+
+    options: AnnotateOptions
+    vocabulary: VocabularyRequest
+    models: Models
+    source: Input
+    output: Output
+
+    @classmethod
+    def of(cls, options: AnnotateOptions) -> "LabellingJob":
+        """Raises RequestError: a part of the request is wrong."""
+        preset, templates = options.method.preset, options.templates
+        vocabulary = read_vocabulary(options.vocab, options.background, templates, options.text_embeddings, preset)
+        output = Output(open_location(options.output, "--output"))
+        source = open_input(options.input)
+        return cls(options, vocabulary, find_models(options.method, vocabulary.class_names), source, output)
+
+    def list_corpus(self) -> Corpus:
+        """Raises RequestError: there are no images, or they cannot be listed."""
+        options = self.options
+        corpus = list_corpus(self.source, options.format, self.output.location, options.limit, options.limits)
+        return corpus if options.trial is None else sampled(corpus, options.trial)
+
+    def manifest(self, corpus: Corpus) -> Manifest:
+        options = self.options
+        return labelling_manifest(
+            input={"address": self.source.address, "format": corpus.format, "limit": options.limit}
+            | ({"try": options.trial} if options.trial else {}),
+            vocabulary=self.vocabulary.manifest(),
+            models=self.models.manifest(),
+            settings=self.models.settings.document() | {"precision": options.method.precision},
+        )
+
+    def is_done(self, corpus: Corpus) -> bool:
+        """True if the output is finished and no shard is new or has changed since."""
+        return self.output.is_finished() and not find_changes(self.output, corpus)
+
+    def run(self, corpus: Corpus, manifest: Manifest, console: Console) -> None:
+        """Label what has no row.
+
+        Raises:
+            RequestError: the output is another run's or request's, or there is no such cluster.
+            ray.exceptions.RayError, OSError, JobFailedError: the run failed; what is written stays and counts.
+        """
+        started = time.monotonic()
+        options = self.options
+        corpus = replace(corpus, root=corpus.root.with_retries())
+        with exclusive_run(self.output, manifest, console, options.overwrite) as output:
+            manifest, embeddings = embed_words(output, manifest, self.vocabulary, self.models, console)
+            spec = self.models.spec(embeddings, options.method.precision)
+            prepare = Preparer(spec.inputs, options.limits)
+            encoder = AnnotationEncoder(self.models.settings, embeddings.background_words)
+            pipeline = Pipeline(corpus, prepare, spec, encoder, manifest, output, options.cluster)
+            stats = run_to_completion(pipeline, console, options.retry_failed)
+            counts = count_rows(output)
+            counts.passed_over.update(corpus.passed_over)
+            new_images, seconds = counts.images - stats.images_before, time.monotonic() - started
+            class_names = self.vocabulary.class_names
+            summary = summary_document(counts, class_names, new_images, seconds, stats.bytes_read)
+            output.write_summary(summary)
+            show_summary(summary, output.location.url, console)
+            check_failures(counts, options.max_failed_fraction)
 
 
 def embed_words(

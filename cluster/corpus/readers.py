@@ -54,6 +54,7 @@ class Shard:
         path: its path on the file system.
         first_images: read only so many; None reads all.
         done: ids of images that have their row already and are passed over.
+        version: what the storage says of its content; empty if that is not known.
         part, parts: of every ``parts`` images in a row, the reader takes the one at place ``part``.
     """
 
@@ -61,6 +62,7 @@ class Shard:
     path: str
     first_images: int | None = None
     done: frozenset[str] = frozenset()
+    version: str = ""
     part: int = 0
     parts: int = 1
 

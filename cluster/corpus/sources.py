@@ -3,7 +3,6 @@
 Every image becomes one record with an ``image_id`` that is unique over the corpus and the same on every run.
 """
 
-import hashlib
 import itertools
 import posixpath
 from collections import Counter, defaultdict
@@ -43,6 +42,8 @@ SUFFIXES: dict[CorpusFormat, tuple[str, ...]] = {
 }
 
 
+Found = dict[str, dict[str, Any]]
+"""What the storage says of files, by path."""
 PATTERN = "*?["
 CHECKPOINT = "_checkpoint"
 """The folder in an output with names of rows files; its tables hold no images."""
@@ -57,12 +58,10 @@ class Input:
     Attributes:
         address: as manifests keep it, ``@`` and a URL for a list.
         places: the addresses, on one file system.
-        sha256: of the list.
     """
 
     address: str
     places: tuple[Location, ...]
-    sha256: str | None = None
 
     def __str__(self) -> str:
         return f"{self.places[0].flag} {self.address}"
@@ -98,18 +97,17 @@ def open_input(address: str, flag: str = "--input") -> Input:
         return Input(place.url, (place,))
     file = open_location(address[1:], flag)
     try:
-        content = file.fs.cat_file(file.path)
-        lines = [line.strip() for line in content.decode("utf-8").splitlines() if line.strip()]
+        content = file.fs.cat_file(file.path).decode("utf-8")
     except STORAGE_ERRORS as error:
         raise file.refusal(error, "read") from error
     except UnicodeDecodeError:
         raise RequestError(f"{file} is no UTF-8 text: write one address on each line") from None
-    places = tuple(open_location(line, flag) for line in lines)
+    places = tuple(open_location(line.strip(), flag) for line in content.splitlines() if line.strip())
     if not places:
         raise RequestError(f"{file} lists nothing: write one address on each line")
     if any(place.fs != places[0].fs for place in places):
         raise RequestError(f"{file} lists addresses on several file systems: give each a job of its own")
-    return Input(f"@{file.url}", places, hashlib.sha256(content).hexdigest())
+    return Input(f"@{file.url}", places)
 
 
 def list_corpus(
@@ -134,17 +132,17 @@ def list_corpus(
     Raises:
         RequestError: nothing there, nothing readable there, or several formats side by side.
     """
-    base, names = list_names(source)
-    root = replace(source.places[0], path=base) if source.sha256 else source.places[0]
+    base, files = list_files(source)
+    root = replace(source.places[0], path=base) if source.address.startswith("@") else source.places[0]
     below_output = f"{output.path}/" if output and type(output.fs) is type(root.fs) else None
     if output and below_output and f"{base}/".startswith(below_output):
         raise RequestError(f"{source} lies in {output}: choose another folder for the output")
     shards: defaultdict[CorpusFormat | None, list[Shard]] = defaultdict(list)
-    for path in names:
+    for path, info in files.items():
         relative = path.removeprefix(f"{base.rstrip('/')}/")  # relpath would make one name of a//b and a/b
         if is_hidden(relative) or CHECKPOINT in relative.split("/") or (below_output and path.startswith(below_output)):
             continue
-        shards[format_of(path)].append(Shard(relative, path))
+        shards[format_of(path)].append(Shard(relative, path, version=version_of(info)))
     corpus_format = choose_format(source, wanted, shards)
     members = tuple(sorted(shards.pop(corpus_format), key=lambda shard: shard.name))
     passed_over = Counter(ending_of(shard.name) for others in shards.values() for shard in others)
@@ -179,21 +177,22 @@ def file_address(shard: str, uri: str) -> str:
             return uri
 
 
-def list_names(source: Input) -> tuple[str, list[str]]:
-    """The folder that names are relative to, and the paths of all files of an input.
+def list_files(source: Input) -> tuple[str, Found]:
+    """The folder that names are relative to, and all files of an input by path.
 
     Raises:
         RequestError: a part of the input cannot be listed, does not exist or matches nothing.
     """
-    bases, found = [], set()
+    bases: list[str] = []
+    found: Found = {}
     for place in chain.from_iterable(map(places_of, source.places)):
         try:
-            base, paths = list_path(place)
+            base, files = list_path(place)
         except (*STORAGE_ERRORS, ValueError) as error:
             raise RequestError(f"{place}: {storage_problem(error)}") from error
         bases.append(base)
-        found.update(paths)
-    return posixpath.commonpath(bases) if len(bases) > 1 else bases[0], sorted(found)
+        found |= files
+    return posixpath.commonpath(bases) if len(bases) > 1 else bases[0], found
 
 
 def places_of(place: Location) -> list[Location]:
@@ -210,30 +209,34 @@ def places_of(place: Location) -> list[Location]:
         raise RequestError(f"{place} stands for more than {MAX_PATHS:,} paths: use * or @LIST.txt") from None
 
 
-def list_path(place: Location) -> tuple[str, list[str]]:
-    """The folder that names are relative to, and the paths of all files of one path.
+def list_path(place: Location) -> tuple[str, Found]:
+    """The folder that names are relative to, and all files of one path, which may be a pattern.
 
     Raises:
         OSError: it cannot be listed or does not exist.
     """
     fs, path = place.fs, place.path
-    exists = fs.exists(path)
-    if not exists and any(character in path for character in PATTERN):
+    if not fs.exists(path) and any(character in path for character in PATTERN):
         fixed = itertools.takewhile(lambda part: not any(character in part for character in PATTERN), path.split("/"))
         matches = fs.glob(path, detail=True)
         for folder in [name for name, info in matches.items() if info["type"] == "directory"]:
             matches |= fs.find(folder, detail=True)
         return "/".join(fixed), regular(matches)
-    if not exists:
-        raise FileNotFoundError(path)
-    if fs.isfile(path):
-        return posixpath.dirname(path), [path]
-    return path, regular(fs.find(path, detail=True))
+    info = fs.info(path)
+    if info["type"] == "directory":
+        return path, regular(fs.find(path, detail=True))
+    return posixpath.dirname(path), {path: info}
 
 
-def regular(found: dict[str, dict[str, Any]]) -> list[str]:
-    """Paths of files among what was found; folders, pipes and sockets are left out."""
-    return [str(path) for path, info in found.items() if info["type"] not in ("directory", "other")]
+def regular(found: Found) -> Found:
+    """Only the files; folders, pipes and sockets are left out."""
+    return {str(path): info for path, info in found.items() if info["type"] not in ("directory", "other")}
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """The size of a file, and its ETag or time of modification, as file systems name them."""
+    marks = (str(info[name]) for name in ("ETag", "etag", "LastModified", "mtime", "created") if info.get(name))
+    return f"{info.get('size')} {next(marks, '')}"
 
 
 def choose_format(

@@ -8,6 +8,7 @@
     OUTPUT/summary.json            counts, when the job is done
     OUTPUT/_SUCCESS                the job is done
     OUTPUT/_checkpoint/RUN/*.parquet  image ids of the rows files that count, until the job is done
+    OUTPUT/_shards.arrow           versions of the shards (`cluster.output.changes`)
     OUTPUT/_lease.json             the run that is writing here (`cluster.output.lease`)
 
 A rows file counts if its checkpoint is committed, or if ``_SUCCESS`` exists, or if ``_checkpoint/counted.json`` lists
@@ -31,6 +32,7 @@ from schemas.manifest import Manifest
 
 PENDING_SUFFIX = ".pending.parquet"
 LEASE = "_lease.json"
+SHARDS = "_shards.arrow"
 PROBE = "_preflight-"
 """Prefix of files that the preflight writes and deletes to see whether it can."""
 
@@ -148,7 +150,7 @@ class Output:
         continue the output or clear it again.
         """
         fs = self.location.fs
-        own = [(self.location / name).path for name in ("_SUCCESS", "summary.json", "vocabulary.safetensors")]
+        own = [(self.location / name).path for name in ("_SUCCESS", "summary.json", "vocabulary.safetensors", SHARDS)]
         for path in [*own, self.checkpoint.path, *self.data_files()]:
             if fs.exists(path):
                 fs.rm(path, recursive=True)

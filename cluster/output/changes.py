@@ -1,0 +1,103 @@
+"""What changed in a corpus since its rows were made: the versions of its shards, in ``OUTPUT/_shards.arrow``.
+
+A version is what the storage says of a file: its size and its ETag or time of modification. It is noted before the
+shard is read. If the shard is replaced while it is read, the next run finds another version and labels it again.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import feather
+
+from cluster.corpus.readers import utf8
+from cluster.corpus.sources import Corpus
+from cluster.output.folder import SHARDS, Output
+from cluster.output.resume import keep_rows
+from cluster.output.rows import map_rows_files
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How a corpus differs from the one that was labelled.
+
+    Attributes:
+        new: number of shards that nothing is known of.
+        changed: names of shards that have another version.
+        gone: number of shards that are no longer there. Their rows stay.
+    """
+
+    new: int
+    changed: frozenset[str]
+    gone: int
+
+    def __bool__(self) -> bool:
+        """True if there is something to label."""
+        return bool(self.new or self.changed)
+
+    def __str__(self) -> str:
+        plural = "s" * (self.new != 1)
+        return f"{self.new:,} new shard{plural}, {len(self.changed):,} changed, {self.gone:,} no longer there"
+
+
+def find_changes(output: Output, corpus: Corpus) -> Changes:
+    """Compare a corpus with the versions that an output has noted.
+
+    Raises:
+        OSError: the storage failed.
+    """
+    return compare(read_versions(output), versions_of(corpus))
+
+
+def note_versions(output: Output, corpus: Corpus) -> Changes | None:
+    """Delete the rows of shards that have changed, then note the versions of all shards.
+
+    A crash in between loses nothing: a shard without rows is labelled, whatever is noted.
+
+    Returns:
+        What has changed; None if nothing was noted before.
+
+    Raises:
+        OSError: the storage failed.
+    """
+    noted, now = read_versions(output), versions_of(corpus)
+    changes = compare(noted, now)
+    if changes.changed:
+        names = pa.array(sorted(changes.changed))
+        for path, old in map_rows_files(output, ["shard"], lambda table: pc.is_in(table["shard"], names)):
+            if pc.any(old).as_py():
+                keep_rows(output, path, pc.invert(old))
+    if noted != noted | now:
+        write_versions(output, noted | now)
+    return changes if noted else None
+
+
+def compare(noted: Mapping[str, str], now: Mapping[str, str]) -> Changes:
+    changed = {name for name in noted.keys() & now.keys() if noted[name] != now[name]}
+    return Changes(len(now.keys() - noted.keys()), frozenset(changed), len(noted.keys() - now.keys()))
+
+
+def versions_of(corpus: Corpus) -> dict[str, str]:
+    return {utf8(shard.name): shard.version for shard in corpus.shards}
+
+
+def read_versions(output: Output) -> dict[str, str]:
+    """The noted versions; empty if there are none."""
+    try:
+        content = output.location.fs.cat_file((output.location / SHARDS).path)
+    except FileNotFoundError:
+        return {}
+    try:
+        table = feather.read_table(io.BytesIO(content))
+        return dict(zip(table["shard"].to_pylist(), table["version"].to_pylist(), strict=True))
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise OSError(f"{(output.location / SHARDS).url} is damaged: delete it, and all shards count as new") from error
+
+
+def write_versions(output: Output, versions: Mapping[str, str]) -> None:
+    buffer = io.BytesIO()
+    table = pa.table({"shard": list(versions), "version": list(versions.values())})
+    feather.write_feather(table, buffer, compression="zstd")
+    output.write(SHARDS, buffer.getvalue())
