@@ -116,4 +116,4 @@ class ProgressDisplay:
                 bar.update(task, completed=done, note=note)
                 waited += INTERVAL_S
                 if not self.console.is_terminal and waited % LOG_INTERVAL_S == 0:
-                    self.console.print(f"{done:,} images labelled" + (f": {note}" if note else ""), highlight=False)
+                    self.console.print(f"{done:,} images labelled" + (f": {note}" if note else ""))

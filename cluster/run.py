@@ -76,20 +76,20 @@ def run_to_completion(pipeline: Pipeline, console: Console, retry_failed: bool =
     output = pipeline.output
     output.recover()
     if retry_failed:
-        console.print(f"Trying again: {forget_transient_failures(output):,} failed images.", highlight=False)
+        console.print(f"Trying again: {forget_transient_failures(output):,} failed images.")
     changes = note_versions(output, pipeline.corpus)
     if changes is not None and (changes or changes.gone):
-        console.print(f"Since the last run: {changes}.", highlight=False)
+        console.print(f"Since the last run: {changes}.")
     done = scan_output(output)
     if done.images:
-        console.print(f"Continuing: {done.images:,} images are labelled already.", highlight=False)
+        console.print(f"Continuing: {done.images:,} images are labelled already.")
     left, bytes_read = done.remaining(pipeline.corpus), 0
     if left.shards:
         resources = replace(
             session.start(pipeline.cluster), task_memory_bytes=pipeline.corpus.limits.decode_memory_bytes
         )
         check_memory(resources, pipeline.cluster)
-        console.print(resources.sentence(Cluster.now(), pipeline.cluster.batch_size), highlight=False)
+        console.print(resources.sentence(Cluster.now(), pipeline.cluster.batch_size))
         bytes_read = run_pipeline(replace(pipeline, corpus=left), resources, console)
         output.recover()
         check_complete(output, pipeline.corpus)

@@ -12,6 +12,7 @@ from cluster.sizing import Cluster, Resources, plan_resources
 from schemas.errors import RequestError
 
 CONNECT_TIMEOUT_S = 10.0
+LARGEST_NUMBER = 10**6
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Threads of a CPU actor sleep while they wait for each other. By default they spin, and the job is ten times slower as
 soon as another process wants a core."""
@@ -37,8 +38,10 @@ class ClusterOptions:
         """Raises RequestError: a number makes no sense."""
         for name in ("batch_size", "actors", "rows_per_file"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RequestError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+            if value is not None and not 1 <= value <= LARGEST_NUMBER:
+                raise RequestError(
+                    f"--{name.replace('_', '-')} must be at least 1 and at most {LARGEST_NUMBER:,}, not {value}"
+                )
         gpus = self.gpus_per_actor
         if gpus is not None and not (gpus >= 0 and (gpus < 1 or gpus.is_integer())):  # as Ray wants it
             raise RequestError(f"--gpus-per-actor must be between 0 and 1 or a whole number, not {gpus:g}")

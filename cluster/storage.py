@@ -100,7 +100,7 @@ def open_location(address: str, flag: str) -> Location:
         raise RequestError(f"{flag} is empty: name a local path or a URL such as s3://bucket/prefix")
     if os.path.exists(address) or not CHAINED.search(address):
         # A path that exists is taken as it is written, though fsspec would read "::" as a chain of addresses.
-        return Location(fsspec.filesystem("file", use_listings_cache=False), os.path.realpath(address), flag)
+        return Location(fsspec.filesystem("file", use_listings_cache=False), real_path(address), flag)
     if any(map(has_credentials, address.split("::"))):
         raise RequestError(
             f"{flag} carries credentials in its address, which would end up in logs: pass them in the environment"
@@ -114,7 +114,14 @@ def open_location(address: str, flag: str) -> Location:
             f"{flag} {address}: {error}; use a local path or a URL such as s3://bucket/prefix"
         ) from error
     location = Location(fs, path.rstrip("/") or path, flag)
-    return replace(location, path=os.path.realpath(location.path)) if location.is_local else location
+    return replace(location, path=real_path(location.path)) if location.is_local else location
+
+
+def real_path(path: str) -> str:
+    """An absolute local path without links. A pipe, such as bash makes for ``<(...)``, has none and stays."""
+    path = os.path.expanduser(path)
+    is_pipe = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    return path if is_pipe else os.path.realpath(path)
 
 
 def has_credentials(address: str) -> bool:

@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import tyro
 from PIL import Image
-from rich.console import Console
 
 from cliper.models import DEMO
 from cliper.settings import MethodSettings
 from demo.world import __main__ as world
 from demo.world.names import NAMES
 from jobs import annotate, report
+from jobs.common.exit_codes import plain_console
 from jobs.evaluation.figures import EvaluationCounts, Figures, figures_of, indicator
 from schemas.runs import labels_from_annotations
 
@@ -31,8 +31,8 @@ def main(folder: Path = Path("demo-output"), images: int = 240) -> int:
         folder: Folder for images, masks, labels, metrics.json and report.html.
         images: Number of images.
     """
-    console = Console()
-    console.print(f"Drawing {images} landscapes ...", highlight=False)
+    console = plain_console()
+    console.print(f"Drawing {images} landscapes ...")
     world.main(folder, images=images)
     labels, page = str(folder / "labels"), str(folder / "report.html")
     places = ["--input", str(folder / "images"), "--limit", str(images), "--output", labels, "--overwrite"]
@@ -44,7 +44,7 @@ def main(folder: Path = Path("demo-output"), images: int = 240) -> int:
     figures = measure(folder / "labels", folder / "masks")
     (folder / "metrics.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     quality = f"Mean IoU {figures['miou']:.1f} % and image-level mean average precision {figures['map']:.1f} %"
-    console.print(f"{quality} over {figures['images']} images. Look at {page}", highlight=False, soft_wrap=True)
+    console.print(f"{quality} over {figures['images']} images. Look at {page}", soft_wrap=True)
     return 0
 
 

@@ -103,10 +103,10 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
     if options.method.profile is not None:
         shared = profile_settings(options.method.profile, job.models.clip.patch_size_px)
         chosen = ", ".join(f"{name} {value}" for name, value in shared.items())
-        console.print(f"Profile {options.method.profile} sets {chosen}", highlight=False, soft_wrap=True)
+        console.print(f"Profile {options.method.profile} sets {chosen}", soft_wrap=True)
     corpus = job.list_corpus()
     if corpus.passed_over:
-        console.print(passed_over_sentence(corpus.passed_over).capitalize(), highlight=False, markup=False)
+        console.print(passed_over_sentence(corpus.passed_over).capitalize())
     manifest, output = job.manifest(corpus), job.output
     output.check(manifest, options.overwrite)
     if job.is_done(corpus) and not (options.overwrite or options.retry_failed):
@@ -144,7 +144,9 @@ class LabellingJob:
         vocabulary = read_vocabulary(options.vocab, options.background, templates, options.text_embeddings, preset)
         output = Output(open_location(options.output, "--output"))
         source = open_input(options.input)
-        return cls(options, vocabulary, find_models(options.method, vocabulary.class_names), source, output)
+        models = find_models(options.method, vocabulary.class_names)
+        vocabulary.check_width(models.clip)
+        return cls(options, vocabulary, models, source, output)
 
     def list_corpus(self) -> Corpus:
         """Raises RequestError: there are no images, or they cannot be listed."""
@@ -229,7 +231,7 @@ def explain_words(manifest: Manifest, embeddings: VocabularyEmbeddings, models: 
             f"(jobs/evaluate.py --preset open --calibrate fits them)"
         )
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def check_failures(counts: Counts, allowed: float) -> None:

@@ -75,26 +75,27 @@ def export(options: ExportOptions, console: Console) -> None:
     """Write the rows as COCO files and label maps."""
     style = options.style()
     labels = open_labels(options.labels, "--labels")
-    targets = json_targets(options)
+    targets = json_targets(options, labels)
     write_maps = None
     if options.png:
-        folder, categories = check_target("--png", options.png, options.overwrite), labels.manifest["categories"]
+        folder = check_target("--png", options.png, options.overwrite, labels)
+        categories = labels.manifest["categories"]
         write_bytes(folder / "id2label.json", id_to_label(categories))
         write_maps = partial(write_label_maps, folder=folder, classes=len(categories), stems=set())
     note_unfinished(labels, console)
     images = chunks(coco_images(labels, style, write_maps), options.images_per_file or sys.maxsize)
     files = zip(targets, images, strict=False)
     written = sum(write_file(target, chunk, labels, options.results) for target, chunk in files)
-    console.print(f"Exported {written:,} images: {options.output}", highlight=False, soft_wrap=True)
+    console.print(f"Exported {written:,} images: {options.output}", soft_wrap=True)
 
 
-def json_targets(options: ExportOptions) -> Iterator[Location]:
+def json_targets(options: ExportOptions, labels: Labels) -> Iterator[Location]:
     """The file to write, or NAME-00000.json and so on.
 
     Raises:
-        RequestError: such a file exists already.
+        RequestError: such a file exists already, or lies in the labels.
     """
-    target = check_file_target("--output", options.output, options.overwrite)
+    target = check_file_target("--output", options.output, options.overwrite, labels)
     if options.images_per_file is None:
         return iter([target])
     stem, ending = posixpath.splitext(target.path)

@@ -85,16 +85,16 @@ def filter_images(options: FilterOptions, console: Console) -> None:
         raise RequestError("--classes and --truth belong to --stats")
     for name in options.classes:
         check_class("--classes", name, labels.class_names)
-    target = check_file_target("--output", options.output, options.overwrite) if options.output else None
+    target = check_file_target("--output", options.output, options.overwrite, labels) if options.output else None
     if options.copy_to:
-        check_copy(labels, options.pictures_per_shard)
+        check_copy(labels, options.copy_to, options.pictures_per_shard)
     note_unfinished(labels, console)
     if options.stats:
         show_stats(labels, options.classes, options.truth, console)
     if target is None and options.copy_to is None:
         return
     selection = select_images(labels, conditions, target)
-    console.print(f"Kept {selection.kept:,} of {selection.considered:,} images.", highlight=False)
+    console.print(f"Kept {selection.kept:,} of {selection.considered:,} images.")
     if options.copy_to:
         copy_kept(
             selection, labels, options.copy_to, options.pictures_per_shard, options.address, options.overwrite, console

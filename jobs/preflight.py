@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from cluster import session
 from cluster.corpus.sources import list_corpus, open_input
@@ -56,12 +56,12 @@ def preflight(options: PreflightOptions, console: Console) -> None:
         nodes += 1
         broken += not all(finding.ok for finding in findings)
         for index, finding in enumerate(findings):
-            said = escape(finding.said) if finding.ok else f"[red]{escape(finding.said)}[/]"
+            said = Text(finding.said, style="" if finding.ok else "red")
             table.add_row("" if index else node, finding.check, said, end_section=index == len(findings) - 1)
     console.print(table)
     if broken:
         raise JobFailedError(f"{broken} of {nodes} nodes are not ready; the table says why")
-    console.print(f"All {nodes} nodes are ready.", highlight=False)
+    console.print(f"All {nodes} nodes are ready.")
 
 
 main = partial(run_job, PreflightOptions, preflight, __doc__)

@@ -77,7 +77,7 @@ def report(options: ReportOptions, console: Console) -> None:
         file.write(page)
     missing = f" ({len(unreadable)} can no longer be read)" if unreadable else ""
     said = f"{target.url}: {len(thumbnails)} images{missing}, {len(page) / 1e6:.1f} MB"
-    console.print(said, highlight=False, markup=False, soft_wrap=True)
+    console.print(said, soft_wrap=True)
 
 
 main = partial(run_job, ReportOptions, report, __doc__)

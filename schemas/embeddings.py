@@ -100,7 +100,13 @@ def embeddings_from_bytes(data: bytes) -> VocabularyEmbeddings:
         raise ValueError("it has no class")
     if classes.shape[1] != background.shape[1]:
         raise ValueError(f"classes have {classes.shape[1]} dimensions, background has {background.shape[1]}")
-    return VocabularyEmbeddings(classes, row_names, background, words)
+    return VocabularyEmbeddings(normalized(classes), row_names, normalized(background), words)
+
+
+def normalized(rows: np.ndarray) -> np.ndarray:
+    """Rows of length 1. Rows that have it already, up to rounding, stay as they are to the last bit."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.where(np.abs(norms - 1) < 1e-3, rows, rows / norms).astype(np.float32)
 
 
 def check_rows(what: str, rows: np.ndarray, names: tuple[object, ...]) -> None:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from schemas.errors import RequestError
 
+LARGEST = 10**9
+"""No limit makes sense above that, and timers and memory have limits of their own."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -27,10 +30,10 @@ class Limits:
         return self.decode_memory_mb * 10**6
 
     def check(self) -> None:
-        """Raises RequestError: a limit is not positive."""
+        """Raises RequestError: a limit is not positive, or is none."""
         for name, value in vars(self).items():
-            if not value > 0:
-                raise RequestError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+            if not 0 < value <= LARGEST:
+                raise RequestError(f"--{name.replace('_', '-')} must be above 0 and at most {LARGEST:,}, not {value}")
 
 
 DEFAULT_LIMITS = Limits()

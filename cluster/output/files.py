@@ -32,6 +32,8 @@ def atomic_write(location: Location, writer: str = "") -> Iterator[IO[bytes]]:
         try:
             with open(part, "wb") as file:
                 yield file
+                file.flush()
+                os.fsync(file.fileno())  # a power failure must not leave the name without the content
             os.replace(part, location.path)
         finally:
             with contextlib.suppress(FileNotFoundError):

@@ -47,7 +47,7 @@ class Output:
     """
 
     location: Location
-    pattern: str = r".+\.parquet"
+    pattern: str = r"\w+_\d{6,}-\d+\.parquet"  # as Ray Data names them
 
     @property
     def checkpoint(self) -> Location:

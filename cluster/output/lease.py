@@ -115,7 +115,7 @@ class Lease:
             return
         self.console.print(
             f"The output has a run on {found.get('host')} (process {found.get('pid')}): "
-            f"watching for up to {self.expires_s:g} s whether it is alive.", highlight=False,
+            f"watching for up to {self.expires_s:g} s whether it is alive.",
         )  # fmt: skip
         deadline = time.monotonic() + self.expires_s
         while time.monotonic() < deadline:

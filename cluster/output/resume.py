@@ -43,7 +43,7 @@ def scan_output(output: Output) -> Progress:
     """Count the rows of every shard. Ids are read only of shards that are incomplete or that several runs wrote to.
 
     A run writes one row per image. But a run that seemed dead may have written after the next one began. All rows of an
-    image except its first are deleted.
+    image except its first are deleted, and files that are no Parquet files.
 
     The columns that are read repeat a few values, so they are small: a file costs its footer and a few hundred bytes.
     """
@@ -51,13 +51,16 @@ def scan_output(output: Output) -> Progress:
     expected: dict[str, int] = {}
     runs: defaultdict[str, set[str]] = defaultdict(set)
     shards_of_file: dict[str, list[str]] = {}
-    for path, counts in map_rows_files(output, ["shard", "shard_images"], count_shards):
+    damaged: list[str] = []
+    for path, counts in map_rows_files(output, ["shard", "shard_images"], count_shards, damaged=damaged):
         shards_of_file[path] = [shard for shard, _, _ in counts]
         for shard, count, last in counts:
             rows[shard] += count
             runs[shard].add(run_of(path))
             if last is not None:
                 expected[shard] = last
+    for path in damaged:
+        output.location.fs.rm_file(path)
     sure = {shard for shard, count in rows.items() if count == expected.get(shard) and len(runs[shard]) == 1}
     ids = distinct_ids(output, [path for path, shards in shards_of_file.items() if not sure.issuperset(shards)], sure)
     complete = frozenset(sure | {shard for shard, images in ids.items() if len(images) == expected.get(shard)})

@@ -107,7 +107,11 @@ def open_labels(address: str, flag: str) -> Labels:
 
 
 def map_rows_files(
-    output: Output, columns: Sequence[str], function: Callable[[pa.Table], Result], paths: Sequence[str] | None = None
+    output: Output,
+    columns: Sequence[str],
+    function: Callable[[pa.Table], Result],
+    paths: Sequence[str] | None = None,
+    damaged: list[str] | None = None,
 ) -> Iterator[tuple[str, Result]]:
     """Apply a function to columns of every rows file that counts, several files at a time.
 
@@ -116,21 +120,33 @@ def map_rows_files(
         columns: names of columns, or of parts such as ``annotations.list.element.area``.
         function: takes a file's table. It is called from several threads.
         paths: the files to read instead.
+        damaged: gets the paths of files that are no Parquet files, as a power failure leaves them; None makes them an
+            error.
 
     Yields:
         Each file's path and the function's result.
 
     Raises:
-        OSError: the storage failed.
+        OSError: the storage failed, or a file is damaged.
     """
 
-    def apply(path: str) -> Result:
+    def read(path: str) -> pa.Table | None:
         with output.location.fs.open(path, "rb") as file:
-            return function(pq.ParquetFile(file).read(columns=list(columns)))
+            try:
+                return pq.ParquetFile(file).read(columns=list(columns))
+            except pa.ArrowInvalid as error:
+                if damaged is None:
+                    raise OSError(f"the rows file {path} is damaged: {error}") from error
+                damaged.append(path)
+                return None
 
-    paths = output.rows_files() if paths is None else paths
+    def apply(path: str) -> tuple[str, Result] | None:
+        table = read(path)
+        return None if table is None else (path, function(table))
+
     with ThreadPoolExecutor(READERS) as readers:
-        yield from zip(paths, readers.map(apply, paths), strict=True)
+        results = readers.map(apply, output.rows_files() if paths is None else paths)
+        yield from (result for result in results if result is not None)
 
 
 def first_rows(image_ids: Iterable[str], seen: set[str]) -> list[bool]:

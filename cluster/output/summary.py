@@ -99,12 +99,12 @@ def show_summary(summary: dict[str, Any], where: str, console: Console) -> None:
     speed = f"{new_images / seconds:.2f} images per second" if seconds else ""
     console.print(Group(images, classes) if classes.row_count else images)
     if summary["passed_over"]:
-        console.print(passed_over_sentence(summary["passed_over"]).capitalize(), highlight=False, markup=False)
+        console.print(passed_over_sentence(summary["passed_over"]).capitalize())
     for found, hint in WORD_HINTS.items():
         if words := summary[found]:
             listed = ", ".join(words[:MOST_WORDS]) + (
                 f" and {len(words) - MOST_WORDS:,} more" * (len(words) > MOST_WORDS)
             )
-            console.print(f"{hint}: {listed}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Last run: {new_images:,} images in {seconds:,.1f} s, {speed}", highlight=False)
-    console.print(f"Output: {where}", highlight=False, soft_wrap=True)
+            console.print(f"{hint}: {listed}", soft_wrap=True)
+    console.print(f"Last run: {new_images:,} images in {seconds:,.1f} s, {speed}")
+    console.print(f"Output: {where}", soft_wrap=True)

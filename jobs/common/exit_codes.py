@@ -21,27 +21,32 @@ def run_job(
 ) -> int:  # fmt: skip
     """Parse the arguments and run a job. Returns 0 done, 1 failed, 2 wrong request, 130 interrupted."""
     options = tyro.cli(kind, args=arguments, description=description, config=(tyro.conf.OmitArgPrefixes,))
-    errors = Console(stderr=True)
+    errors = plain_console(stderr=True)
     try:
-        job(options, Console())
+        job(options, plain_console())
     except RequestError as error:
         say(errors, str(error))
         return WRONG_REQUEST
     except (RayError, *STORAGE_ERRORS) as error:  # first: Ray makes errors of a worker subclasses of JobFailedError too
         say(errors, job_problem(error))
-        errors.print(CONTINUES, highlight=False)
+        errors.print(CONTINUES)
         return FAILED
     except JobFailedError as error:
         say(errors, str(error))
         return FAILED
     except KeyboardInterrupt:
-        errors.print(f"interrupted. {CONTINUES}", highlight=False)
+        errors.print(f"interrupted. {CONTINUES}")
         return INTERRUPTED
     return DONE
 
 
+def plain_console(stderr: bool = False) -> Console:
+    """A console that prints text as it is: names of classes and files may look like markup."""
+    return Console(stderr=stderr, markup=False, highlight=False)
+
+
 def say(errors: Console, sentence: str) -> None:
-    errors.print(f"error: {sentence}", style="red", highlight=False, markup=False, soft_wrap=True)
+    errors.print(f"error: {sentence}", style="red", soft_wrap=True)
 
 
 def job_problem(error: BaseException) -> str:

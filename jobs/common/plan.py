@@ -74,7 +74,7 @@ def show_plan(
         if options.actor_price_per_hour is not None:
             cost = seconds / 3600 * resources.actors * options.actor_price_per_hour
             table.add_row("cost", f"{cost:,.2f} (computed)")
-    console.print(table, highlight=False)
+    console.print(table)
 
 
 def count_images(corpus: Corpus) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TypeVar
 
 from cliper.loading import check_diffusion, embed_empty_prompt
@@ -99,7 +100,14 @@ def read_settings_file(address: str | None, class_names: Sequence[str]) -> Setti
 
 def parse_text(flag: str, address: str, parse: Callable[[str], Parsed]) -> Parsed:
     """Read a text file and parse it. Raises RequestError as `parse_file` does."""
-    return parse_file(flag, address, lambda data: parse(data.decode("utf-8")))
+    return parse_file(flag, address, lambda data: parse(decode_text(data)))
+
+
+def decode_text(data: bytes) -> str:
+    """UTF-8 text. Raises ValueError: it is something else."""
+    if b"\0" in data:  # which UTF-8 allows, and UTF-16 is full of
+        raise ValueError("it is not UTF-8 text (it has null characters, as UTF-16 has)")
+    return data.decode("utf-8")
 
 
 def parse_file(flag: str, address: str, parse: Callable[[bytes], Parsed]) -> Parsed:
@@ -110,7 +118,8 @@ def parse_file(flag: str, address: str, parse: Callable[[bytes], Parsed]) -> Par
     """
     location = open_location(address, flag)
     try:
-        return parse(bytes(location.fs.cat_file(location.path)))
+        # fsspec cannot read pipes, because it looks for their end first.
+        return parse(Path(location.path).read_bytes() if location.is_local else location.fs.cat_file(location.path))
     except STORAGE_ERRORS as error:
         raise RequestError(f"{flag} {address} cannot be read: {storage_problem(error)}") from error
     except UnicodeDecodeError as error:

@@ -8,13 +8,21 @@ from cluster.storage import STORAGE_ERRORS, Location, open_location
 from schemas.errors import RequestError
 
 
-def check_target(flag: str, address: str, overwrite: bool) -> Location:
-    """The location to write to.
+def check_outside(target: Location, labels: Labels) -> None:
+    """Raises RequestError: the target lies in the labels' folder, where only labelling jobs write."""
+    if f"{target.path}/".startswith(f"{labels.location.path}/") and target.fs == labels.location.fs:
+        raise RequestError(f"{target} lies in {labels.location}: choose a place outside the labels")
+
+
+def check_target(flag: str, address: str, overwrite: bool, labels: Labels | None = None) -> Location:
+    """The location to write to, outside the labels.
 
     Raises:
-        RequestError: it exists already, or cannot be accessed.
+        RequestError: it exists already, lies in the labels, or cannot be accessed.
     """
     target = open_location(address, flag)
+    if labels is not None:
+        check_outside(target, labels)
     try:
         if not Output(target).bucket_exists():
             raise FileNotFoundError(target.path)
@@ -32,9 +40,9 @@ def exists_already(target: Location) -> RequestError:
     return RequestError(f"{target} exists already: choose another name, or --overwrite to replace it")
 
 
-def check_file_target(flag: str, address: str, overwrite: bool) -> Location:
+def check_file_target(flag: str, address: str, overwrite: bool, labels: Labels | None = None) -> Location:
     """The file to write to. Raises RequestError as `check_target` does, and if it is a folder."""
-    target = check_target(flag, address, overwrite)
+    target = check_target(flag, address, overwrite, labels)
     if target.fs.isdir(target.path):
         raise RequestError(f"{target} is a folder: name a file")
     return target
@@ -45,4 +53,4 @@ def note_unfinished(labels: Labels, console: Console) -> None:
     if not labels.finished:
         rows = sum(file.metadata.num_rows for file in labels.files())
         note = f"{labels.location.url} is not finished: {rows:,} rows so far"
-        console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        console.print(note, style="yellow", soft_wrap=True)

@@ -47,6 +47,15 @@ class VocabularyRequest:
             "embeddings_sha256": self.ready.sha256 if self.ready else None,
         }
 
+    def check_width(self, clip: ClipSpec) -> None:
+        """Raises RequestError: embeddings from a file are another model's, of another width."""
+        width = clip.model_cfg["embed_dim"]
+        if self.ready is not None and self.ready.classes.shape[1] != width:
+            raise RequestError(
+                f"--text-embeddings has {self.ready.classes.shape[1]:,} dimensions, and {clip.name} needs {width:,}: "
+                f"embed the words with the same model"
+            )
+
     def embed(self, clip: ClipSpec, preset: Preset) -> VocabularyEmbeddings:
         """Embed the vocabulary, on a GPU of this machine if there is one. Embeddings from a file stay as they are.
 

@@ -59,7 +59,9 @@ class Dataset:
         """
         if text_embeddings is not None:
             ready = read_embeddings(text_embeddings, self.class_names)
-            return VocabularyRequest(self.classes, ready.background_words, (), ready)
+            request = VocabularyRequest(self.classes, ready.background_words, (), ready)
+            request.check_width(clip)
+            return request
         if self.benchmark is None:
             background = packaged_background("world" if preset == "open" else "voc") if self.background else ()
             return VocabularyRequest(self.classes, background, read_templates(templates or "car"), ready=None)

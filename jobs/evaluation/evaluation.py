@@ -80,7 +80,7 @@ class Evaluation:
             RequestError: another run writes to the same output, or models cannot be loaded.
             ray.exceptions.RayError: a stage failed; what is written stays.
         """
-        console.print(f"{self.title}: {self.output.location.url}", highlight=False, soft_wrap=True)
+        console.print(f"{self.title}: {self.output.location.url}", soft_wrap=True)
         if not self.output.is_finished():
             with exclusive_run(self.output, self.manifest, console) as output:
                 run_to_completion(self.pipeline(output), console)
@@ -130,7 +130,7 @@ def calibrate(options: EvaluateOptions, dataset: Dataset, target: Path, console:
         said = f"Calibrated: {said} on the other half. Written: {target}"
     else:
         said = f"Not better on the other half ({said}): nothing was written. Try more images."
-    console.print(said, highlight=False)
+    console.print(said)
     return results
 
 

@@ -12,6 +12,7 @@ from cluster.output.folder import Output
 from cluster.output.lease import exclusive_run
 from cluster.output.rows import Labels
 from cluster.storage import open_location
+from jobs.common.targets import check_outside
 from jobs.filtering.selection import Selection
 from schemas.errors import RequestError
 from schemas.manifest import Manifest
@@ -20,8 +21,9 @@ NO_LIMITS = Limits(max_file_mb=10**9)
 """An image that was labelled is copied, whatever its size."""
 
 
-def check_copy(labels: Labels, images_per_shard: int) -> None:
+def check_copy(labels: Labels, address: str, images_per_shard: int) -> None:
     """Raises RequestError: the request makes no sense."""
+    check_outside(open_location(address, "--copy-to"), labels)
     if images_per_shard < 1:
         raise RequestError(f"--pictures-per-shard must be at least 1, not {images_per_shard}")
     if not {"address", "format"} <= labels.manifest["input"].keys():
@@ -50,7 +52,7 @@ def copy_kept(
         tasks = plan_copies(corpus, images, per_shard)
         copy_images(corpus, tasks, output, cluster, console)
     shards = sum(len(task.shards) for task in tasks)
-    console.print(f"Copied {selection.kept:,} images into {shards:,} shards: {output.location.url}", highlight=False)
+    console.print(f"Copied {selection.kept:,} images into {shards:,} shards: {output.location.url}")
 
 
 def copy_manifest(selection: Selection, labels: Labels, per_shard: int) -> Manifest:

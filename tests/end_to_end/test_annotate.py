@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,31 @@ def test_failures_that_may_pass_are_tried_again(finished_run: FinishedRun, tmp_p
     del before["00001.tar/slow.png"]
     assert after == before
     assert output.json("summary.json")["bytes_read"] == sum(len(images[name]) for name in sorted(images)[7:])
+
+
+def test_words_that_look_like_markup_are_words(finished_run: FinishedRun, tmp_path: Path) -> None:
+    vocabulary = tmp_path / "markup.txt"
+    vocabulary.write_text("[/x]\n[bold]thing\n[link=a]other\n")
+    corpus = str(write_folder(tmp_path / "in", sample_images(3)))
+    flags = [*finished_run.flags, "--vocab", str(vocabulary)]
+    run = finished_run.ray.annotate(corpus, str(tmp_path / "out"), *flags)
+    assert run.returncode == 0, run.stderr
+    for word in ("[/x]", "[bold]thing", "[link=a]other"):
+        assert word in run.stdout
+
+
+def test_words_come_from_a_pipe_too(finished_run: FinishedRun, tmp_path: Path) -> None:
+    """As from ``--vocab <(echo sky)``."""
+    corpus = str(write_folder(tmp_path / "in", sample_images(1)))
+    reading, writing = os.pipe()
+    os.write(writing, b"sky\nsea\n")
+    os.close(writing)
+    flags = [*finished_run.flags, "--vocab", f"/dev/fd/{reading}"]
+    run = finished_run.ray.annotate(corpus, str(tmp_path / "out"), *flags)
+    os.close(reading)
+    assert run.returncode == 0, run.stderr
+    categories = OutputReader(str(tmp_path / "out"), {}).json("manifest.json")["categories"]
+    assert [category["name"] for category in categories] == ["sky", "sea"]
 
 
 def test_memory_that_no_machine_has_is_refused(finished_run: FinishedRun, tmp_path: Path) -> None:

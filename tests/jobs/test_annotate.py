@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.annotate import main
 from jobs.common.vocabulary import read_vocabulary
-from schemas.vocabulary import packaged_background
+from schemas.embeddings import VocabularyEmbeddings, embeddings_to_bytes
+from schemas.vocabulary import packaged_background, parse_vocabulary
 from tests.support.corpora import sample_images, write_folder
-from tests.support.jobs import refusal, tiny_flags
+from tests.support.jobs import VOCABULARY, refusal, tiny_flags
 
 
 @pytest.fixture
@@ -17,6 +19,12 @@ def request_flags(tmp_path: Path, tiny_clip: Path, tiny_diffusion: Path) -> list
     corpus = write_folder(tmp_path / "in", sample_images(2))
     flags = tiny_flags(tmp_path, tiny_clip, tiny_diffusion)
     return ["--input", str(corpus), "--output", str(tmp_path / "out"), *flags]
+
+
+def wide_embeddings() -> bytes:
+    names = tuple(entry.name for entry in parse_vocabulary(VOCABULARY))
+    rows = np.eye(len(names), 5, dtype=np.float32)
+    return embeddings_to_bytes(VocabularyEmbeddings(rows, names, rows[:1], ("wall",)))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +55,14 @@ def request_flags(tmp_path: Path, tiny_clip: Path, tiny_diffusion: Path) -> list
         (["--select-layer", "9"], "select_layer must be between -4 and 3"),
         (["--sliding-crop-px", "100"], "do not fall on the encoder's grid"),
         (["--logit-scale", "-1"], "logit_scale must be between"),
-        (["--batch-size", "0"], "--batch-size must be at least 1, not 0"),
+        (["--batch-size", "0"], "--batch-size must be at least 1 and at most 1,000,000, not 0"),
+        (["--rows-per-file", "9223372036854775808"], "--rows-per-file must be at least 1 and at most 1,000,000"),
+        (["--picture-timeout-s", "inf"], "--picture-timeout-s must be above 0 and at most 1,000,000,000, not inf"),
+        (["--follow", "0"], "--follow must be between 1 and 86400 seconds, not 0"),
+        (["--follow", "5", "--plan"], "--follow labels without end: leave out --try and --plan"),
+        (["--input", ""], "--input is empty: name a local path or a URL"),
+        (["--vocab", "{tmp}/utf16.txt"], "it is not UTF-8 text (it has null characters, as UTF-16 has)"),
+        (["--text-embeddings", "{tmp}/wide.safetensors"], "has 5 dimensions, and "),
         (["--limit", "-3"], "--limit must be at least 1"),
         (["--gpus-per-actor", "-1"], "--gpus-per-actor must be between 0 and 1 or a whole number, not -1"),
         (["--gpus-per-actor", "1.5"], "--gpus-per-actor must be between 0 and 1 or a whole number, not 1.5"),
@@ -60,6 +75,8 @@ def test_wrong_requests(changes: list[str], message: str, request_flags: list[st
     (tmp_path / "twice.txt").write_text("cat\ncat\n")
     (tmp_path / "empty.txt").write_text("# nothing\n")
     (tmp_path / "latin1.txt").write_bytes("gnädig".encode("latin-1")[1:])
+    (tmp_path / "utf16.txt").write_bytes("cat\n".encode("utf-16-le"))
+    (tmp_path / "wide.safetensors").write_bytes(wide_embeddings())
     (tmp_path / "hollow").mkdir()
     write_folder(tmp_path, {"foreign/thesis.txt": b"years of work"})
     filled = [change.replace("{tmp}", str(tmp_path)) for change in changes]

@@ -127,11 +127,15 @@ def test_hugging_face_reads_the_rows(labels: Path, tmp_path: Path, monkeypatch: 
         (["--results", "--polygons"], "choose one of --results, --polygons and --uncompressed"),
         (["--images-per-file", "0"], "--images-per-file must be at least 1"),
         (["--labels", "{tmp}"], "has no manifest.json"),
+        (["--output", "{labels}/coco.json"], "choose a place outside the labels"),
+        (["--png", "{labels}/maps"], "choose a place outside the labels"),
     ],
 )
 def test_wrong_requests_are_one_sentence(flags: list[str], message: str, labels: Path, tmp_path: Path) -> None:
     right = ["--labels", str(labels), "--output", str(tmp_path / "coco.json")]
-    assert message in refusal(main, *right, *(flag.replace("{tmp}", str(tmp_path)) for flag in flags))
+    assert message in refusal(
+        main, *right, *(flag.replace("{tmp}", str(tmp_path)).replace("{labels}", str(labels)) for flag in flags)
+    )
 
 
 def test_an_unfinished_output_is_exported_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

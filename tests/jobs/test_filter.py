@@ -125,11 +125,15 @@ def test_stats_show_scores_with_and_without_truth(
         (["--where", "score('skyy') > 1"], "skyy"),
         (["--labels", "{tmp}"], "has no manifest.json"),
         (["--output", "{tmp}"], "is a folder"),
+        (["--output", "{labels}/kept.parquet"], "choose a place outside the labels"),
+        (["--copy-to", "{labels}/copies"], "choose a place outside the labels"),
     ],
 )
 def test_wrong_requests_are_one_sentence(flags: list[str], message: str, labels: Path, tmp_path: Path) -> None:
     right = ["--labels", str(labels), "--output", str(tmp_path / "kept.parquet")]
-    assert message in refusal(main, *right, *(flag.replace("{tmp}", str(tmp_path)) for flag in flags))
+    assert message in refusal(
+        main, *right, *(flag.replace("{tmp}", str(tmp_path)).replace("{labels}", str(labels)) for flag in flags)
+    )
 
 
 def test_existing_files_are_replaced_only_with_overwrite(labels: Path, tmp_path: Path) -> None:

@@ -345,7 +345,7 @@ def test_wrong_requests_end_with_one_sentence(tmp_path: Path, changes: list[str]
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text(manifest)
         (tmp_path / name / "_SUCCESS").touch()
-    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "foreign" / "0-0.parquet")
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "foreign" / "run_000000-0.parquet")
     (tmp_path / "file").touch()
     request = ["--labels", str(labels), "--output", str(tmp_path / "report.html")]
     flags = [*request, *(part.format(tmp=tmp_path) for part in changes)]

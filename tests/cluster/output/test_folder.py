@@ -100,7 +100,14 @@ def test_an_overwrite_that_crashes_at_any_step_can_be_repeated(tmp_path: Path, m
         folder = tmp_path / str(steps)
         output = output_at(folder)
         claim(output, MANIFEST)
-        write(folder, "_SUCCESS", "summary.json", "summary.json.part", "_checkpoint/u.parquet", "u-0.parquet")
+        write(
+            folder,
+            "_SUCCESS",
+            "summary.json",
+            "summary.json.part",
+            "_checkpoint/u_000000.parquet",
+            "u_000000-0.parquet",
+        )
         left = iter(range(steps))
 
         def step(original: Callable[..., None], *args: Any, left: Iterator[int] = left, **kwargs: Any) -> None:
@@ -148,6 +155,8 @@ def test_recover_keeps_what_was_committed_and_nothing_else(tmp_path: Path) -> No
         "_checkpoint/run_000002.pending.parquet",  # died before the rows
         "run_000003-0.parquet",  # a straggler whose checkpoint is gone
         "run_0000001-0.parquet",  # a name that begins like another
+        "kept.parquet",  # somebody else's
+        "run_00-0.parquet",
     )
     output.recover()
     assert names_in(tmp_path) == {
@@ -155,6 +164,8 @@ def test_recover_keeps_what_was_committed_and_nothing_else(tmp_path: Path) -> No
         "run_000000-0.parquet",
         "run_000000-1.parquet",
         "_checkpoint/run_000000.parquet",
+        "kept.parquet",
+        "run_00-0.parquet",
     }
 
 

@@ -13,6 +13,7 @@ from cluster.corpus.readers import Shard
 from cluster.corpus.sources import Corpus
 from cluster.output.folder import Output
 from cluster.output.resume import forget_transient_failures, scan_output
+from cluster.output.summary import count_rows
 from cluster.storage import open_location
 from schemas.rows import ROW_SCHEMA, Status
 
@@ -100,6 +101,17 @@ def test_rows_that_two_runs_wrote_are_deleted_and_no_other(
     assert done.images == len(images)
     by_shard = {name: {r["image_id"] for r in rows if r["shard"] == name} for name in (r["shard"] for r in rows)}
     assert done.shards == {name for name, ids in by_shard.items() if ids <= images}
+
+
+def test_a_file_that_a_power_failure_left_empty_does_not_count(tmp_path: Path) -> None:
+    output = write_rows(tmp_path, [row("a.tar", 0, of=1)], [row("b.tar", 0, of=1)], [row("c.tar", 0, of=1)])
+    (tmp_path / "run_000001-0.parquet").write_bytes(b"")
+    (tmp_path / "run_000002-0.parquet").write_bytes((tmp_path / "run_000000-0.parquet").read_bytes()[:-20])
+    with pytest.raises(OSError, match=r"run_000001-0\.parquet is damaged"):
+        count_rows(output)
+    done = scan_output(output)
+    assert (done.images, done.shards) == (1, {"a.tar"})
+    assert count_rows(output).images == 1
 
 
 def test_transient_failures_are_forgotten_and_nothing_else(tmp_path: Path) -> None:
