@@ -34,6 +34,7 @@ DEFAULT_CLIP_TAGS = {
     "ViT-g-14": "laion2b_s34b_b88k",
 }
 DIFFUSION_PARTS = ("vae", "unet", "scheduler")
+LARGEST_PATCH_PX = 64
 UNUSABLE = (OSError, SafetensorError, AssertionError, RuntimeError, TypeError, ValueError)
 """What the hub, safetensors and the models' libraries raise for models that do not exist, do not fit or are damaged.
 torch, open_clip and timm assert that a layer's width fits its number of heads."""
@@ -156,12 +157,13 @@ def find_local_clip(name: str, folder: Path) -> ClipSpec:
     try:
         config = json.loads((folder / CLIP_CONFIG).read_text(encoding="utf-8"))
         check_architecture(name, config["model_cfg"])
+        check_self_contained(name, config["model_cfg"])
         digest = folder_digest(folder, [CLIP_CONFIG, CLIP_WEIGHTS])
         pixels = config.get("preprocess_cfg", {})
         return clip_spec(name, digest, config["model_cfg"], pixels, config, folder=str(folder))
     except ModelError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"CLIP model {name!r} has an unreadable {CLIP_CONFIG}: {error!r}") from error
 
 
@@ -187,6 +189,26 @@ def check_architecture(name: str, model_cfg: dict[str, Any]) -> None:
     vision = model_cfg["vision_cfg"]
     if "patch_size" not in vision or not isinstance(vision.get("layers"), int) or "timm_model_name" in vision:
         raise ModelError(f"CLIP model {name!r} has no plain vision transformer: use a ViT such as ViT-B-16 or ViT-L-14")
+    if not (isinstance(vision["patch_size"], int) and 1 <= vision["patch_size"] <= LARGEST_PATCH_PX):
+        raise ModelError(f"CLIP model {name!r} has patches of {vision['patch_size']!r} pixels")
+
+
+def check_self_contained(name: str, model_cfg: dict[str, Any]) -> None:
+    """Refuse a folder whose text tower is another library's: that would fetch and open files that nobody asked for."""
+    foreign = sorted(key for key in model_cfg.get("text_cfg", {}) if key.startswith("hf_"))
+    if foreign:
+        raise ModelError(f"CLIP model {name!r} names a model of another library ({foreign[0]} in {CLIP_CONFIG})")
+
+
+def check_index(name: str, path: Path) -> None:
+    """Refuse an index of weights that names other files than safetensors beside it: they would be unpickled."""
+    try:
+        files = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"diffusion model {name!r} has an unreadable {path.name}: {error!r}") from error
+    for file in files:
+        if not isinstance(file, str) or not file.endswith(".safetensors") or "/" in file:
+            raise ModelError(f"diffusion model {name!r} names weights that are no safetensors: {file!r} in {path.name}")
 
 
 def find_diffusion(name: str) -> DiffusionSpec:
@@ -208,6 +230,8 @@ def find_diffusion(name: str) -> DiffusionSpec:
             raise ModelError(f"diffusion model {name!r} has no folder {part}/: give a folder in diffusers' layout")
         if part != "scheduler" and not list((folder / part).glob("*.safetensors")):
             raise ModelError(f"diffusion model {name!r} has no safetensors weights in {part}/")
+        for index in (folder / part).glob("*.index*.json"):
+            check_index(name, index)
     folder = folder.resolve()
     paths = (path for path in folder.rglob("*") if path.suffix in {".safetensors", ".json"})
     digest = folder_digest(folder, sorted(str(path.relative_to(folder)) for path in paths))

@@ -111,7 +111,7 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
     output.check(manifest, options.overwrite)
     if job.is_done(corpus) and not (options.overwrite or options.retry_failed):
         console.print("Already finished: nothing to do (--overwrite starts over).")
-        show_summary(output.read_json("summary.json") or {}, output.location.url, console)
+        show_again(output, console)
     elif options.plan.plan:
         resources = session.start(options.cluster)
         show_plan(options.plan, options.method, corpus, resources, options.cluster.batch_size, console)
@@ -193,6 +193,14 @@ class LabellingJob:
             output.write_summary(summary)
             show_summary(summary, output.location.url, console)
             check_failures(counts, options.max_failed_fraction)
+
+
+def show_again(output: Output, console: Console) -> None:
+    """Print the summary of a finished output, if it is still there."""
+    try:
+        show_summary(output.read_json("summary.json") or {}, output.location.url, console)
+    except (OSError, KeyError, AttributeError, TypeError):
+        console.print(f"{output.location.url}/summary.json is missing or damaged.", soft_wrap=True)
 
 
 def embed_words(

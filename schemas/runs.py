@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from schemas.errors import RequestError
+
 
 def annotations_from_runs(
     starts: np.ndarray, labels: np.ndarray, image_hw: tuple[int, int], scores: np.ndarray
@@ -72,8 +74,15 @@ def labels_from_runs(starts: np.ndarray, labels: np.ndarray, image_hw: tuple[int
 
 
 def labels_from_annotations(annotations: Iterable[Mapping[str, Any]], height: int, width: int) -> np.ndarray:
-    """The label map that annotations came from: int32 [height, width], 0 is background, else the ``category_id``."""
+    """The label map that annotations came from: int32 [height, width], 0 is background, else the ``category_id``.
+
+    Raises:
+        RequestError: a mask has another size than the image, as only damaged or foreign rows do.
+    """
     labels = np.zeros((height, width), np.int32)
     for entry in annotations:
+        if list(entry["segmentation"]["size"]) != [height, width]:
+            size = " x ".join(map(str, entry["segmentation"]["size"]))
+            raise RequestError(f"the labels are damaged: an image of {height} x {width} has a mask of {size}")
         labels[coco_mask.decode(entry["segmentation"]).astype(bool)] = entry["category_id"]
     return labels

@@ -22,6 +22,7 @@ A job that copies images writes its tar shards into a folder of the same form.
 import json
 import re
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 from cluster.output.files import atomic_write, file_name
@@ -35,6 +36,10 @@ LEASE = "_lease.json"
 SHARDS = "_shards.arrow"
 PROBE = "_preflight-"
 """Prefix of files that the preflight writes and deletes to see whether it can."""
+
+
+class DamagedFileError(OSError, RequestError):
+    """A file of an output is not what a job wrote there."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class Output:
                 raise FileNotFoundError(self.location.path)
             begun = self.read_json("manifest.json")
             foreign = self.foreign_names() if begun is None else []
-        except (*STORAGE_ERRORS, json.JSONDecodeError) as error:
+        except STORAGE_ERRORS as error:
             raise self.location.refusal(error) from error
         if begun is not None and not manifest.is_same_kind(begun):
             foreign = ["manifest.json"]
@@ -183,10 +188,19 @@ class Output:
             file.write(content)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
+        """A document of the output; None if there is none.
+
+        Raises:
+            DamagedFileError: it is no JSON.
+            OSError: it cannot be read.
+        """
+        place = self.location / name
         try:
-            document = json.loads(self.location.fs.cat_file((self.location / name).path))
+            document = json.loads(place.fs.cat_file(place.path))
         except FileNotFoundError:
             return None
+        except (ValueError, RecursionError) as error:
+            raise DamagedFileError(f"{place.url} is damaged: {shorten(str(error), 100)}") from error
         return document if isinstance(document, dict) else {}
 
     def read_embeddings(self) -> VocabularyEmbeddings | None:

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from rich.console import Console
 
-from cluster.output.folder import LEASE, Output
+from cluster.output.folder import LEASE, DamagedFileError, Output
 from cluster.storage import STORAGE_ERRORS
 from schemas.errors import JobFailedError, RequestError
 from schemas.manifest import Manifest
@@ -151,7 +151,7 @@ class Lease:
     def read(self) -> dict[str, Any] | None:
         try:
             return self.output.read_json(LEASE)
-        except json.JSONDecodeError:
+        except DamagedFileError:
             return {}
 
     def write(self) -> None:

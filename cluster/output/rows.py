@@ -99,9 +99,13 @@ def open_labels(address: str, flag: str) -> Labels:
     try:
         manifest = output.read_json("manifest.json")
         finished, paths = output.is_finished(), output.rows_files()
-    except (*STORAGE_ERRORS, ValueError) as error:
+    except STORAGE_ERRORS as error:
         raise output.location.refusal(error, "read") from error
-    if manifest is None or "categories" not in manifest:
+    try:
+        names = [category["name"] for category in (manifest or {}).get("categories", ())]
+    except (TypeError, KeyError) as error:
+        raise RequestError(f"{output.location} has a damaged manifest.json: its categories have no names") from error
+    if manifest is None or not names:
         raise RequestError(f"{output.location} has no manifest.json: name the output folder of a labelling job")
     return Labels(output.location, manifest, tuple(paths), finished)
 

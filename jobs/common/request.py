@@ -124,5 +124,7 @@ def parse_file(flag: str, address: str, parse: Callable[[bytes], Parsed]) -> Par
         raise RequestError(f"{flag} {address} cannot be read: {storage_problem(error)}") from error
     except UnicodeDecodeError as error:
         raise RequestError(f"{flag} {address}: it is not UTF-8 text (byte {error.start})") from error
+    except RecursionError as error:
+        raise RequestError(f"{flag} {address}: it is nested too deeply") from error
     except ValueError as error:
         raise RequestError(f"{flag} {address}: {error}") from error

@@ -53,8 +53,47 @@ def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
         find_clip(f"local-dir:{folder}")
 
 
+def test_models_of_other_libraries_are_not_fetched(tmp_path: Path) -> None:
+    folder = write_tiny_clip(tmp_path)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["hf_model_name"] = "somebody/anything"
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ModelError, match=r"names a model of another library \(hf_model_name in open_clip_config\.json\)"
+    ):
+        find_clip(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize("size", [0, -16, 10**9, "16", None])
+def test_patches_without_a_size_are_refused(size: object, tmp_path: Path) -> None:
+    folder = write_tiny_clip(tmp_path)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"]["patch_size"] = size
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="has patches of"):
+        find_clip(f"local-dir:{folder}")
+
+
 @pytest.mark.parametrize(
-    "config", ["{", "[]", "{}", '{"model_cfg": {}}', '{"model_cfg": {"vision_cfg": {"timm_model_name": "x"}}}']
+    ("index", "message"),
+    [
+        ({"weight_map": {"a": "diffusion_pytorch_model.bin"}}, "no safetensors: 'diffusion_pytorch_model.bin'"),
+        ({"weight_map": {"a": "../../elsewhere.safetensors"}}, "no safetensors: '../../elsewhere.safetensors'"),
+        ({"weight_map": []}, "unreadable"),
+        ("[" * 100_000, "unreadable"),
+    ],
+)
+def test_an_index_may_name_safetensors_only(index: object, message: str, tmp_path: Path) -> None:
+    folder = write_tiny_diffusion(tmp_path)
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    path.write_text(index if isinstance(index, str) else json.dumps(index))
+    with pytest.raises(ModelError, match=message):
+        find_diffusion(str(folder))
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["{", "[]", "{}", "[" * 100_000, '{"model_cfg": {}}', '{"model_cfg": {"vision_cfg": {"timm_model_name": "x"}}}'],
 )
 def test_unreadable_configurations_are_refused(config: str, tmp_path: Path) -> None:
     folder = write_tiny_clip(tmp_path)

@@ -47,6 +47,10 @@ def test_only_what_changed_is_labelled_again(tmp_path: Path, tiny_clip: Path, ra
     assert rows == OutputReader(str(tmp_path / "fresh"), {}).rows() | lost
     assert OutputReader(out, {}).json("summary.json")["new_images"] == 6
     assert "Already finished: nothing to do" in ray_here.annotate(str(corpus), out, *flags).stdout
+    (tmp_path / "out/summary.json").write_text("{")
+    damaged = ray_here.annotate(str(corpus), out, *flags)
+    assert damaged.returncode == 0
+    assert "summary.json is missing or damaged" in damaged.stdout
 
 
 @pytest.mark.long

@@ -138,6 +138,16 @@ def test_wrong_requests_are_one_sentence(flags: list[str], message: str, labels:
     )
 
 
+def test_masks_of_another_size_are_not_decoded(tmp_path: Path) -> None:
+    """They could be of any size."""
+    damaged = row(1, label_map(1))
+    for annotation in damaged["annotations"]:
+        annotation["segmentation"]["size"] = [2**15, 2**15]
+    labels = write_labels(tmp_path / "labels", [damaged])
+    request = ["--labels", str(labels), "--output", str(tmp_path / "coco.json"), "--png", str(tmp_path / "maps")]
+    assert "the labels are damaged: an image of " in refusal(main, *request)
+
+
 def test_an_unfinished_output_is_exported_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = write_labels(tmp_path / "labels", [row(1, label_map(1))], [row(0, label_map(0))], finished=False)
     document = export(labels, tmp_path / "coco.json")

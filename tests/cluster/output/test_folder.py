@@ -179,6 +179,29 @@ def test_finish_leaves_rows_and_marks_success(tmp_path: Path) -> None:
     assert names_in(tmp_path) == {"manifest.json", "run_000000-0.parquet", "_SUCCESS", "summary.json"}
 
 
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "\xff"])
+def test_a_damaged_document_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(content, encoding="latin-1")
+    with pytest.raises(RequestError, match=f"{tmp_path}/manifest.json is damaged"):
+        output_at(tmp_path).check(MANIFEST, overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("address", "refused"),
+    [
+        ("simplecache::s3://key:secret@bucket/x", True),
+        ("tar://a.jpg::s3://key:secret@bucket/x.tar", True),
+        ("abfs://container:secret@account.dfs.core.windows.net/x", True),
+        ("abfs://container@account.dfs.core.windows.net/x", False),
+    ],
+)
+def test_every_part_of_a_chain_is_checked(address: str, refused: bool) -> None:
+    with pytest.raises(RequestError) as caught:
+        open_location(address, "--input")  # adlfs is not installed
+    assert ("carries credentials" in str(caught.value)) is refused
+    assert "secret" not in str(caught.value)
+
+
 def test_a_finished_checkpoint_is_never_removed_before_success_is_written(tmp_path: Path) -> None:
     """A crash between the two steps must not make a rerun do everything again."""
     output = output_at(tmp_path)
