@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests that start Ray start processes of their own: more than two workers would only slow each other down.
 WORKERS ?= 2
 
-.PHONY: setup lock test test-long test-faults faults fuzz check format demo train-demo clean
+.PHONY: setup lock test test-long test-faults faults simulate fuzz check format demo train-demo clean
 
 setup: .venv/.ready
 
@@ -33,6 +33,10 @@ test-faults: setup
 
 faults: setup
 	$(BIN)/python -m tests.faults
+
+# Ten minutes of drawn histories: drivers that die at any change of the storage, corpora that change.
+simulate: setup
+	$(BIN)/python -m tests.simulation
 
 # One hour of fuzzing.
 fuzz: setup

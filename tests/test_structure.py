@@ -27,7 +27,9 @@ MUST_NOT_IMPORT = {
     "cliper": {"ray", "fsspec", "s3fs", "pyarrow", "pycocotools"},
 }
 ONLY_PLACE_FOR_TORCH_IN_CLUSTER = "cluster/actors.py"
-TESTS_OF_NO_FOLDER = {"golden", "reference", "end_to_end", "corpus", "faults", "fuzz", "deploy", "support"}
+TESTS_OF_NO_FOLDER = {
+    "golden", "reference", "end_to_end", "corpus", "faults", "fuzz", "simulation", "deploy", "support",
+}  # fmt: skip
 PRODUCT = [folder for folder in MAY_IMPORT if folder != "tests"]
 
 

@@ -66,7 +66,11 @@ def note_versions(output: Output, corpus: Corpus) -> Changes | None:
     changes = compare(noted, now)
     if changes.changed:
         names = pa.array(sorted(changes.changed))
-        for path, old in map_rows_files(output, ["shard"], lambda table: pc.is_in(table["shard"], names)):
+        left_to_scan: list[str] = []  # `scan_output` deletes what is damaged
+        outdated = map_rows_files(
+            output, ["shard"], lambda table: pc.is_in(table["shard"], names), damaged=left_to_scan
+        )
+        for path, old in outdated:
             if pc.any(old).as_py():
                 keep_rows(output, path, pc.invert(old))
     if noted != noted | now:

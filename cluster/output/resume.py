@@ -94,7 +94,11 @@ def forget_transient_failures(output: Output) -> int:
     """
     forgotten = 0
     statuses = pa.array(sorted(TRANSIENT))
-    for path, failed in map_rows_files(output, ["status"], lambda table: pc.is_in(table["status"], statuses)):
+    left_to_scan: list[str] = []  # `scan_output` deletes what is damaged
+    transient = map_rows_files(
+        output, ["status"], lambda table: pc.is_in(table["status"], statuses), damaged=left_to_scan
+    )
+    for path, failed in transient:
         if pc.any(failed).as_py():
             keep_rows(output, path, pc.invert(failed))
             forgotten += pc.sum(failed).as_py()

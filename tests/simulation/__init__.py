@@ -1,0 +1,1 @@
+"""Histories of runs over a storage that fails, drawn from a seed."""
