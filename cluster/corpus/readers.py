@@ -94,8 +94,7 @@ class StorageFile(io.RawIOBase):
 
 def read_image(root: Location, shard: Shard, max_bytes: int, passed_over: Counter[str]) -> Iterator[Record]:
     """The image of a file."""
-    uri = Location(root.fs, shard.path).url
-    name = utf8(shard.name)
+    uri, name = names_of(root, shard)
     if root.fs.size(shard.path) > max_bytes:
         yield too_large(Record(name, uri, name, None), max_bytes)
     else:
@@ -104,7 +103,7 @@ def read_image(root: Location, shard: Shard, max_bytes: int, passed_over: Counte
 
 def read_tar(root: Location, shard: Shard, max_bytes: int, passed_over: Counter[str]) -> Iterator[Record]:
     """The images of a tar shard. Other members are added to ``passed_over``, by ending."""
-    uri, name = Location(root.fs, shard.path).url, utf8(shard.name)
+    uri, name = names_of(root, shard)
     members = 0
     with root.fs.open(shard.path, "rb") as file:
         try:
@@ -188,7 +187,7 @@ def ending_of(name: str) -> str:
 
 def read_table(root: Location, shard: Shard, max_bytes: int, passed_over: Counter[str]) -> Iterator[Record]:
     """The images of a table. Of a damaged row group one record tells."""
-    uri, name = Location(root.fs, shard.path).url, utf8(shard.name)
+    uri, name = names_of(root, shard)
     try:
         file = pq.ParquetFile(root.fs.open(shard.path, "rb"))
         column = image_column(file.schema_arrow)
@@ -263,6 +262,11 @@ def too_large(record: Record, max_bytes: int) -> Record:
     return record._replace(
         data=None, status=Status.TOO_LARGE, error=f"{record.uri}: more than {max_bytes:,} bytes (--max-file-mb)"
     )
+
+
+def names_of(root: Location, shard: Shard) -> tuple[str, str]:
+    """The address of a shard and its name, as rows have them."""
+    return utf8(Location(root.fs, shard.path).url), utf8(shard.name)
 
 
 def utf8(name: str) -> str:

@@ -24,10 +24,10 @@ from cluster.corpus.readers import (
     ending_of,
     image_column,
     is_hidden,
+    names_of,
     read_image,
     read_table,
     read_tar,
-    utf8,
 )
 from cluster.storage import STORAGE_ERRORS, Location, open_location, storage_problem
 from schemas.errors import RequestError
@@ -306,12 +306,12 @@ def read_shard(corpus: Corpus, shard: Shard) -> Iterator[Record]:
     passed_over: Counter[str] = Counter()
     records = readers[corpus.format](corpus.root, shard, corpus.limits.max_file_bytes, passed_over)
     records = itertools.islice(reachable(records, corpus.root, shard), shard.first_images)
-    return counted(records, Location(corpus.root.fs, shard.path).url, utf8(shard.name), passed_over)
+    return counted(records, *names_of(corpus.root, shard), passed_over)
 
 
 def reachable(records: Iterator[Record], root: Location, shard: Shard) -> Iterator[Record]:
     """The same records, followed by a failure if the shard is not there or may not be read."""
-    uri, name = Location(root.fs, shard.path).url, utf8(shard.name)
+    uri, name = names_of(root, shard)
     try:
         yield from records
     except FileNotFoundError:

@@ -69,6 +69,17 @@ def test_other_members_are_passed_over(tmp_path: Path) -> None:
     assert (record.image_id, record.data) == ("x.tar.gz/a.JPG", b"abc")
 
 
+@pytest.mark.parametrize("kind", ["tar", "parquet", "jpg"])
+def test_names_that_are_not_utf8_can_be_stored(kind: str, tmp_path: Path) -> None:
+    content = {"tar": tar_bytes({"a.txt": b"x"}), "parquet": b"damaged", "jpg": b""}[kind]
+    (tmp_path / os.fsdecode(b"caf\xe9." + kind.encode())).write_bytes(content)
+    (record,) = records_of(corpus_at(tmp_path))
+    assert record.status != Status.OK
+    for text in (record.image_id, record.uri, record.shard, record.error):
+        assert f"caf\\xe9.{kind}" in str(text)
+        pa.array([text], pa.string()).validate(full=True)
+
+
 def test_repeated_and_odd_names_stay_unique(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
