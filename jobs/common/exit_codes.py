@@ -1,5 +1,8 @@
 """How every job ends: each error as one sentence, and an exit code."""
 
+import re
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -11,6 +14,8 @@ from cluster.storage import STORAGE_ERRORS, storage_problem
 from schemas.errors import JobFailedError, RequestError
 
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
+ADVICE = re.compile(r"^\s*(To|You can|Refer|See|Consider|Set)\b|docs\.ray\.io|RAY_\w+=", re.IGNORECASE)
+"""Ray ends many messages with advice for programmers, which says nothing about the cause."""
 CONTINUES = "What is written stays. The same command continues from there."
 Options = TypeVar("Options")
 
@@ -35,6 +40,10 @@ def run_job(
         say(errors, str(error))
         return FAILED
     except KeyboardInterrupt:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            )  # who is impatient sees no traceback of what Ray does at the end
         errors.print(f"interrupted. {CONTINUES}")
         return INTERRUPTED
     return DONE
@@ -56,5 +65,5 @@ def job_problem(error: BaseException) -> str:
         return f"reading or writing failed: {storage_problem(cause)}"
     if isinstance(cause, JobFailedError):
         return str(cause)
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip() and not ADVICE.search(line)]
     return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"
