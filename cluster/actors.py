@@ -24,8 +24,8 @@ from cliper.proxy import load_proxy, proxy_patch_size_px
 from cliper.settings import MethodSettings, Preset
 from cluster import prometheus
 from cluster.corpus.prepare import read_prepared
-from cluster.encoders import Encoder
-from cluster.progress import report
+from cluster.encoders import Encoder, Row
+from cluster.progress import deaths, report
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.rows import Status
 
@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 TOO_LARGE_FOR_GPU = "the image does not fit into the GPU's memory"
 BAD_SCORES = "the models gave scores that are no finite numbers (--precision fp32 may help)"
+DIED_OF_IT = "the labelling process died again and again with this image"
+DEATHS = 2
+"""After so many deaths of processes an image is labelled alone, and after as many more it is given up."""
 USUAL_PATCHES = 2500
 """No image has more with the published settings."""
 REGROWTH = 50
@@ -232,19 +235,40 @@ class Labeller:
         prepared = read_prepared(batch.filter(pc.equal(batch["status"], Status.OK.value)), self.inputs)
         rows = batch.drop_columns(["clip", "affinity"]).to_pylist()
         ready = [row for row in rows if row["status"] == Status.OK]
+        names = [row["image_id"] for row in ready]
+        died = deaths(self.counter, names)
+        pairs = list(zip(ready, prepared, strict=True))
+        self.label([pair for pair, count in zip(pairs, died, strict=True) if count < DEATHS])
+        for pair, count in zip(pairs, died, strict=True):
+            if count >= DEATHS:
+                self.label_alone(*pair)
+        self.counter.end.remote(names)
+        prometheus.add_images(row["status"] for row in rows)
+        ok = sum(row["status"] == Status.OK for row in rows)
+        report(self.counter, ok=ok, failed=len(rows) - ok)
+        return pa.Table.from_pylist(rows, schema=self.encoder.schema)
+
+    def label_alone(self, row: Row, image: Prepared) -> None:
+        """Label one of the images with which processes have died. If they die of it alone too, it is given up."""
+        name = f"{row['image_id']} alone"
+        if deaths(self.counter, [name])[0] < DEATHS:
+            logger.warning("the labelling process died %d times with %s: labelling it alone", DEATHS, row["image_id"])
+            self.label([(row, image)])
+        else:
+            row |= {"status": Status.CRASHED, "error": f"{row['uri']}: {DIED_OF_IT}"}
+        self.counter.end.remote([name])
+
+    def label(self, images: Sequence[tuple[Row, Prepared]]) -> None:
+        """Add to each row what labelling adds, or a failure."""
         started = time.monotonic()
-        allowed = [self.encoder.allowed(row) for row in ready]
-        predictions = self.batches.predict(prepared, allowed, self.encoder.keep_winners)
-        seconds = (time.monotonic() - started) / max(len(ready), 1)
-        with prometheus.timed_stage("encode", len(ready)):
-            for row, prediction in zip(ready, predictions, strict=True):
+        allowed = [self.encoder.allowed(row) for row, _ in images]
+        predictions = self.batches.predict([image for _, image in images], allowed, self.encoder.keep_winners)
+        seconds = (time.monotonic() - started) / max(len(images), 1)
+        with prometheus.timed_stage("encode", len(images)):
+            for (row, _), prediction in zip(images, predictions, strict=True):
                 if prediction is None:
                     row |= {"status": Status.OUT_OF_MEMORY, "error": f"{row['uri']}: {TOO_LARGE_FOR_GPU}"}
                 elif not np.isfinite(prediction.scores).all():
                     row |= {"status": Status.BAD_SCORES, "error": f"{row['uri']}: {BAD_SCORES}"}
                 else:
                     row |= self.encoder.encode(row, prediction, seconds)
-        prometheus.add_images(row["status"] for row in rows)
-        ok = sum(row["status"] == Status.OK for row in rows)
-        report(self.counter, ok=ok, failed=len(rows) - ok)
-        return pa.Table.from_pylist(rows, schema=self.encoder.schema)

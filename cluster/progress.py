@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -24,12 +25,24 @@ class ProgressCounter:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.begun: Counter[str] = Counter()
 
     def add(self, **counts: int) -> None:
         self.counts.update(counts)
 
     def get(self) -> Counter[str]:
         return self.counts
+
+    def begin(self, names: Sequence[str]) -> list[int]:
+        """How often work on each of these began before and never ended, because its process died."""
+        before = [self.begun[name] for name in names]
+        self.begun.update(names)
+        return before
+
+    def end(self, names: Sequence[str]) -> None:
+        """The work on these has ended."""
+        for name in names:
+            self.begun.pop(name, None)
 
 
 def start_counter() -> ActorHandle:
@@ -42,6 +55,16 @@ def start_counter() -> ActorHandle:
 def report(counter: ActorHandle, **counts: int) -> None:
     """Add to the counts ``ok``, ``failed`` (images) and ``bytes_read`` (of images), without waiting."""
     counter.add.remote(**counts)
+
+
+def deaths(counter: ActorHandle, names: Sequence[str]) -> list[int]:
+    """Begin work on these. Returns how many processes have died of each; none if the counter has just died itself."""
+    try:
+        before: Any = ray.get(counter.begin.remote(names))
+    except RayError:
+        return [0] * len(names)
+    found: list[int] = before
+    return found
 
 
 class ProgressDisplay:

@@ -57,7 +57,7 @@ class Status(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     """The image does not fit into memory."""
     CRASHED = "crashed"
-    """The image ended the process that decoded it."""
+    """The image ended the process that decoded it, or again and again the one that labelled it."""
     BAD_SCORES = "bad_scores"
     """The models gave scores that are no finite numbers."""
     NO_TRUTH = "no_truth"

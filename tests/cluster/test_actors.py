@@ -1,16 +1,15 @@
 """Batches fit into memory, and what the models give is checked."""
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 import torch
 from PIL import Image
 
@@ -25,6 +24,7 @@ from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.corpus.prepare import PREPARED_SCHEMA, Preparer
 from cluster.corpus.readers import Record
 from cluster.encoders import AnnotationEncoder
+from cluster.progress import start_counter
 from schemas.rows import Status
 from tests.support.corpora import jpeg
 
@@ -107,20 +107,19 @@ class NotFinite(SmallMemory):
         return found
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_scores_that_are_not_finite_are_a_failure(small_memory: SmallMemory) -> None:
     small_memory.__class__ = NotFinite
     prepare = Preparer(small_memory.inputs, DEFAULT_LIMITS)
     rows = [prepare(Record(f"{i}.jpg", f"{i}.jpg", f"{i}.jpg", jpeg(i))) for i in range(3)]
-    counts: Counter[str] = Counter()
     labeller = Labeller.__new__(Labeller)
     labeller.encoder, labeller.inputs = AnnotationEncoder(small_memory.settings, ["b"]), small_memory.inputs
-    labeller.batches = OomSafeBatches(small_memory, 8, 16)
-    labeller.counter = SimpleNamespace(add=SimpleNamespace(remote=lambda **found: counts.update(found)))  # type: ignore[assignment]
+    labeller.batches, labeller.counter = OomSafeBatches(small_memory, 8, 16), start_counter()
     labelled = labeller(pa.Table.from_pylist(rows, PREPARED_SCHEMA)).to_pylist()
     assert [row["status"] for row in labelled] == [Status.OK, Status.BAD_SCORES, Status.OK]
     assert labelled[1]["error"].startswith("1.jpg: the models gave scores that are no finite numbers")
     assert labelled[1]["class_scores"] is None
-    assert counts == {"ok": 2, "failed": 1}
+    assert ray.get(labeller.counter.get.remote()) == {"ok": 2, "failed": 1}
 
 
 def test_an_image_that_does_not_fit_alone_has_no_prediction(small_memory: SmallMemory) -> None:

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from cluster.corpus.readers import Shard
 from cluster.corpus.sources import Corpus
 from cluster.output.changes import find_changes, note_versions
+from cluster.output.files import file_name
 from cluster.output.folder import Output
 from cluster.output.resume import scan_output
 from cluster.storage import Location
@@ -69,13 +70,14 @@ class Histories(RuleBasedStateMachine):
 
     @rule(operations=st.integers(0, 10) | st.integers(0, 40), torn=st.booleans())
     def run_that_dies(self, operations: int, torn: bool) -> None:
-        """If the power fails, the last rows file that was written may be empty."""
+        """If the power fails, the last rows file that this run wrote may be empty."""
         self.store.operations_left = operations
         try:
             self.label()
         except DiedError:
-            if torn and (files := self.output.data_files()) and not self.output.is_finished():
-                self.store.tear(max(files, key=lambda path: self.store.info(path)["created"]))
+            written = [path for path in self.output.data_files() if self.run and file_name(path).startswith(self.run)]
+            if torn and written and not self.output.is_finished():
+                self.store.tear(max(written, key=lambda path: self.store.info(path)["created"]))
         finally:
             self.store.operations_left = None
 
@@ -92,6 +94,7 @@ class Histories(RuleBasedStateMachine):
 
     def label(self) -> None:
         """The driver, from `jobs.annotate` and `cluster.run`."""
+        self.run = ""
         corpus = self.listed()
         output = self.output
         output.check(MANIFEST, overwrite=False)
