@@ -9,14 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import feather
 
 from cluster.corpus.readers import utf8
 from cluster.corpus.sources import Corpus
 from cluster.output.folder import SHARDS, Output
-from cluster.output.resume import keep_rows
-from cluster.output.rows import map_rows_files
+from cluster.output.resume import delete_rows
 
 
 @dataclass(frozen=True)
@@ -65,14 +63,7 @@ def note_versions(output: Output, corpus: Corpus) -> Changes | None:
     noted, now = read_versions(output), versions_of(corpus)
     changes = compare(noted, now)
     if changes.changed:
-        names = pa.array(sorted(changes.changed))
-        left_to_scan: list[str] = []  # `scan_output` deletes what is damaged
-        outdated = map_rows_files(
-            output, ["shard"], lambda table: pc.is_in(table["shard"], names), damaged=left_to_scan
-        )
-        for path, old in outdated:
-            if pc.any(old).as_py():
-                keep_rows(output, path, pc.invert(old))
+        delete_rows(output, "shard", changes.changed)
     if noted != noted | now:
         write_versions(output, noted | now)
     return changes if noted else None

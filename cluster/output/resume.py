@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -84,25 +85,28 @@ def distinct_ids(output: Output, paths: list[str], sure: set[str]) -> dict[str, 
 
 
 def forget_transient_failures(output: Output) -> int:
-    """Delete the rows of transient failures, so that the run labels these images again.
+    """Delete the rows of transient failures, so that the run labels these images again. Returns their number."""
+    return delete_rows(output, "status", TRANSIENT)
+
+
+def delete_rows(output: Output, column: str, values: Collection[str]) -> int:
+    """Delete the rows that have one of these values in a column.
 
     Rows files are replaced one by one, each atomically. A crash in between loses nothing: the next run labels an image
-    without a row.
+    without a row. Damaged files are left to `scan_output`.
 
     Returns:
         Number of deleted rows.
+
+    Raises:
+        OSError: the storage failed.
     """
-    forgotten = 0
-    statuses = pa.array(sorted(TRANSIENT))
-    left_to_scan: list[str] = []  # `scan_output` deletes what is damaged
-    transient = map_rows_files(
-        output, ["status"], lambda table: pc.is_in(table["status"], statuses), damaged=left_to_scan
-    )
-    for path, failed in transient:
-        if pc.any(failed).as_py():
-            keep_rows(output, path, pc.invert(failed))
-            forgotten += pc.sum(failed).as_py()
-    return forgotten
+    deleted, wanted, damaged = 0, pa.array(sorted(values), pa.string()), list[str]()
+    for path, found in map_rows_files(output, [column], lambda table: pc.is_in(table[column], wanted), damaged=damaged):
+        if pc.any(found).as_py():
+            keep_rows(output, path, pc.invert(found))
+            deleted += pc.sum(found).as_py()
+    return deleted
 
 
 def keep_rows(output: Output, path: str, mask: pa.Array) -> None:
