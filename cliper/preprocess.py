@@ -12,6 +12,9 @@ MAX_PATCHES = 4096
 The published settings stay below 2,500 patches on every data set; they are never affected.
 """
 
+BAND_PIXELS = 2**24
+"""Images with more pixels are read in bands of about as many."""
+
 ImageArray = UInt8[np.ndarray, "_height _width 3"]
 
 
@@ -104,4 +107,9 @@ def resize_nearest(image: Image.Image, size_hw: tuple[int, int]) -> ImageArray:
         np.minimum(np.arange(new, dtype=np.float32) * np.float32(old / new), old - 1).astype(np.int64)
         for old, new in zip((image.height, image.width), size_hw, strict=True)
     )
-    return np.asarray(image)[rows[:, None], columns]
+    bands = np.array_split(rows, min(len(rows), -(-image.width * image.height // BAND_PIXELS)))
+    if len(bands) == 1:
+        return np.asarray(image)[rows[:, None], columns]
+    # A copy of all pixels would double the memory that the largest images need.
+    crops = ((band, image.crop((0, int(band[0]), image.width, int(band[-1]) + 1))) for band in bands)
+    return np.concatenate([np.asarray(crop)[band[:, None] - band[0], columns] for band, crop in crops])

@@ -109,7 +109,7 @@ def decode_rgb(data: bytes, max_pixels: int = Limits.max_pixels) -> Image.Image:
     except Image.DecompressionBombError:
         raise DecodeError(Status.TOO_LARGE, f"it has more than {max_pixels:,} pixels (--max-pixels)") from None
     except MemoryError:
-        raise DecodeError(Status.OUT_OF_MEMORY, "the image does not fit into memory") from None
+        raise DecodeError(Status.OUT_OF_MEMORY, "the image does not fit into memory (--decode-memory-mb)") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
         raise DecodeError(Status.TRUNCATED, f"the image is damaged: {' '.join(str(error).split())[:200]}") from error
 

@@ -10,6 +10,7 @@ it in their threads and queues. A socket and one process take 1 ms.
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -18,12 +19,15 @@ import threading
 from collections.abc import Callable
 from functools import cached_property
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from cluster.corpus.limits import Limits
 from schemas.errors import DecodeError
 from schemas.rows import Status
 
+COPIES = 3
+"""Of the bytes that were sent: the message, its content, and what a decoder buffers."""
 Answer = dict[str, Any]
 """JSON values and bytes."""
 Work = Callable[..., Answer]
@@ -109,9 +113,11 @@ def isolated(work: Work, limits: Limits) -> IsolatedProcess:
 def serve(connection: Connection) -> None:
     """The child: answer until the parent closes the connection."""
     work, limits = connection.recv()
-    limit_memory(limits.decode_memory_bytes)
+    at_start = memory_bytes()
     while True:
         parts = connection.recv()
+        received = sum(len(part) for part in parts if part is not None)
+        limit_memory(at_start + limits.decode_memory_bytes + COPIES * received)
         # Nobody handles SIGALRM here, so the kernel ends the process, whatever it is doing.
         signal.setitimer(signal.ITIMER_REAL, limits.picture_timeout_s)
         try:
@@ -119,7 +125,10 @@ def serve(connection: Connection) -> None:
         except DecodeError as error:
             answer = {"status": error.status, "reason": str(error)}
         except MemoryError:
-            answer = {"status": Status.OUT_OF_MEMORY, "reason": "the image does not fit into memory"}
+            answer = {
+                "status": Status.OUT_OF_MEMORY,
+                "reason": "the image does not fit into memory (--decode-memory-mb)",
+            }
         signal.setitimer(signal.ITIMER_REAL, 0)
         binary = {name: value for name, value in answer.items() if isinstance(value, bytes)}
         told = {name: value for name, value in answer.items() if name not in binary} | {"binary": list(binary)}
@@ -128,14 +137,18 @@ def serve(connection: Connection) -> None:
             connection.send_bytes(value)
 
 
-def limit_memory(extra_bytes: int) -> None:
-    """Let allocations fail when this process has grown by so many bytes. Only Linux keeps to such a limit."""
-    if sys.platform == "linux":
-        import resource
+def memory_bytes() -> int:
+    """The address space of this process; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except FileNotFoundError:
+        return 0
 
-        with open("/proc/self/statm") as file:
-            size = int(file.read().split()[0]) * resource.getpagesize() + extra_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+def limit_memory(limit_bytes: int) -> None:
+    """Let allocations fail beyond so many bytes of address space. Only Linux keeps to such a limit."""
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":

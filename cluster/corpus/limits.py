@@ -19,7 +19,8 @@ class Limits:
     picture_timeout_s: float = 60.0
     """Longest time for decoding one image, in seconds."""
     decode_memory_mb: int = 1800
-    """Memory that a read task reserves, in MB: 10 bytes for each pixel of the largest image."""
+    """Memory for decoding an image, in MB: each read task reserves it, and no decoder gets more. The default is 10
+    bytes for each pixel of the largest image."""
 
     @property
     def max_file_bytes(self) -> int:

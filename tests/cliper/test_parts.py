@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import open_clip
@@ -90,15 +91,15 @@ class TestPreprocess:
         pixels = normalize(channels_first([clip], CPU), mean, std)[0]
         assert np.allclose(pixels.permute(1, 2, 0).numpy(), (clip / 255 - mean) / std, atol=1e-5)
 
-    @given(st.integers(1, 1200), st.integers(1, 1200), st.sampled_from([16, 128, 512]))
-    def test_nearest_pixels_are_those_that_torch_chooses(self, height: int, width: int, side: int) -> None:
+    @given(st.integers(1, 1200), st.integers(1, 1200), st.sampled_from([16, 128, 512]), st.sampled_from([9_999, 2**24]))
+    def test_nearest_pixels_are_those_that_torch_chooses(self, height: int, width: int, side: int, band: int) -> None:
         numbers = np.stack(np.broadcast_arrays(*np.ogrid[:height, :width], 0), axis=-1)
         high, low = (numbers // 256).astype(np.uint8), (numbers % 256).astype(np.uint8)
         for image in (high, low):
             expected = F.interpolate(torch.from_numpy(image).permute(2, 0, 1)[None], (side, side), mode="nearest")[0]
-            assert np.array_equal(
-                resize_nearest(Image.fromarray(image), (side, side)), expected.permute(1, 2, 0).numpy()
-            )
+            with patch("cliper.preprocess.BAND_PIXELS", band):
+                found = resize_nearest(Image.fromarray(image), (side, side))
+            assert np.array_equal(found, expected.permute(1, 2, 0).numpy())
 
     @pytest.mark.parametrize(
         ("spec", "image_hw", "clip_hw", "affinity_hw"),
