@@ -50,6 +50,8 @@ class IsolatedProcess:
         Raises:
             DecodeError: the work raised it, or the child died of it.
         """
+        if self.child.process.poll() is not None:  # killed between two images: that is not this one's fault
+            del self.child
         child = self.child
         try:
             child.connection.send(parts)

@@ -78,6 +78,14 @@ def test_one_image_is_lost_and_no_other(order: bytes, status: Status, reason: st
     assert (after["process"] == before["process"]) is survives, "a new process only if the old one has died"
 
 
+def test_a_process_that_was_killed_between_two_images_costs_none() -> None:
+    process = IsolatedProcess(work, DEFAULT_LIMITS)
+    first = process(b"good")["process"]
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: psutil.Process(first).status() == psutil.STATUS_ZOMBIE)
+    assert process(b"good")["process"] != first
+
+
 def test_the_process_has_no_secrets_and_no_files_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with open(os.devnull) as ours:
