@@ -29,8 +29,9 @@ from cliper.settings import VIT_L_14, MethodSettings
 from cluster import session
 from cluster.actors import SegmenterSpec
 from cluster.corpus.decode import decode_rgb
+from cluster.corpus.inputs import open_input
 from cluster.corpus.prepare import Preparer
-from cluster.corpus.sources import list_corpus, open_input
+from cluster.corpus.sources import list_corpus
 from cluster.encoders import AnnotationEncoder
 from cluster.output.folder import Output
 from cluster.run import Pipeline, run_pipeline

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from cliper.published import profile_settings
 from cluster import session
+from cluster.corpus.inputs import Input, open_input
 from cluster.corpus.limits import Limits
 from cluster.corpus.prepare import Preparer
-from cluster.corpus.sources import Corpus, CorpusFormat, Input, list_corpus, open_input, passed_over_sentence, sampled
+from cluster.corpus.sources import Corpus, CorpusFormat, in_brackets, list_corpus, passed_over_sentence, sampled
 from cluster.encoders import AnnotationEncoder
 from cluster.output.changes import find_changes
 from cluster.output.folder import Output
@@ -245,8 +246,7 @@ def explain_words(manifest: Manifest, embeddings: VocabularyEmbeddings, models: 
 def check_failures(counts: Counts, allowed: float) -> None:
     """Raises JobFailedError: there are no images, or a larger fraction of them failed than is allowed."""
     if counts.images == counts.by_status[Status.NO_IMAGES]:
-        others = f" ({passed_over_sentence(counts.passed_over)})" if counts.passed_over else ""
-        raise JobFailedError(f"none of the {counts.images:,} shards has an image{others}")
+        raise JobFailedError(f"none of the {counts.images:,} shards has an image{in_brackets(counts.passed_over)}")
     failed = counts.images - counts.ok
     if failed > allowed * counts.images:
         raise JobFailedError(

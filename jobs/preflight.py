@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster import session
-from cluster.corpus.sources import list_corpus, open_input
+from cluster.corpus.inputs import open_input
+from cluster.corpus.sources import list_corpus
 from cluster.preflight import Needs, check_nodes
 from cluster.session import ClusterOptions
 from cluster.storage import open_location

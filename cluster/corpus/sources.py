@@ -4,18 +4,17 @@ Every image becomes one record with an ``image_id`` that is unique over the corp
 """
 
 import itertools
-import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
-import bracex
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.corpus.decode import IMAGE_ENDINGS
+from cluster.corpus.inputs import Input, list_files, version_of
 from cluster.corpus.limits import DEFAULT_LIMITS, Limits
 from cluster.corpus.readers import (
     ZSTD_ENDING,
@@ -29,7 +28,7 @@ from cluster.corpus.readers import (
     read_table,
     read_tar,
 )
-from cluster.storage import STORAGE_ERRORS, Location, open_location, storage_problem
+from cluster.storage import Location
 from schemas.errors import RequestError
 from schemas.rows import Status
 
@@ -40,31 +39,8 @@ SUFFIXES: dict[CorpusFormat, tuple[str, ...]] = {
     "parquet": (".parquet",),
     "folder": IMAGE_ENDINGS,
 }
-
-
-Found = dict[str, dict[str, Any]]
-"""What the storage says of files, by path."""
-PATTERN = "*?["
 CHECKPOINT = "_checkpoint"
 """The folder in an output with names of rows files; its tables hold no images."""
-MAX_PATHS = 1_000_000
-"""Most paths that a pattern with braces may stand for."""
-
-
-@dataclass(frozen=True)
-class Input:
-    """What names a corpus: an address, or a list of addresses in a text file.
-
-    Attributes:
-        address: as manifests keep it, ``@`` and a URL for a list.
-        places: the addresses, on one file system.
-    """
-
-    address: str
-    places: tuple[Location, ...]
-
-    def __str__(self) -> str:
-        return f"{self.places[0].flag} {self.address}"
 
 
 @dataclass(frozen=True)
@@ -84,30 +60,6 @@ class Corpus:
     shards: tuple[Shard, ...]
     limits: Limits = DEFAULT_LIMITS
     passed_over: Mapping[str, int] = field(default_factory=dict)
-
-
-def open_input(address: str, flag: str = "--input") -> Input:
-    """The input of an address: a path or URL, with patterns if wanted, or ``@FILE`` with one of these on each line.
-
-    Raises:
-        RequestError: there is nothing, the list cannot be read, or its addresses are on several file systems.
-    """
-    if not address.startswith("@"):
-        place = open_location(address, flag)
-        return Input(place.url, (place,))
-    file = open_location(address[1:], flag)
-    try:
-        content = file.fs.cat_file(file.path).decode("utf-8")
-    except STORAGE_ERRORS as error:
-        raise file.refusal(error, "read") from error
-    except UnicodeDecodeError:
-        raise RequestError(f"{file} is no UTF-8 text: write one address on each line") from None
-    places = tuple(open_location(line.strip(), flag) for line in content.splitlines() if line.strip())
-    if not places:
-        raise RequestError(f"{file} lists nothing: write one address on each line")
-    if any(place.fs != places[0].fs for place in places):
-        raise RequestError(f"{file} lists addresses on several file systems: give each a job of its own")
-    return Input(f"@{file.url}", places)
 
 
 def list_corpus(
@@ -145,8 +97,7 @@ def list_corpus(
         shards[format_of(path)].append(Shard(relative, path, version=version_of(info)))
     corpus_format = choose_format(source, wanted, shards)
     members = tuple(sorted(shards.pop(corpus_format), key=lambda shard: shard.name))
-    passed_over = Counter(ending_of(shard.name) for others in shards.values() for shard in others)
-    corpus = Corpus(root, corpus_format, members, limits, dict(passed_over))
+    corpus = Corpus(root, corpus_format, members, limits, counted_endings(chain.from_iterable(shards.values())))
     if corpus_format == "parquet":
         check_table(root, corpus.shards[0])
     return corpus if limit is None else limited(corpus, limit)
@@ -159,6 +110,16 @@ def passed_over_sentence(passed_over: Mapping[str, int]) -> str:
         f"{count:,} {ending}" for ending, count in sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
     )
     return f"passed over: {total:,} file{'s' * (total != 1)}: {counts}"
+
+
+def in_brackets(passed_over: Mapping[str, int]) -> str:
+    """The same as an addition to a sentence; nothing if nothing was passed over."""
+    return f" ({passed_over_sentence(passed_over)})" if passed_over else ""
+
+
+def counted_endings(shards: Iterable[Shard]) -> Counter[str]:
+    """Files counted by the ending of their names."""
+    return Counter(ending_of(shard.name) for shard in shards)
 
 
 def format_of(name: str) -> CorpusFormat | None:
@@ -177,74 +138,11 @@ def file_address(shard: str, uri: str) -> str:
             return uri
 
 
-def list_files(source: Input) -> tuple[str, Found]:
-    """The folder that names are relative to, and all files of an input by path.
-
-    Raises:
-        RequestError: a part of the input cannot be listed, does not exist or matches nothing.
-    """
-    bases: list[str] = []
-    found: Found = {}
-    for place in chain.from_iterable(map(places_of, source.places)):
-        try:
-            base, files = list_path(place)
-        except (*STORAGE_ERRORS, ValueError) as error:
-            raise RequestError(f"{place}: {storage_problem(error)}") from error
-        bases.append(base)
-        found |= files
-    return posixpath.commonpath(bases) if len(bases) > 1 else bases[0], found
-
-
-def places_of(place: Location) -> list[Location]:
-    """The places that a pattern with braces stands for; the place itself if it has none or exists as it is written.
-
-    Raises:
-        RequestError: it stands for too many.
-    """
-    if "{" not in place.path or place.fs.exists(place.path):
-        return [place]
-    try:
-        return [replace(place, path=path) for path in bracex.iexpand(place.path, keep_escapes=True, limit=MAX_PATHS)]
-    except bracex.ExpansionLimitException:
-        raise RequestError(f"{place} stands for more than {MAX_PATHS:,} paths: use * or @LIST.txt") from None
-
-
-def list_path(place: Location) -> tuple[str, Found]:
-    """The folder that names are relative to, and all files of one path, which may be a pattern.
-
-    Raises:
-        OSError: it cannot be listed or does not exist.
-    """
-    fs, path = place.fs, place.path
-    if not fs.exists(path) and any(character in path for character in PATTERN):
-        fixed = itertools.takewhile(lambda part: not any(character in part for character in PATTERN), path.split("/"))
-        matches = fs.glob(path, detail=True)
-        for folder in [name for name, info in matches.items() if info["type"] == "directory"]:
-            matches |= fs.find(folder, detail=True)
-        return "/".join(fixed), regular(matches)
-    info = fs.info(path)
-    if info["type"] == "directory":
-        return path, regular(fs.find(path, detail=True))
-    return posixpath.dirname(path), {path: info}
-
-
-def regular(found: Found) -> Found:
-    """Only the files; folders, pipes and sockets are left out."""
-    return {str(path): info for path, info in found.items() if info["type"] not in ("directory", "other")}
-
-
-def version_of(info: Mapping[str, Any]) -> str:
-    """The size of a file, and its ETag or time of modification, as file systems name them."""
-    marks = (str(info[name]) for name in ("ETag", "etag", "LastModified", "mtime", "created") if info.get(name))
-    return f"{info.get('size')} {next(marks, '')}"
-
-
 def choose_format(
     source: Input, wanted: Literal["auto"] | CorpusFormat, shards: Mapping[CorpusFormat | None, list[Shard]]
 ) -> CorpusFormat:
     """The format asked for, or the only one found."""
-    passed_over = Counter(ending_of(shard.name) for shard in shards.get(None, ()))
-    others = f" ({passed_over_sentence(passed_over)})" if passed_over else ""
+    others = in_brackets(counted_endings(shards.get(None, ())))
     if wanted != "auto":
         if wanted not in shards:
             endings = ", ".join(SUFFIXES[wanted])
@@ -328,7 +226,7 @@ def counted(records: Iterator[Record], uri: str, name: str, passed_over: Counter
             yield held
         held, count = record, count + 1
     if held is None:
-        others = f" ({passed_over_sentence(passed_over)})" if passed_over else ""
-        held, count = Record(name, uri, name, None, Status.NO_IMAGES, f"{uri}: it has no images{others}"), 1
+        sentence = f"{uri}: it has no images{in_brackets(passed_over)}"
+        held, count = Record(name, uri, name, None, Status.NO_IMAGES, sentence), 1
     members = [{"ending": ending, "files": files} for ending, files in passed_over.most_common()]
     yield held._replace(shard_images=count, passed_over=members)

@@ -41,9 +41,8 @@ def run_job(
         return FAILED
     except KeyboardInterrupt:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(
-                signal.SIGINT, signal.SIG_DFL
-            )  # who is impatient sees no traceback of what Ray does at the end
+            # A second Ctrl-C ends what Ray does at the end, without a traceback.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         errors.print(f"interrupted. {CONTINUES}")
         return INTERRUPTED
     return DONE

@@ -6,8 +6,9 @@ from dataclasses import asdict, replace
 from rich.console import Console
 
 from cluster.copying import SHARD_PATTERN, copy_images, plan_copies
+from cluster.corpus.inputs import open_input
 from cluster.corpus.limits import Limits
-from cluster.corpus.sources import Corpus, list_corpus, open_input
+from cluster.corpus.sources import Corpus, list_corpus
 from cluster.output.folder import Output
 from cluster.output.lease import exclusive_run
 from cluster.output.rows import Labels

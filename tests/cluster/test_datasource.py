@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from cliper.preprocess import InputSpec
+from cluster.corpus.inputs import open_input
 from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.corpus.prepare import PREPARED_SCHEMA, Preparer
-from cluster.corpus.sources import Corpus, list_corpus, open_input
+from cluster.corpus.sources import Corpus, list_corpus
 from cluster.datasource import BLOCK_ROWS, CorpusDatasource
 from tests.support.corpora import jpeg, sample_images, write_folder, write_tables, write_tars
 

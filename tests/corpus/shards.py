@@ -70,6 +70,29 @@ def not_utf8() -> bytes:
     return file.getvalue().replace(b"0123456789", b"012345678\xe9")
 
 
+def odd_bytes(whole: bytes, second_header: int) -> dict[str, tuple[bytes, Expected]]:
+    """A tar of three members with blocks of zeros, appended, with a large header, and compressed."""
+    return {
+        "appended.tar": (whole + tar_bytes({"4.jpg": jpeg(4)}), {
+            **{f"appended.tar/{name}": OK for name in members(3)}, "appended.tar/4.jpg": OK,
+        }),
+        "header-zeroed.tar": (
+            zeroed(whole, second_header, 512), {"header-zeroed.tar/0.jpg": OK, "header-zeroed.tar": BROKEN},
+        ),
+        "member-zeroed.tar": (
+            zeroed(whole, second_header, 512 + -(-len(jpeg(1)) // 512) * 512),
+            {"member-zeroed.tar/0.jpg": OK, "member-zeroed.tar/2.jpg": OK},
+        ),
+        "large-header.tar.gz": (gzip.compress(large_header(100_000_000)), {"large-header.tar.gz": BROKEN}),
+        "packed.tar.bz2": (bz2.compress(whole), {f"packed.tar.bz2/{name}": OK for name in members(3)}),
+        "packed.TXZ": (lzma.compress(whole), {f"packed.TXZ/{name}": OK for name in members(3)}),
+        "packed.tar.zst": (pa.compress(whole, "zstd", asbytes=True), {
+            f"packed.tar.zst/{name}": OK for name in members(3)
+        }),
+        "cut.tar.zst": (pa.compress(whole, "zstd", asbytes=True)[:-300], {"cut.tar.zst": BROKEN}),
+    }  # fmt: skip
+
+
 def odd_tars() -> dict[str, tuple[bytes, Expected]]:
     """File name to its bytes and the rows expected."""
     whole = tar_bytes(members(3))
@@ -112,23 +135,7 @@ def odd_tars() -> dict[str, tuple[bytes, Expected]]:
         "not-utf8.tar": (not_utf8(), {"not-utf8.tar": BROKEN}),
         "cut-gzip-header.tar": (b"\x1f\x8b\x08\x24k\x94\xfb\xf6", {"cut-gzip-header.tar": BROKEN}),
         "cut.tar.bz2.tar": (bz2.compress(whole)[:-500], {"cut.tar.bz2.tar": BROKEN}),
-        "appended.tar": (whole + tar_bytes({"4.jpg": jpeg(4)}), {
-            **{f"appended.tar/{name}": OK for name in members(3)}, "appended.tar/4.jpg": OK,
-        }),
-        "header-zeroed.tar": (
-            zeroed(whole, second_header, 512), {"header-zeroed.tar/0.jpg": OK, "header-zeroed.tar": BROKEN},
-        ),
-        "member-zeroed.tar": (
-            zeroed(whole, second_header, 512 + -(-len(jpeg(1)) // 512) * 512),
-            {"member-zeroed.tar/0.jpg": OK, "member-zeroed.tar/2.jpg": OK},
-        ),
-        "large-header.tar.gz": (gzip.compress(large_header(100_000_000)), {"large-header.tar.gz": BROKEN}),
-        "packed.tar.bz2": (bz2.compress(whole), {f"packed.tar.bz2/{name}": OK for name in members(3)}),
-        "packed.TXZ": (lzma.compress(whole), {f"packed.TXZ/{name}": OK for name in members(3)}),
-        "packed.tar.zst": (pa.compress(whole, "zstd", asbytes=True), {
-            f"packed.tar.zst/{name}": OK for name in members(3)
-        }),
-        "cut.tar.zst": (pa.compress(whole, "zstd", asbytes=True)[:-300], {"cut.tar.zst": BROKEN}),
+        **odd_bytes(whole, second_header),
         "hidden.tar": (tar_with(regular("._a.jpg", b"x"), regular("a.jpg", jpeg(1))), {"hidden.tar/a.jpg": OK}),
         "packed.tar.gz": (gzip.compress(whole), {f"packed.tar.gz/{name}": OK for name in members(3)}),
         "cut.tar.gz": (gzip.compress(whole)[:-2000], {"cut.tar.gz/0.jpg": OK, "cut.tar.gz": BROKEN}),

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from cliper.preprocess import InputSpec
+from cluster.corpus.inputs import open_input
 from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.corpus.prepare import Preparer
-from cluster.corpus.sources import list_corpus, open_input, read_shard
+from cluster.corpus.sources import list_corpus, read_shard
 from cluster.datasource import read_blocks
 from cluster.storage import open_location
 from schemas.rows import Status

@@ -15,8 +15,9 @@ from cliper.pipeline import Prediction
 from cliper.preprocess import InputSpec, Prepared
 from cliper.settings import VIT_L_14, MethodSettings
 from cluster.corpus.decode import image_seed
+from cluster.corpus.inputs import open_input
 from cluster.corpus.prepare import Preparer
-from cluster.corpus.sources import list_corpus, open_input
+from cluster.corpus.sources import list_corpus
 from cluster.encoders import AnnotationEncoder
 from cluster.output.folder import Output
 from cluster.run import Pipeline, run_to_completion

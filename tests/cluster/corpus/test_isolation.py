@@ -82,7 +82,7 @@ def test_a_process_that_was_killed_between_two_images_costs_none() -> None:
     process = IsolatedProcess(work, DEFAULT_LIMITS)
     first = process(b"good")["process"]
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: psutil.Process(first).status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: process.child.process.poll() is not None)
     assert process(b"good")["process"] != first
 
 

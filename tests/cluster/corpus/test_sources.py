@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.corpus.inputs import open_input
 from cluster.corpus.readers import Record, Shard
-from cluster.corpus.sources import Corpus, CorpusFormat, list_corpus, open_input, passed_over_sentence, read_shard
+from cluster.corpus.sources import Corpus, CorpusFormat, list_corpus, passed_over_sentence, read_shard
 from cluster.storage import Location, open_location
 from schemas.errors import RequestError
 from schemas.rows import Status
@@ -305,6 +306,8 @@ def test_pipes_and_sockets_are_left_alone(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "3.jpg"))
         assert [shard.name for shard in corpus_at(tmp_path).shards] == ["1.jpg"]
+    with pytest.raises(RequestError, match="is empty"):
+        corpus_at(tmp_path / "2.jpg")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster.corpus.sources import list_corpus, open_input
+from cluster.corpus.inputs import open_input
+from cluster.corpus.sources import list_corpus
 from cluster.sizing import Cluster, Resources
 from jobs.common import plan
 from jobs.common.options import MethodOptions
