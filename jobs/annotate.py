@@ -118,11 +118,13 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         show_plan(options.plan, options.method, corpus, resources, options.cluster.batch_size, console)
     else:
         job.run(corpus, manifest, console)
+    later = replace(options, overwrite=False, retry_failed=False)
+    following = replace(job, options=later, source=job.source.with_retries())
     while options.follow is not None:
         time.sleep(options.follow)
-        corpus = job.list_corpus()
-        if not job.is_done(corpus):
-            replace(job, options=replace(options, overwrite=False, retry_failed=False)).run(corpus, manifest, console)
+        corpus = following.list_corpus()
+        if not following.is_done(corpus):
+            following.run(corpus, manifest, console)
     if options.trial is not None:
         folder = output.location.url
         report(ReportOptions(labels=folder, output=f"{folder}/report.html", pictures=options.trial), console)
@@ -167,7 +169,8 @@ class LabellingJob:
 
     def is_done(self, corpus: Corpus) -> bool:
         """True if the output is finished and no shard is new or has changed since."""
-        return self.output.is_finished() and not find_changes(self.output, corpus)
+        output = self.output.with_retries()
+        return output.is_finished() and not find_changes(output, corpus)
 
     def run(self, corpus: Corpus, manifest: Manifest, console: Console) -> None:
         """Label what has no row.

@@ -34,6 +34,10 @@ class Input:
     def __str__(self) -> str:
         return f"{self.places[0].flag} {self.address}"
 
+    def with_retries(self) -> "Input":
+        """The same input, with a storage client that goes on trying when the storage does not answer."""
+        return replace(self, places=tuple(place.with_retries() for place in self.places))
+
 
 def open_input(address: str, flag: str = "--input") -> Input:
     """The input of an address: a path or URL, with patterns if wanted, or ``@FILE`` with one of these on each line.
