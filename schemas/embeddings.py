@@ -105,7 +105,8 @@ def embeddings_from_bytes(data: bytes) -> VocabularyEmbeddings:
 
 def normalized(rows: np.ndarray) -> np.ndarray:
     """Rows of length 1. Rows that have it already, up to rounding, stay as they are to the last bit."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    # In float32 the squares of values above 1e19 overflow and those below 1e-23 vanish.
+    norms = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
     return np.where(np.abs(norms - 1) < 1e-3, rows, rows / norms).astype(np.float32)
 
 

@@ -77,6 +77,13 @@ def test_wrong_files_are_refused(tensors: dict[str, np.ndarray], metadata: dict[
         embeddings_from_bytes(save(tensors, metadata))
 
 
+@pytest.mark.parametrize("size", [1e-45, 1e-30, 0.5, 3e38])
+def test_rows_of_any_size_get_length_one(size: float) -> None:
+    rows = np.full((2, 4), size, np.float32)
+    embeddings = embeddings_from_bytes(save(GOOD | {"classes": rows}, NAMES))
+    assert np.allclose(embeddings.classes, 0.5)
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="it "):
