@@ -17,7 +17,8 @@ from cluster.storage import Location
 from schemas.rows import Status
 
 ZSTD_ENDING = ".tar.zst"
-TABLE_BATCH_ROWS = 64
+TABLE_BATCH_ROWS = 1
+"""A single value may have hundreds of megabytes, and a small file may repeat it many times."""
 HEADER_TYPES = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
 )  # fmt: skip
@@ -198,18 +199,23 @@ def read_table(root: Location, shard: Shard, max_bytes: int, passed_over: Counte
         )
         return
     with file:
-        end = 0
+        stored_bytes, end = root.fs.size(shard.path), 0
         for group in range(file.num_row_groups):
             number, end = end, end + file.metadata.row_group(group).num_rows
-            try:
-                for batch in file.iter_batches(TABLE_BATCH_ROWS, row_groups=[group], columns=[column]):
-                    for value in image_bytes(batch.column(0)):
-                        yield checked(Record(f"{name}/{number}", f"{uri}#row={number}", name, value), max_bytes)
-                        number += 1
-            except (pa.ArrowException, OSError) as error:
-                raise_storage_failure(error)
+            problem = f"a file of {stored_bytes:,} bytes cannot have so many images"
+            if end - number <= stored_bytes:
+                problem = "there are fewer rows than the file says"
+                try:
+                    for batch in file.iter_batches(TABLE_BATCH_ROWS, row_groups=[group], columns=[column]):
+                        for value in image_bytes(batch.column(0)):
+                            yield checked(Record(f"{name}/{number}", f"{uri}#row={number}", name, value), max_bytes)
+                            number += 1
+                except (pa.ArrowException, OSError) as error:
+                    raise_storage_failure(error)
+                    problem = shorten(str(error), 200)
+            if number < end:
                 lost = f"{number}-{end - 1}"
-                sentence = f"{uri}: row group {group} is damaged, rows {lost} are lost: {shorten(str(error), 200)}"
+                sentence = f"{uri}: row group {group} is damaged, rows {lost} are lost: {problem}"
                 yield Record(f"{name}/{lost}", f"{uri}#row={number}", name, None, Status.BROKEN_SHARD, sentence)
 
 

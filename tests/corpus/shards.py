@@ -160,6 +160,7 @@ def odd_tables(folder: Path) -> dict[str, tuple[bytes, Expected]]:
     """File name to its bytes and the rows expected; ``good.parquet`` is the first by name that a job looks into."""
     make: Callable[..., bytes] = lambda *args, **options: write_table(folder / "made.parquet", *args, **options)  # noqa: E731
     good = [jpeg(number) for number in range(5)]
+    many = make([good[0]] * 97, row_group_size=97)
     whole = make(good)
     return {
         "a-good.parquet": (whole, {f"a-good.parquet/{number}": OK for number in range(5)}),
@@ -175,8 +176,37 @@ def odd_tables(folder: Path) -> dict[str, tuple[bytes, Expected]]:
             make([good[0], None, b""]),
             {"nulls.parquet/0": OK, "nulls.parquet/1": Status.EMPTY, "nulls.parquet/2": Status.EMPTY},
         ),
+        "many-nulls.parquet": (
+            table_of_nulls(folder / "made.parquet", 50_000_000), {"many-nulls.parquet/0-49999999": BROKEN},
+        ),
+        "no-more-rows.parquet": (
+            claiming(many, 97, 1000),
+            {f"no-more-rows.parquet/{number}": OK for number in range(97)} | {"no-more-rows.parquet/97-999": BROKEN},
+        ),
+        "claims.parquet": (claiming(many, 97, 2**40), {f"claims.parquet/0-{2**40 - 1}": BROKEN}),
         "no-image-column.parquet": (table_of_numbers(folder / "made.parquet"), {"no-image-column.parquet": BROKEN}),
-    }
+    }  # fmt: skip
+
+
+def claiming(table: bytes, rows: int, claimed: int) -> bytes:
+    """A table whose footer says ``claimed`` wherever it said ``rows``."""
+    size = int.from_bytes(table[-8:-4], "little")
+    footer = table[-8 - size : -8].replace(thrift_number(rows), thrift_number(claimed))
+    return table[: -8 - size] + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+
+
+def thrift_number(number: int) -> bytes:
+    """A number as the footer has it: doubled, in groups of seven bits."""
+    digits, rest = [], 2 * number
+    while rest > 0x7F:
+        digits.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    return bytes([*digits, rest])
+
+
+def table_of_nulls(path: Path, rows: int) -> bytes:
+    pq.write_table(pa.table({"image": pa.nulls(rows, pa.binary())}), path, row_group_size=rows)
+    return path.read_bytes()
 
 
 def table_of_numbers(path: Path) -> bytes:

@@ -5,6 +5,8 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cliper.preprocess import InputSpec
@@ -73,7 +75,25 @@ def test_a_tar_of_100_000_members(tmp_path: Path) -> None:
     assert statuses == {Status.EMPTY: members, Status.OK: 1}
 
 
-@pytest.mark.parametrize("name", ["damaged", "cut", "nothing", "page", "no-rows", "nulls", "no-image-column", "a-good"])
+def test_a_small_table_that_repeats_a_large_value(tmp_path: Path) -> None:
+    value, rows = bytes(20_000_000), 100
+    repeated = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([value], pa.large_binary()))
+    table = pa.table({"image": repeated, "other": range(rows)})
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd", store_schema=False)
+    assert (tmp_path / "a.parquet").stat().st_size < 10_000
+    corpus = list_corpus(open_input(str(tmp_path)), "auto", open_location("/nowhere", "--output"))
+    before, most, found = pa.total_allocated_bytes(), 0, 0
+    for record in read_shard(corpus, corpus.shards[0]):
+        assert record.data == value
+        most, found = max(most, pa.total_allocated_bytes() - before), found + 1
+    assert found == rows
+    assert most < 5 * len(value)
+
+
+@pytest.mark.parametrize("name", [
+    "damaged", "cut", "nothing", "page", "no-rows", "nulls", "many-nulls", "no-more-rows", "claims", "no-image-column",
+    "a-good",
+])  # fmt: skip
 def test_table(name: str, tmp_path: Path) -> None:
     content, expected = odd_tables(tmp_path)[f"{name}.parquet"]
     if name == "no-image-column":  # of a corpus's first table the request is refused
