@@ -1,9 +1,9 @@
-"""The actor that labels images: the only file where Ray meets torch."""
+"""The actor that labels images: where Ray meets torch."""
 
 import logging
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,27 +18,25 @@ from cliper.baselines import Baseline, BaselineMethod, BaselineSettings
 from cliper.coarse import Queries
 from cliper.loading import load_diffusion, load_vision_tower
 from cliper.models import ClipSpec, DiffusionSpec
-from cliper.pipeline import Cliper, Prediction, Segmenter
+from cliper.pipeline import Cliper, Segmenter
 from cliper.preprocess import InputSpec, Prepared
 from cliper.proxy import load_proxy, proxy_patch_size_px
 from cliper.settings import MethodSettings, Preset
 from cluster import prometheus
+from cluster.batches import Failure, SafeBatches
 from cluster.corpus.prepare import read_prepared
 from cluster.encoders import Encoder, Row
 from cluster.progress import deaths, report
+from cluster.watchdog import Watchdog
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.rows import Status
 
 logger = logging.getLogger(__name__)
 
-TOO_LARGE_FOR_GPU = "the image does not fit into the GPU's memory"
-BAD_SCORES = "the models gave scores that are no finite numbers (--precision fp32 may help)"
-DIED_OF_IT = "the labelling process died again and again with this image"
+BAD_SCORES = Failure(Status.BAD_SCORES, "the models gave scores that are no finite numbers (--precision fp32 may help)")
+DIED_OF_IT = Failure(Status.CRASHED, "the labelling process died again and again with this image")
 DEATHS = 2
 """After so many deaths of processes an image is labelled alone, and after as many more it is given up."""
-USUAL_PATCHES = 2500
-"""No image has more with the published settings."""
-REGROWTH = 50
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -139,72 +137,6 @@ def build_queries(embeddings: VocabularyEmbeddings, preset: Preset) -> Queries:
     return build(classes, background, torch.tensor(embeddings.class_of_row))
 
 
-class OomSafeBatches:
-    """Labels images, as many at a time as fit into the GPU's memory.
-
-    Args:
-        segmenter: the method.
-        chunk_size: most images at a time; halved when memory runs out, doubled again after `REGROWTH` chunks.
-        patch_size_px: side of the method's patches. Memory grows with images x patches^2: panoramas go fewer at a time.
-    """
-
-    def __init__(self, segmenter: Segmenter, chunk_size: int, patch_size_px: int) -> None:
-        self.segmenter, self.chunk_size, self.patch_size_px = segmenter, chunk_size, patch_size_px
-        self.largest_chunk, self.chunks_since = chunk_size, 0
-
-    def predict(
-        self,
-        prepared: Sequence[Prepared],
-        allowed: Sequence[Collection[int] | None],
-        keep_winners: bool = False,
-    ) -> list[Prediction | None]:
-        """One prediction per image; None if it does not fit even alone. Arguments as for `Segmenter.predict`."""
-        done: list[Prediction | None] = []
-        with prometheus.timed_stage("label", len(prepared)):
-            while len(done) < len(prepared):
-                tried = self.next_chunk(prepared[len(done) :])
-                chunk = slice(len(done), len(done) + tried)
-                try:
-                    done += self.segmenter.predict(prepared[chunk], allowed[chunk], keep_winners)
-                    prometheus.add(prometheus.MODEL_BATCHES, 1)
-                    self.grow()
-                except RuntimeError as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    torch.cuda.empty_cache()
-                    if tried == 1:
-                        done.append(None)
-                    else:
-                        self.shrink(tried)
-        return done
-
-    def next_chunk(self, prepared: Sequence[Prepared]) -> int:
-        """How many of the first images go together."""
-        patches = 0.0
-        for count, image in enumerate(prepared[: self.chunk_size]):
-            patches = max(patches, image.clip.size / (3 * self.patch_size_px**2))
-            if count and (count + 1) * patches**2 > self.largest_chunk * USUAL_PATCHES**2:
-                return count
-        return min(len(prepared), self.chunk_size)
-
-    def shrink(self, tried: int) -> None:
-        self.chunk_size, self.chunks_since = min(self.chunk_size, tried // 2), 0  # another thread may have been here
-        logger.warning(
-            "%d images at a time do not fit into the GPU's memory; continuing with %d", tried, self.chunk_size
-        )
-
-    def grow(self) -> None:
-        """A few images that need much memory must not make all others slow."""
-        self.chunks_since += 1
-        if self.chunk_size < self.largest_chunk and self.chunks_since >= REGROWTH:
-            self.chunk_size, self.chunks_since = min(2 * self.chunk_size, self.largest_chunk), 0
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """True for torch's own error, and for those of cuBLAS and cuDNN, which torch only passes on."""
-    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
-
-
 def load_models(spec: SegmenterSpec) -> Segmenter:
     """Load the models in an actor's process, onto its GPU if it has one."""
     on_gpu = bool(ray.get_gpu_ids())
@@ -224,14 +156,25 @@ class Labeller:
         spec: the method and its models.
         encoder: makes rows of predictions.
         counter: is told how many images are done.
+        stall_timeout_s: the process ends, and Ray replaces it, if a batch takes longer.
     """
 
-    def __init__(self, spec: SegmenterSpec, encoder: Encoder, counter: ActorHandle) -> None:
+    def __init__(self, spec: SegmenterSpec, encoder: Encoder, counter: ActorHandle, stall_timeout_s: float) -> None:
         self.encoder, self.counter, self.inputs = encoder, counter, spec.inputs
+        self.watchdog = Watchdog(stall_timeout_s)
         segmenter = load_models(spec)
-        self.batches = OomSafeBatches(segmenter, segmenter.largest_batch, spec.inputs.patch_size_px)
+        self.batches = SafeBatches(segmenter, segmenter.largest_batch, spec.inputs.patch_size_px)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        try:
+            with self.watchdog.watching():
+                return self.label_batch(batch)
+        except torch.AcceleratorError:
+            logger.exception("the GPU's state is lost: the process ends, so that Ray replaces it")
+            os._exit(1)
+
+    def label_batch(self, batch: pa.Table) -> pa.Table:
+        """The rows of a batch. Images with which processes have died are labelled after the others."""
         prepared = read_prepared(batch.filter(pc.equal(batch["status"], Status.OK.value)), self.inputs)
         rows = batch.drop_columns(["clip", "affinity"]).to_pylist()
         ready = [row for row in rows if row["status"] == Status.OK]
@@ -255,7 +198,7 @@ class Labeller:
             logger.warning("the labelling process died %d times with %s: labelling it alone", DEATHS, row["image_id"])
             self.label([(row, image)])
         else:
-            row |= {"status": Status.CRASHED, "error": f"{row['uri']}: {DIED_OF_IT}"}
+            give_up(row, DIED_OF_IT)
         self.counter.end.remote([name])
 
     def label(self, images: Sequence[tuple[Row, Prepared]]) -> None:
@@ -266,9 +209,14 @@ class Labeller:
         seconds = (time.monotonic() - started) / max(len(images), 1)
         with prometheus.timed_stage("encode", len(images)):
             for (row, _), prediction in zip(images, predictions, strict=True):
-                if prediction is None:
-                    row |= {"status": Status.OUT_OF_MEMORY, "error": f"{row['uri']}: {TOO_LARGE_FOR_GPU}"}
+                if isinstance(prediction, Failure):
+                    give_up(row, prediction)
                 elif not np.isfinite(prediction.scores).all():
-                    row |= {"status": Status.BAD_SCORES, "error": f"{row['uri']}: {BAD_SCORES}"}
+                    give_up(row, BAD_SCORES)
                 else:
                     row |= self.encoder.encode(row, prediction, seconds)
+
+
+def give_up(row: Row, failure: Failure) -> None:
+    """The row of an image that has no labels."""
+    row.update(status=failure.status, error=f"{row['uri']}: {failure.reason}")

@@ -1,8 +1,12 @@
 """The progress of a job: tasks and actors count, the driver shows."""
 
+import os
+import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -20,35 +24,66 @@ LAST_ANSWER_S = 10.0
 STARTING = "starting the models"
 
 
-class ProgressCounter:
-    """Counts over all actors and tasks, by name. An image that is labelled again after a crash counts again."""
+@dataclass
+class Work:
+    """Labelling an image.
 
-    def __init__(self) -> None:
+    Attributes:
+        process: who began it last.
+        since: when, by this process's clock.
+        begun: how often it was begun and never ended, because its process died.
+    """
+
+    process: str
+    since: float
+    begun: int
+
+
+class ProgressCounter:
+    """Counts over all actors and tasks, by name. An image that is labelled again after a crash counts again.
+
+    Args:
+        stall_timeout_s: after so long, a process ends itself.
+    """
+
+    def __init__(self, stall_timeout_s: float) -> None:
+        self.stall_timeout_s = stall_timeout_s
         self.counts: Counter[str] = Counter()
-        self.begun: Counter[str] = Counter()
+        self.works: dict[str, Work] = {}
+        self.lost: dict[str, str] = {}
 
     def add(self, **counts: int) -> None:
         self.counts.update(counts)
 
-    def get(self) -> Counter[str]:
-        return self.counts
+    def get(self) -> tuple[Counter[str], list[str]]:
+        """The counts, and a sentence about each process that was lost."""
+        for name, work in self.works.items():
+            if time.monotonic() - work.since > self.stall_timeout_s:
+                self.note_lost(work.process, f"made no progress for {self.stall_timeout_s:g} s and is replaced", name)
+        return self.counts, list(self.lost.values())
 
-    def begin(self, names: Sequence[str]) -> list[int]:
+    def begin(self, names: Sequence[str], process: str) -> list[int]:
         """How often work on each of these began before and never ended, because its process died."""
-        before = [self.begun[name] for name in names]
-        self.begun.update(names)
-        return before
+        before = [self.works.get(name) for name in names]
+        for name, work in zip(names, before, strict=True):
+            if work is not None and work.process != process:
+                self.note_lost(work.process, "died and was replaced", name)
+            self.works[name] = Work(process, time.monotonic(), 1 + (work.begun if work else 0))
+        return [work.begun if work else 0 for work in before]
+
+    def note_lost(self, process: str, what: str, name: str) -> None:
+        self.lost.setdefault(process, f"The labelling {process} {what}; it was busy with {name}.")
 
     def end(self, names: Sequence[str]) -> None:
         """The work on these has ended."""
         for name in names:
-            self.begun.pop(name, None)
+            self.works.pop(name, None)
 
 
-def start_counter() -> ActorHandle:
+def start_counter(stall_timeout_s: float) -> ActorHandle:
     """A counter actor, which takes no CPU slot. If its node dies, it restarts elsewhere with empty counts."""
     actor: Any = ray.remote(ProgressCounter)
-    handle: ActorHandle = actor.options(num_cpus=0, max_restarts=-1).remote()
+    handle: ActorHandle = actor.options(num_cpus=0, max_restarts=-1).remote(stall_timeout_s)
     return handle
 
 
@@ -59,8 +94,9 @@ def report(counter: ActorHandle, **counts: int) -> None:
 
 def deaths(counter: ActorHandle, names: Sequence[str]) -> list[int]:
     """Begin work on these. Returns how many processes have died of each; none if the counter has just died itself."""
+    process = f"process {os.getpid()} on {socket.gethostname()}"
     try:
-        before: Any = ray.get(counter.begin.remote(names))
+        before: Any = ray.get(counter.begin.remote(names, process))
     except RayError:
         return [0] * len(names)
     found: list[int] = before
@@ -84,6 +120,7 @@ class ProgressDisplay:
         self.counter, self.total, self.resources, self.console = counter, total, resources, console
         self.before_restarts: Counter[str] = Counter()
         self.latest: Counter[str] = Counter()
+        self.told: set[str] = set()
         self.finished = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
 
@@ -103,11 +140,16 @@ class ProgressDisplay:
         return self.before_restarts + self.latest
 
     def ask(self, timeout_s: float) -> None:
-        """Read the counter; nothing happens if it does not answer."""
+        """Read the counter, and say which processes were lost. Nothing happens if it does not answer."""
         try:
-            found: Any = ray.get(self.counter.get.remote(), timeout=timeout_s)
+            answer: Any = ray.get(self.counter.get.remote(), timeout=timeout_s)
         except RayError:
             return
+        found, lost = answer
+        for sentence in lost:
+            if sentence not in self.told:
+                self.console.print(sentence, soft_wrap=True)
+        self.told.update(lost)
         if not self.latest <= found:
             self.before_restarts = self.counts
         self.latest = found

@@ -125,7 +125,7 @@ def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> 
         ray.exceptions.RayError: a stage failed; what is written stays and counts.
     """
     configure(pipeline.output)
-    counter = start_counter()
+    counter = start_counter(pipeline.cluster.stall_timeout_s)
     slots = max(1, int(Cluster.now().cpus) - (0 if resources.gpus_per_actor else resources.actors))
     source = CorpusDatasource(pipeline.corpus, pipeline.prepare, partial(report, counter), slots)
     rows = ray.data.read_datasource(
@@ -135,7 +135,7 @@ def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> 
         memory=resources.task_memory_bytes,
     ).map_batches(
         Labeller,
-        fn_constructor_args=(pipeline.spec, pipeline.encoder, counter),
+        fn_constructor_args=(pipeline.spec, pipeline.encoder, counter, pipeline.cluster.stall_timeout_s),
         batch_format="pyarrow",
         batch_size=pipeline.cluster.batch_size,
         compute=ActorPoolStrategy(

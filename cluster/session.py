@@ -31,6 +31,9 @@ class ClusterOptions:
     """GPUs for each actor; a fraction lets several share one, 0 uses none (default: 1 if the cluster has GPUs)."""
     rows_per_file: int = 1000
     """Least number of rows in a Parquet file. Rows of unfinished files are labelled again after a crash."""
+    stall_timeout_s: float = 3600.0
+    """A process that labels one batch for longer than this many seconds is killed and replaced. An image with which
+    that happens again and again is given up."""
     address: str | None = None
     """Ray cluster to run on (default: RAY_ADDRESS, else Ray is started on this machine)."""
 
@@ -42,6 +45,10 @@ class ClusterOptions:
                 raise RequestError(
                     f"--{name.replace('_', '-')} must be at least 1 and at most {LARGEST_NUMBER:,}, not {value}"
                 )
+        if not 1 <= self.stall_timeout_s <= LARGEST_NUMBER:
+            raise RequestError(
+                f"--stall-timeout-s must be between 1 and {LARGEST_NUMBER:,}, not {self.stall_timeout_s:g}"
+            )
         gpus = self.gpus_per_actor
         if gpus is not None and not (gpus >= 0 and (gpus < 1 or gpus.is_integer())):  # as Ray wants it
             raise RequestError(f"--gpus-per-actor must be between 0 and 1 or a whole number, not {gpus:g}")
