@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from cluster.session import check_reachable
 from cluster.sizing import Cluster, Resources
 
 INTERVAL_S = 1.0
@@ -121,6 +122,7 @@ class ProgressDisplay:
         self.before_restarts: Counter[str] = Counter()
         self.latest: Counter[str] = Counter()
         self.told: set[str] = set()
+        self.head, self.head_answers = ray.get_runtime_context().gcs_address, True
         self.finished = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
 
@@ -154,6 +156,20 @@ class ProgressDisplay:
             self.before_restarts = self.counts
         self.latest = found
 
+    def check_head(self) -> None:
+        """Say it if the cluster's head is gone: Ray ends this process after a minute, and says nothing."""
+        try:
+            check_reachable(self.head)
+            self.head_answers = True
+        except OSError:
+            if self.head_answers:
+                self.console.print(
+                    f"The head of the Ray cluster ({self.head}) does not answer. Ray ends the job if that lasts a "
+                    f"minute. What is written stays. The same command continues from there.",
+                    soft_wrap=True,
+                )
+            self.head_answers = False
+
     def note(self) -> str:
         """What to show beside the number of images."""
         if self.counts["failed"]:
@@ -176,6 +192,7 @@ class ProgressDisplay:
             task = bar.add_task("Labelling", total=self.total, note=STARTING)
             waited = 0.0
             while not self.finished.wait(INTERVAL_S):
+                self.check_head()
                 self.ask(INTERVAL_S)
                 done, note = self.counts["ok"] + self.counts["failed"], self.note()
                 bar.update(task, completed=done, note=note)

@@ -9,7 +9,7 @@ import ray
 import ray.data
 
 from cluster.sizing import Cluster, Resources, plan_resources
-from schemas.errors import RequestError
+from schemas.errors import JobFailedError, RequestError
 
 CONNECT_TIMEOUT_S = 10.0
 LARGEST_NUMBER = 10**6
@@ -62,6 +62,7 @@ def start(options: ClusterOptions) -> Resources:
 
     Raises:
         RequestError: there is no cluster at the address, or it lacks GPUs and the number of actors is not given.
+        JobFailedError: Ray does not start on this machine.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -76,7 +77,11 @@ def start(options: ClusterOptions) -> Resources:
     if not address:
         os.environ.update(WORKER_ENVIRONMENT)
         slots = 2 * (os.cpu_count() or 1) + (options.actors or 1)
-        ray.init(num_cpus=slots, include_dashboard=False, logging_level=logging.CRITICAL, log_to_driver=False)
+        try:
+            ray.init(num_cpus=slots, include_dashboard=False, logging_level=logging.CRITICAL, log_to_driver=False)
+        except Exception as error:  # Ray raises a plain one if it does not start in time
+            reason = str(error).partition("\n")[0]
+            raise JobFailedError(f"Ray does not start on this machine: {reason}") from error
         return plan_resources(options.actors, options.gpus_per_actor, Cluster.now())
     try:
         check_reachable(address)

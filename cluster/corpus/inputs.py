@@ -74,7 +74,7 @@ def list_files(source: Input) -> tuple[str, Found]:
     for place in chain.from_iterable(map(places_of, source.places)):
         try:
             base, files = list_path(place)
-        except (*STORAGE_ERRORS, ValueError) as error:
+        except Exception as error:  # drivers let errors of their HTTP libraries through
             raise RequestError(f"{place}: {storage_problem(error)}") from error
         bases.append(base)
         found |= files

@@ -48,7 +48,7 @@ def exclusive_run(output: Output, manifest: Manifest, console: Console, overwrit
 
     Raises:
         RequestError: the output belongs to another request or run, or cannot be written.
-        JobFailedError: another run has taken over the output.
+        JobFailedError: another run has taken over the output, or somebody has deleted it.
     """
     with Lease(output, console):
         output.check(manifest, overwrite)  # another request may have begun since the job's own check
@@ -72,7 +72,7 @@ class Lease:
         self.content: dict[str, Any] = {
             "run": uuid4().hex, "host": socket.gethostname(), "pid": os.getpid(), "renewals": 0,
         }  # fmt: skip
-        self.lost = False
+        self.lost = ""
         self.finished = threading.Event()
         self.thread = threading.Thread(target=self.renew, daemon=True)
 
@@ -86,8 +86,9 @@ class Lease:
             self.wait_for_silence()
             self.write()
             time.sleep(SETTLE_S)
-            if not self.is_ours():
-                raise self.refusal(self.read() or {})
+            holder = self.read() or {}
+            if not self.is_ours(holder):
+                raise self.refusal(holder)
         except STORAGE_ERRORS as error:
             raise self.output.location.refusal(error) from error
         self.thread.start()
@@ -99,12 +100,12 @@ class Lease:
         """Give the lease back.
 
         Raises:
-            JobFailedError: another run took the lease, and therefore this run was interrupted.
+            JobFailedError: another run took the lease, or it was deleted, and therefore this run was interrupted.
         """
         self.finished.set()
         self.thread.join()
         if self.lost:
-            raise JobFailedError(f"another run has taken over {self.output.location}") from error
+            raise JobFailedError(self.lost) from error
         with contextlib.suppress(*STORAGE_ERRORS):  # it will expire
             self.output.location.fs.rm_file((self.output.location / LEASE).path)
 
@@ -134,19 +135,21 @@ class Lease:
         )
 
     def renew(self) -> None:
-        """In a thread: renew the lease until the run ends. Interrupt the run if another one has taken the lease."""
+        """In a thread: renew the lease until the run ends. Interrupt the run if the lease is another one's or gone."""
         while not self.finished.wait(RENEW_S):
             try:
-                if not self.is_ours():
-                    self.lost = True
+                holder = self.read()
+                if holder is None or not self.is_ours(holder):
+                    place = self.output.location
+                    self.lost = f"{place} was deleted" if holder is None else f"another run has taken over {place}"
                     _thread.interrupt_main()
                     return
                 self.write()
             except STORAGE_ERRORS:
                 continue  # if the fault matters, the job's own requests fail too
 
-    def is_ours(self) -> bool:
-        return (self.read() or {}).get("run") == self.content["run"]
+    def is_ours(self, holder: dict[str, Any]) -> bool:
+        return bool(holder.get("run") == self.content["run"])
 
     def read(self) -> dict[str, Any] | None:
         try:

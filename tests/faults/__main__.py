@@ -33,6 +33,7 @@ Recovery is the time from the fault to the end of the run that finishes the job.
   seconds.
 * node terminated: SIGTERM for one of two nodes, as on a spot machine before it is taken away. A replacement
   joins in the same way.
+* head killed: `kill -9` of the cluster's GCS server. The driver says that the head is gone, and Ray ends it a minute later.
 * storage gone: the S3 server with input and output is killed and started again after 20 seconds.
 * storage unreliable: a proxy in front of the S3 server answers 15 % of the requests with 503 and pauses for 2 seconds
   halfway through 10 % of the answers, from the first request to the last. Recovery is the whole run here.

@@ -287,6 +287,28 @@ def disk_full(bench: Bench, number: int, rng: random.Random) -> Trial:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def head_killed(bench: Bench, number: int, rng: random.Random) -> Trial:
+    """``kill -9`` of the process that knows all others of the cluster. Ray ends the driver then."""
+    output = bench.folder / f"head-{number}"
+
+    def again() -> subprocess.Popen[bytes]:
+        return start(str(bench.corpus), str(output), bench.flags)
+
+    with (bench.folder / f"head-{number}.log").open("w+") as log:
+        job = subprocess.Popen(
+            command(str(bench.corpus), str(output), *bench.flags), cwd=ROOT, stdout=log, stderr=subprocess.DEVNULL
+        )
+        wait_until(lambda: list(output.glob("*.parquet")), job)
+        since = time.monotonic()
+        for process in psutil.Process(job.pid).children(recursive=True):
+            if "gcs_server" in process.name():
+                process.kill()
+        assert job.wait(timeout=300) != 0
+        log.seek(0)
+        assert "does not answer. Ray ends the job if that lasts" in log.read()
+    return judge(bench, str(output), {}, finish(again(), again) + 1, since)
+
+
 def mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True)
 
@@ -297,6 +319,7 @@ KINDS: dict[str, tuple[Callable[[Bench, int, random.Random], Trial], int]] = {
     "actor killed": (actor_killed, 20),
     "node killed": (node_killed, 10),
     "node terminated": (node_terminated, 3),
+    "head killed": (head_killed, 3),
     "storage gone for 20 s": (storage_gone, 5),
     "storage unreliable": (storage_unreliable, 3),
     "disk full": (disk_full, 3),

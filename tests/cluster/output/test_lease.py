@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def test_a_lease_that_no_longer_changes_is_taken_over(output: Output) -> None:
     started = time.monotonic()
     with Lease(output, CONSOLE, expires_s=1.0) as ours:
         assert time.monotonic() - started >= 1.0
-        assert ours.is_ours()
+        assert ours.is_ours(ours.read() or {})
 
 
 def test_the_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(output: Output) -> None:
@@ -66,13 +67,13 @@ def test_the_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(outpu
     dead.wait()
     left_behind(output, host=socket.gethostname(), pid=dead.pid)
     with Lease(output, CONSOLE, expires_s=3600) as ours:
-        assert ours.is_ours()
+        assert ours.is_ours(ours.read() or {})
 
 
 def test_half_a_lease_is_none(output: Output) -> None:
     output.write(LEASE, b'{"run": "ano')
     with Lease(output, CONSOLE, expires_s=0.5) as ours:
-        assert ours.is_ours()
+        assert ours.is_ours(ours.read() or {})
 
 
 def test_of_two_that_start_together_one_goes_on(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +108,19 @@ def test_a_run_whose_lease_is_taken_stops(output: Output, monkeypatch: pytest.Mo
     with pytest.raises(JobFailedError, match="another run has taken over"):
         run()
     assert (output.read_json(LEASE) or {})["run"] == "another", "it stays theirs"
+
+
+def test_a_run_whose_output_is_deleted_stops(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_S", 0.05)
+
+    def run() -> None:
+        with Lease(output, CONSOLE):
+            shutil.rmtree(output.location.path)
+            for _ in range(300):  # see above
+                time.sleep(0.1)
+
+    with pytest.raises(JobFailedError, match=f"^--output {output.location.path} was deleted$"):
+        run()
 
 
 def test_a_forbidden_output_is_a_wrong_request() -> None:
