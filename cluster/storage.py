@@ -8,12 +8,14 @@ import os
 import posixpath
 import re
 from dataclasses import dataclass, field, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow.fs
 from botocore.exceptions import BotoCoreError
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileOpener, LocalFileSystem
 
 from schemas.errors import RequestError
 
@@ -80,10 +82,26 @@ class Location:
         return RequestError(f"{self} cannot be {verb}: {storage_problem(error)}")
 
     def arrow_fs(self) -> pyarrow.fs.FileSystem:
-        """The same file system for pyarrow."""
-        if self.is_local:
-            return pyarrow.fs.LocalFileSystem()
-        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
+        """The same file system for pyarrow. A local file is on the disk when it is closed."""
+        fs = SyncedFileSystem() if self.is_local else self.fs
+        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+
+
+class SyncedFile(LocalFileOpener):
+    """A local file that a power failure does not leave as a name without content, once it is closed."""
+
+    def close(self) -> None:
+        if not self.closed and self.writable():
+            self.flush()
+            os.fsync(self.fileno())
+        super().close()
+
+
+class SyncedFileSystem(LocalFileSystem):
+    """The local file system with `SyncedFile`."""
+
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> SyncedFile:
+        return SyncedFile(path, mode, fs=self, **options)
 
 
 def open_location(address: str, flag: str) -> Location:
