@@ -34,7 +34,7 @@ test-faults: setup
 faults: setup
 	$(BIN)/python -m tests.faults
 
-# Ten minutes of drawn histories: drivers that die at any change of the storage, corpora that change.
+# Half an hour of drawn histories: drivers that die at any change of the storage, corpora that change.
 simulate: setup
 	$(BIN)/python -m tests.simulation
 

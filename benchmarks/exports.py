@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
+from cluster.output.folder import Output
+from cluster.storage import open_location
 from schemas.manifest import Manifest, coco_categories
 from schemas.rows import ROW_SCHEMA, Status
 from schemas.runs import annotations_from_labels
@@ -77,7 +79,8 @@ def write_labels(folder: Path, rows: int) -> None:
         }
         schema = ROW_SCHEMA.with_metadata(manifest.parquet_metadata())
         pq.write_table(pa.Table.from_pydict(columns, schema), folder / f"run_{start:09}-0.parquet")
-    (folder / "_SUCCESS").touch()
+    output = Output(open_location(str(folder), "--labels"))
+    output.finish(output.data_files())
 
 
 def draw_patterns(rng: np.random.Generator) -> pa.Array:

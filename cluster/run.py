@@ -53,10 +53,17 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class RunStats:
-    """What a run did: how many images had their row before it, and how many bytes of images it read."""
+    """What a run did.
+
+    Attributes:
+        images_before: images that had their row before it.
+        bytes_read: bytes of images that it read.
+        files: sizes by path of the rows files that have one row of every image.
+    """
 
     images_before: int
     bytes_read: int
+    files: dict[str, int]
 
 
 def run_to_completion(pipeline: Pipeline, console: Console, retry_failed: bool = False) -> RunStats:
@@ -83,17 +90,21 @@ def run_to_completion(pipeline: Pipeline, console: Console, retry_failed: bool =
     done = scan_output(output)
     if done.images:
         console.print(f"Continuing: {done.images:,} images are labelled already.")
-    left, bytes_read = done.remaining(pipeline.corpus), 0
+    left, bytes_read, files = done.remaining(pipeline.corpus), 0, done.files
     if left.shards:
-        resources = replace(
-            session.start(pipeline.cluster), task_memory_bytes=pipeline.corpus.limits.decode_memory_bytes
-        )
-        check_memory(resources, pipeline.cluster)
-        console.print(resources.sentence(Cluster.now(), pipeline.cluster.batch_size))
-        bytes_read = run_pipeline(replace(pipeline, corpus=left), resources, console)
+        bytes_read = label(replace(pipeline, corpus=left), console)
         output.recover()
-        check_complete(output, pipeline.corpus)
-    return RunStats(done.images, bytes_read)
+        files = complete_files(output, pipeline.corpus)
+    return RunStats(done.images, bytes_read, files)
+
+
+def label(pipeline: Pipeline, console: Console) -> int:
+    """Label a corpus on Ray. Returns bytes of images that were read. Raises as `run_to_completion`."""
+    memory_bytes = pipeline.corpus.limits.decode_memory_bytes
+    resources = replace(session.start(pipeline.cluster), task_memory_bytes=memory_bytes)
+    check_memory(resources, pipeline.cluster)
+    console.print(resources.sentence(Cluster.now(), pipeline.cluster.batch_size))
+    return run_pipeline(pipeline, resources, console)
 
 
 def check_memory(resources: Resources, options: ClusterOptions) -> None:
@@ -106,13 +117,19 @@ def check_memory(resources: Resources, options: ClusterOptions) -> None:
         )
 
 
-def check_complete(output: Output, corpus: Corpus) -> None:
-    """Raises JobFailedError if an image of the corpus has no row."""
-    left = scan_output(output).remaining(corpus).shards
+def complete_files(output: Output, corpus: Corpus) -> dict[str, int]:
+    """Sizes by path of the rows files that have one row of every image.
+
+    Raises:
+        JobFailedError: an image has no row.
+    """
+    done = scan_output(output)
+    left = done.remaining(corpus).shards
     if left:
         raise JobFailedError(
             f"images of {len(left):,} shards have no row (such as {left[0].name}): give the same command again"
         )
+    return done.files
 
 
 def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> int:

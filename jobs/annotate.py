@@ -189,7 +189,7 @@ class LabellingJob:
             encoder = AnnotationEncoder(self.models.settings, embeddings.background_words)
             pipeline = Pipeline(corpus, prepare, spec, encoder, manifest, output, options.cluster)
             stats = run_to_completion(pipeline, console, options.retry_failed)
-            counts = count_rows(output)
+            counts = count_rows(output, stats.files)
             counts.passed_over.update(corpus.passed_over)
             new_images, seconds = counts.images - stats.images_before, time.monotonic() - started
             class_names = self.vocabulary.class_names
@@ -197,6 +197,7 @@ class LabellingJob:
             output.write_summary(summary)
             show_summary(summary, output.location.url, console)
             check_failures(counts, options.max_failed_fraction)
+            output.finish(stats.files)
 
 
 def show_again(output: Output, console: Console) -> None:

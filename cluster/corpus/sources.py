@@ -34,6 +34,9 @@ from schemas.rows import Status
 
 CorpusFormat = Literal["tar", "parquet", "folder"]
 
+VERSION_MARK = "?versionId="
+"""s3fs takes what follows it in a name for the version of another key."""
+
 SUFFIXES: dict[CorpusFormat, tuple[str, ...]] = {
     "tar": (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ZSTD_ENDING),
     "parquet": (".parquet",),
@@ -213,7 +216,10 @@ def reachable(records: Iterator[Record], root: Location, shard: Shard) -> Iterat
     try:
         yield from records
     except FileNotFoundError:
-        yield Record(name, uri, name, None, Status.MISSING, f"{uri}: the file is no longer there")
+        reason = (
+            f"s3fs cannot read names with {VERSION_MARK}" if VERSION_MARK in name else "the file is no longer there"
+        )
+        yield Record(name, uri, name, None, Status.MISSING, f"{uri}: {reason}")
     except PermissionError:
         yield Record(name, uri, name, None, Status.FORBIDDEN, f"{uri}: access is denied")
 

@@ -16,6 +16,9 @@ from cluster.corpus.sources import Corpus
 from cluster.output.folder import SHARDS, Output
 from cluster.output.resume import delete_rows
 
+UNKNOWN = "?"
+"""No file has this version."""
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -50,9 +53,10 @@ def find_changes(output: Output, corpus: Corpus) -> Changes:
 
 
 def note_versions(output: Output, corpus: Corpus) -> Changes | None:
-    """Delete the rows of shards that have changed, then note the versions of all shards.
+    """Delete the rows of shards that have changed, and note the versions of all shards.
 
-    A crash in between loses nothing: a shard without rows is labelled, whatever is noted.
+    While rows are deleted, the shards' versions are unknown. If this run has been taken for dead, and another one has
+    finished meanwhile, the next run sees that these shards must be labelled.
 
     Returns:
         What has changed; None if nothing was noted before.
@@ -63,6 +67,7 @@ def note_versions(output: Output, corpus: Corpus) -> Changes | None:
     noted, now = read_versions(output), versions_of(corpus)
     changes = compare(noted, now)
     if changes.changed:
+        write_versions(output, noted | dict.fromkeys(changes.changed, UNKNOWN))
         delete_rows(output, "shard", changes.changed)
     if noted != noted | now:
         write_versions(output, noted | now)

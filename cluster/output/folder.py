@@ -6,13 +6,14 @@
     OUTPUT/manifest.json           the request, with its fingerprint
     OUTPUT/vocabulary.safetensors  text embeddings of the vocabulary
     OUTPUT/summary.json            counts, when the job is done
-    OUTPUT/_SUCCESS                the job is done
+    OUTPUT/_SUCCESS                the job is done: its rows files and their sizes
     OUTPUT/_checkpoint/RUN/*.parquet  image ids of the rows files that count, until the job is done
     OUTPUT/_shards.arrow           versions of the shards (`cluster.output.changes`)
     OUTPUT/_lease.json             the run that is writing here (`cluster.output.lease`)
 
-A rows file counts if its checkpoint is committed, or if ``_SUCCESS`` exists, or if ``_checkpoint/counted.json`` lists
-it (a finished output that was reopened). No other file counts. Ray Data writes ``NAME.pending.parquet``, then the rows,
+A rows file of a finished output counts if ``_SUCCESS`` lists it: a run that was taken for dead may still write others.
+Before that, a rows file counts if its checkpoint is committed, or if ``_checkpoint/counted.json`` lists it (a finished
+output that was reopened). Ray Data writes ``NAME.pending.parquet``, then the rows,
 then renames the checkpoint to ``NAME.parquet``. Every run has its own folder for checkpoints. In a folder with older
 checkpoints, Ray Data would load all ids, and read their images again only to drop them.
 
@@ -21,6 +22,7 @@ A job that copies images writes its tar shards into a folder of the same form.
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
@@ -61,16 +63,28 @@ class Output:
     def with_retries(self) -> "Output":
         return Output(self.location.with_retries(), self.pattern)
 
-    def is_finished(self) -> bool:
-        return bool(self.location.fs.exists((self.location / "_SUCCESS").path))
+    def finished_files(self) -> dict[str, int] | None:
+        """Names and sizes of the data files when the job was done; None if it is not.
 
-    def data_files(self) -> list[str]:
-        """Paths of all data files, whether they count or not; empty if there is no such folder."""
+        Raises:
+            DamagedFileError: ``_SUCCESS`` is not what a job wrote there.
+        """
+        success = self.read_json("_SUCCESS")
+        return None if success is None else dict(success.get("files", {}))
+
+    def is_finished(self) -> bool:
+        """True if the job is done, and its data files are all there as it left them."""
+        files = self.finished_files()
+        return files is not None and files.items() <= named(self.data_files()).items()
+
+    def data_files(self) -> dict[str, int]:
+        """Sizes of all data files by path, whether they count or not; empty if there is no such folder."""
         try:
-            paths = self.location.fs.ls(self.location.path, detail=False)
+            found = self.location.fs.ls(self.location.path, detail=True)
         except FileNotFoundError:
-            return []
-        return sorted(str(path) for path in paths if re.fullmatch(self.pattern, file_name(path)))
+            return {}
+        files = {str(info["name"]): int(info["size"]) for info in found if info["type"] == "file"}
+        return {path: files[path] for path in sorted(files) if re.fullmatch(self.pattern, file_name(path))}
 
     def checkpoint_files(self) -> list[str]:
         """Paths of all runs' checkpoints, committed or pending."""
@@ -78,14 +92,21 @@ class Output:
             return []
         return [path for path in map(str, self.location.fs.find(self.checkpoint.path)) if path.endswith(".parquet")]
 
-    def rows_files(self) -> list[str]:
-        """Paths of the rows files that count, by the rule above."""
-        paths = self.data_files()
-        if self.is_finished():
-            return paths
-        committed = {file_name(path) for path in self.checkpoint_files() if not path.endswith(PENDING_SUFFIX)}
-        counted = set((self.read_json("_checkpoint/counted.json") or {}).get("files", ()))
-        return [path for path in paths if checkpoint_name(path) in committed or file_name(path) in counted]
+    def rows_files(self) -> dict[str, int]:
+        """Sizes by path of the rows files that count, by the rule above. A run may be writing meanwhile."""
+        while True:
+            finished, files = self.finished_files(), self.data_files()
+            counted, committed = finished, set[str]()
+            if counted is None:
+                committed = {file_name(path) for path in self.checkpoint_files() if not path.endswith(PENDING_SUFFIX)}
+                counted = (self.read_json("_checkpoint/counted.json") or {}).get("files", {})
+            if self.finished_files() == finished:  # else a run has just finished or reopened it
+                break
+        return {
+            path: size
+            for path, size in files.items()
+            if file_name(path) in counted or checkpoint_name(path) in committed
+        }
 
     def check(self, manifest: Manifest, overwrite: bool) -> None:
         """Raises RequestError: the folder holds something else than this manifest's output, or cannot be read."""
@@ -125,7 +146,7 @@ class Output:
                 self.clear()
             if overwrite or self.read_json("manifest.json") is None:
                 self.write("manifest.json", manifest.to_json().encode("utf-8"))
-            if self.is_finished():
+            if self.finished_files() is not None:
                 self.reopen()
         except STORAGE_ERRORS as error:
             raise self.location.refusal(error) from error
@@ -162,22 +183,33 @@ class Output:
 
     def recover(self) -> None:
         """Delete the rows files that do not count, and the checkpoints that were never committed."""
-        counted = set(self.rows_files())
+        found = self.data_files()  # before what counts: a run that was taken for dead may still commit
+        counted = self.rows_files()
         pending = [path for path in self.checkpoint_files() if path.endswith(PENDING_SUFFIX)]
-        for path in [*(path for path in self.data_files() if path not in counted), *pending]:
+        for path in [*(path for path in found if path not in counted), *pending]:
             self.location.fs.rm_file(path)
 
     def reopen(self) -> None:
         """Turn a finished output into one that continues. Its rows files still count."""
-        files = [file_name(path) for path in self.data_files()]
-        self.write("_checkpoint/counted.json", json.dumps({"files": files}).encode("utf-8"))
+        self.delete_checkpoint()  # of a run that was taken for dead
+        self.write_files("_checkpoint/counted.json", self.rows_files())
         self.location.fs.rm_file((self.location / "_SUCCESS").path)
 
-    def finish(self) -> None:
-        """Mark the job as done. The checkpoint goes after that, because the rows files must count at every moment."""
-        self.write("_SUCCESS", b"")
+    def finish(self, files: Mapping[str, int]) -> None:
+        """Mark the job as done. The checkpoint goes after that, because the rows files must count at every moment.
+
+        Args:
+            files: sizes by path of the data files that were found complete.
+        """
+        self.write_files("_SUCCESS", files)
+        self.delete_checkpoint()
+
+    def delete_checkpoint(self) -> None:
         if self.location.fs.exists(self.checkpoint.path):
             self.location.fs.rm(self.checkpoint.path, recursive=True)
+
+    def write_files(self, name: str, files: Mapping[str, int]) -> None:
+        self.write(name, json.dumps({"files": named(files)}).encode("utf-8"))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         self.write("summary.json", json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8"))
@@ -212,6 +244,11 @@ class Output:
 
     def write_embeddings(self, embeddings: VocabularyEmbeddings) -> None:
         self.write("vocabulary.safetensors", embeddings_to_bytes(embeddings))
+
+
+def named(files: Mapping[str, int]) -> dict[str, int]:
+    """The same by name instead of path."""
+    return {file_name(path): size for path, size in files.items()}
 
 
 def checkpoint_name(rows_path: str) -> str:

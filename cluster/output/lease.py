@@ -33,7 +33,7 @@ SETTLE_S = 0.5
 
 @contextlib.contextmanager
 def exclusive_run(output: Output, manifest: Manifest, console: Console, overwrite: bool = False) -> Iterator[Output]:
-    """The run protocol: hold the lease, write the manifest, do the block's work, mark the output as finished.
+    """The run protocol: hold the lease, write the manifest, do the block's work, which ends with `Output.finish`.
 
     An error in the block leaves the output unfinished. The next run with the same manifest continues it.
 
@@ -53,9 +53,7 @@ def exclusive_run(output: Output, manifest: Manifest, console: Console, overwrit
     with Lease(output, console):
         output.check(manifest, overwrite)  # another request may have begun since the job's own check
         output.begin(manifest, overwrite)
-        retrying = output.with_retries()
-        yield retrying
-        retrying.finish()
+        yield output.with_retries()
 
 
 class Lease:

@@ -25,11 +25,13 @@ class Progress:
         images: their number.
         shards: names of the shards whose every image has its row.
         ids: for each other shard that was begun, the images that have their row.
+        files: sizes by path of the files that the rows are in.
     """
 
     images: int
     shards: frozenset[str]
     ids: dict[str, frozenset[str]]
+    files: dict[str, int]
 
     def remaining(self, corpus: Corpus) -> Corpus:
         """The rest of a corpus, without complete shards. Begun shards know which images to skip."""
@@ -48,12 +50,13 @@ def scan_output(output: Output) -> Progress:
 
     The columns that are read repeat a few values, so they are small: a file costs its footer and a few hundred bytes.
     """
+    files = output.rows_files()
     rows: Counter[str] = Counter()
     expected: dict[str, int] = {}
     runs: defaultdict[str, set[str]] = defaultdict(set)
     shards_of_file: dict[str, list[str]] = {}
     damaged: list[str] = []
-    for path, counts in map_rows_files(output, ["shard", "shard_images"], count_shards, damaged=damaged):
+    for path, counts in map_rows_files(output, ["shard", "shard_images"], count_shards, list(files), damaged):
         shards_of_file[path] = [shard for shard, _, _ in counts]
         for shard, count, last in counts:
             rows[shard] += count
@@ -62,26 +65,33 @@ def scan_output(output: Output) -> Progress:
                 expected[shard] = last
     for path in damaged:
         output.location.fs.rm_file(path)
+        del files[path]
     sure = {shard for shard, count in rows.items() if count == expected.get(shard) and len(runs[shard]) == 1}
-    ids = distinct_ids(output, [path for path, shards in shards_of_file.items() if not sure.issuperset(shards)], sure)
+    unsure = [path for path, shards in shards_of_file.items() if not sure.issuperset(shards)]
+    ids, repeated = distinct_ids(output, unsure, sure)
+    if repeated:  # the files are others now
+        return scan_output(output)
     complete = frozenset(sure | {shard for shard, images in ids.items() if len(images) == expected.get(shard)})
     images = sum(rows[shard] for shard in sure) + sum(map(len, ids.values()))
-    return Progress(images, complete, {shard: frozenset(ids[shard]) for shard in ids.keys() - complete})
+    begun = {shard: frozenset(ids[shard]) for shard in ids.keys() - complete}
+    return Progress(images, complete, begun, files)
 
 
-def distinct_ids(output: Output, paths: list[str], sure: set[str]) -> dict[str, set[str]]:
-    """The image ids in these files of every shard that is not sure. Repeated rows are deleted."""
+def distinct_ids(output: Output, paths: list[str], sure: set[str]) -> tuple[dict[str, set[str]], bool]:
+    """The image ids in these files of every shard that is not sure, and whether repeated rows had to be deleted."""
     ids: defaultdict[str, set[str]] = defaultdict(set)
     seen: set[str] = set()
+    repeated = False
     for path, table in map_rows_files(output, ["image_id", "shard"], lambda table: table, paths):
         image_ids = table["image_id"].to_pylist()
         first = first_rows(image_ids, seen)
         if not all(first):
             keep_rows(output, path, pa.array(first))
+            repeated = True
         for image_id, shard in zip(image_ids, table["shard"].to_pylist(), strict=True):
             if shard not in sure:
                 ids[shard].add(image_id)
-    return dict(ids)
+    return dict(ids), repeated
 
 
 def forget_transient_failures(output: Output) -> int:

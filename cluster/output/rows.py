@@ -19,6 +19,7 @@ from schemas.rows import Status
 READERS = 16
 FILES_AHEAD = 8
 BATCH_ROWS = 1024
+WITH_CATEGORIES = {"annotations", "annotations.list.element.category_id"}
 SQL_MEMORY = "256MB"
 """Memory for evaluating SQL conditions."""
 
@@ -55,15 +56,33 @@ class Labels:
 
         Raises:
             OSError: the storage failed.
+            RequestError: a row has a category that the manifest does not know.
         """
         wanted = list(dict.fromkeys(["status", *columns]))
         for file in self.files():
             try:
                 with file:
                     for batch in file.iter_batches(batch_rows, columns=wanted):
-                        yield batch.filter(pc.equal(batch["status"], Status.OK.value))
+                        ok = batch.filter(pc.equal(batch["status"], Status.OK.value))
+                        if any(column in WITH_CATEGORIES for column in wanted):
+                            self.categories_in(ok["annotations"])
+                        yield ok
             except pa.ArrowInvalid as error:
                 raise OSError(f"a rows file in {self.location.url} is damaged: {error}") from error
+
+    def categories_in(self, annotations: pa.Array) -> pa.Array:
+        """The category ids in a column ``annotations``.
+
+        Raises:
+            RequestError: one of them is not in the manifest.
+        """
+        categories = pc.struct_field(pc.list_flatten(annotations), "category_id")
+        ends, last = pc.min_max(categories), len(self.class_names)
+        if len(categories) and not 1 <= ends["min"].as_py() <= ends["max"].as_py() <= last:
+            raise RequestError(
+                f"{self.location.url} holds rows that do not fit the manifest: a category is not between 1 and {last}"
+            )
+        return categories
 
     def files(self) -> Iterator[pq.ParquetFile]:
         """Open the rows files, a few of them ahead."""

@@ -1,6 +1,7 @@
 """The content of the output, counted from its rows."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,10 +42,10 @@ class Counts:
         return self.by_status[Status.OK]
 
 
-def count_rows(output: Output) -> Counts:
-    """Read the status and category columns of the rows files that count. The masks are not read."""
+def count_rows(output: Output, files: Iterable[str]) -> Counts:
+    """Read the status and category columns of rows files. The masks are not read."""
     counts = Counts()
-    for _, single in map_rows_files(output, COUNTED_COLUMNS, count_table):
+    for _, single in map_rows_files(output, COUNTED_COLUMNS, count_table, list(files)):
         counts.by_status += single.by_status
         counts.by_category += single.by_category
         counts.passed_over += single.passed_over

@@ -104,29 +104,29 @@ def count_labels(labels: Labels, visit: Callable[[ScoredRows], None] | None = No
                 counts.file_starts.append(row + file.metadata.num_rows)
                 for batch in file.iter_batches(chunk_size, columns=list(COLUMNS)):
                     counts.add_statuses(batch)
-                    chunk = scored_rows(batch, row, class_count)
+                    chunk = scored_rows(labels, batch, row)
                     counts.add_scores(chunk)
                     if visit is not None:
                         visit(chunk)
                     row += len(batch)
+    except RequestError:  # it is a ValueError too
+        raise
     except (pa.ArrowException, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RequestError(f"{labels.location.url} holds rows that do not fit the manifest: {reason}") from error
     return counts
 
 
-def scored_rows(batch: pa.RecordBatch, first_row: int, class_count: int) -> ScoredRows:
+def scored_rows(labels: Labels, batch: pa.RecordBatch, first_row: int) -> ScoredRows:
     """The rows with status ok of a batch with `COLUMNS`.
 
     Raises:
-        ValueError, KeyError: a column is missing, or there are not ``class_count`` scores.
+        ValueError, KeyError: a column is missing, or there is not one score for each class.
+        RequestError: a category is not in the manifest.
     """
     is_ok = pc.equal(batch["status"], Status.OK.value)
     ok = batch.filter(is_ok)
-    scores = ok["class_scores"].flatten().to_numpy(zero_copy_only=False).reshape(len(ok), class_count)
-    categories = pc.struct_field(pc.list_flatten(ok["annotations"]), "category_id").to_numpy(zero_copy_only=False)
-    classes = categories.astype(np.int64) - 1
-    if len(classes) and not 0 <= classes.min() <= classes.max() < class_count:
-        raise ValueError(f"a category is not between 1 and {class_count}")
+    scores = ok["class_scores"].flatten().to_numpy(zero_copy_only=False).reshape(len(ok), len(labels.class_names))
+    classes = labels.categories_in(ok["annotations"]).to_numpy(zero_copy_only=False).astype(np.int64) - 1
     rows = first_row + np.flatnonzero(is_ok.to_numpy(zero_copy_only=False))
     return ScoredRows(rows, scores, pc.list_parent_indices(ok["annotations"]).to_numpy(), classes)

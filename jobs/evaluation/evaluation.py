@@ -83,7 +83,8 @@ class Evaluation:
         console.print(f"{self.title}: {self.output.location.url}", soft_wrap=True)
         if not self.output.is_finished():
             with exclusive_run(self.output, self.manifest, console) as output:
-                run_to_completion(self.pipeline(output), console)
+                stats = run_to_completion(self.pipeline(output), console)
+                output.finish(stats.files)
         return count_rows(self.output, len(self.dataset.classes))
 
     def pipeline(self, output: Output) -> Pipeline:

@@ -52,6 +52,7 @@ def copy_kept(
     with exclusive_run(output, manifest, console, overwrite) as output:
         tasks = plan_copies(corpus, images, per_shard)
         copy_images(corpus, tasks, output, cluster, console)
+        output.finish(output.data_files())
     shards = sum(len(task.shards) for task in tasks)
     console.print(f"Copied {selection.kept:,} images into {shards:,} shards: {output.location.url}")
 

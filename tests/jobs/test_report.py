@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from cluster.output.folder import Output
 from cluster.output.rows import open_labels
+from cluster.storage import open_location
 from demo.world.names import NAMES
 from demo.world.scene import Scene, draw
 from jobs.common.counts import BINS, Counts, ScoredRows, count_labels
@@ -344,8 +346,10 @@ def test_wrong_requests_end_with_one_sentence(tmp_path: Path, changes: list[str]
     for name in ("begun", "foreign"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text(manifest)
-        (tmp_path / name / "_SUCCESS").touch()
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "foreign" / "run_000000-0.parquet")
+    for name in ("begun", "foreign"):
+        output = Output(open_location(str(tmp_path / name), "--labels"))
+        output.finish(output.data_files())
     (tmp_path / "file").touch()
     request = ["--labels", str(labels), "--output", str(tmp_path / "report.html")]
     flags = [*request, *(part.format(tmp=tmp_path) for part in changes)]

@@ -1,17 +1,15 @@
 """Nothing is lost and nothing doubled in any history, and the simulation finds what would lose it."""
 
+from collections.abc import Callable
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from cluster.output import changes
+from cluster.output import changes, resume
 from cluster.output.folder import Output
-from cluster.output.resume import keep_rows
-from cluster.output.rows import map_rows_files
-from tests.simulation.machine import Histories
+from tests.simulation.machine import Histories, write_rows_then_commit
 
 QUICK = settings(max_examples=500, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -20,29 +18,57 @@ def test_nothing_is_lost_or_doubled() -> None:
     run_state_machine_as_test(Histories, settings=QUICK)  # type: ignore[no-untyped-call]
 
 
-def leave_what_is_not_committed(output: Output) -> None:
+def skip_the_sync(history: Histories, run: str, name: str, rows: bytes) -> None:
+    write_rows_then_commit(history, run, name, rows)
+    history.store.unsynced.add(f"/out/{name}-0.parquet")
+
+
+def commit_before_rows(history: Histories, run: str, name: str, rows: bytes) -> None:
+    history.put(f"_checkpoint/{run}/{name}.parquet", b"")
+    history.put(f"{name}-0.parquet", b"")
+    history.put(f"{name}-0.parquet", rows)
+
+
+def skip_recovery(output: Output) -> None:
     """In place of `Output.recover`."""
 
 
-def versions_first(output: Output, corpus: Any) -> None:
+def note_versions_first(output: Output, corpus: Any) -> None:
     """In place of `note_versions`: what has changed is noted before its rows are deleted."""
     noted, now = changes.read_versions(output), changes.versions_of(corpus)
     changes.write_versions(output, noted | now)
-    changed = changes.compare(noted, now).changed
-    for path, table in map_rows_files(output, ["shard"], lambda table: table, damaged=[]):
-        keep_rows(output, path, pa.array([shard not in changed for shard in table["shard"].to_pylist()], pa.bool_()))
+    resume.delete_rows(output, "shard", changes.compare(noted, now).changed)
+
+
+def count_all_files(output: Output) -> dict[str, int]:
+    """In place of `Output.rows_files`: what appears in a finished output counts."""
+    return output.data_files() if output.finished_files() is not None else ROWS_FILES(output)
+
+
+ROWS_FILES = Output.rows_files
+
+BUGS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    "rows are not synced": (Histories, "write", staticmethod(skip_the_sync)),
+    "commit before rows": (Histories, "write", staticmethod(commit_before_rows)),
+    "recovery skipped": (Output, "recover", skip_recovery),
+    "versions noted before rows are deleted": ("cluster.run", "note_versions", note_versions_first),
+    "late files of a finished output count": (Output, "rows_files", count_all_files),
+    "repeated rows stay": (resume, "first_rows", lambda image_ids, seen: [True] * len(image_ids)),
+}
+
+
+FOUND_AT_ONCE = {"rows are not synced", "versions noted before rows are deleted"}
 
 
 @pytest.mark.parametrize(
-    ("where", "bug"),
-    [
-        ("cluster.output.folder.Output.recover", leave_what_is_not_committed),
-        ("tests.simulation.machine.note_versions", versions_first),
-    ],
-    ids=["recovery skipped", "versions noted before rows are deleted"],
+    "bug", [pytest.param(bug, marks=[] if bug in FOUND_AT_ONCE else pytest.mark.long) for bug in BUGS]
 )
-def test_planted_bugs_are_found(where: str, bug: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(where, bug)
+def test_planted_bugs_are_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, name, wrong = BUGS[bug]
+    if isinstance(where, str):
+        monkeypatch.setattr(f"{where}.{name}", wrong)
+    else:
+        monkeypatch.setattr(where, name, wrong)
     until_found = settings(QUICK, max_examples=5000, phases=[Phase.generate], derandomize=True, database=None)
     with pytest.raises((AssertionError, ExceptionGroup)):
         run_state_machine_as_test(Histories, settings=until_found)  # type: ignore[no-untyped-call]

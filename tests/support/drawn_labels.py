@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.output.folder import Output
+from cluster.storage import open_location
 from demo.world.names import NAMES
 from demo.world.scene import draw
 from schemas.manifest import labelling_manifest
@@ -82,7 +84,8 @@ def write_labels(
     if finished:
         summary = {"new_images": sum(map(len, files)), "seconds": 2.0, "bytes_read": 1e6}
         (folder / "summary.json").write_text(json.dumps(summary))
-        (folder / "_SUCCESS").touch()
+        output = Output(open_location(str(folder), "--labels"))
+        output.finish(output.data_files())
     else:
         (folder / "_checkpoint/run").mkdir(parents=True)
         (folder / "_checkpoint/run/run_000000.parquet").touch()

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import Literal
 
+import boto3
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,8 @@ from cluster.storage import Location, open_location
 from schemas.errors import RequestError
 from schemas.rows import Status
 from tests.support.corpora import sample_images, tar_bytes, write_folder, write_tables, write_tars
+from tests.support.jobs import environment
+from tests.support.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY
 
 
 def corpus_at(folder: Path | str, wanted: Literal["auto"] | CorpusFormat = "auto", limit: int | None = None) -> Corpus:
@@ -41,6 +44,18 @@ def test_tar_shards(tmp_path: Path) -> None:
     ]
     assert [record.data for record in records] == [images[name] for name in sorted(images)]
     assert {record.status for record in records} == {Status.OK}
+
+
+def test_a_key_that_s3fs_cannot_read_is_named(s3: dict[str, str]) -> None:
+    client = boto3.client("s3", endpoint_url=s3["AWS_ENDPOINT_URL"], aws_access_key_id=ACCESS_KEY,
+                          aws_secret_access_key=SECRET_KEY, region_name="us-east-1")  # fmt: skip
+    for name in ("x.jpg?versionId=3.jpg", "y.jpg"):
+        client.put_object(Bucket=BUCKET, Key=f"versions/{name}", Body=b"content")
+    with environment(s3):
+        odd, plain = records_of(corpus_at(f"s3://{BUCKET}/versions"))
+    assert (odd.status, plain.status) == (Status.MISSING, Status.OK)
+    assert odd.error is not None
+    assert odd.error.endswith("x.jpg?versionId=3.jpg: s3fs cannot read names with ?versionId=")
 
 
 def test_uri_of_a_tar_member_opens_with_fsspec(tmp_path: Path) -> None:

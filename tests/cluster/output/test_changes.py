@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from cluster.corpus.sources import Corpus
-from cluster.output.changes import Changes, find_changes, note_versions
+from cluster.output.changes import Changes, find_changes, note_versions, write_versions
 from cluster.output.folder import Output
 from cluster.output.resume import scan_output
 from tests.cluster.output.test_resume import corpus_of, row, write_rows
@@ -53,16 +54,25 @@ def test_what_comes_back_unchanged_keeps_its_rows(tmp_path: Path) -> None:
     assert len(names_in(output)) == 2
 
 
-def test_a_crash_before_versions_are_noted_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output = write_rows(tmp_path, [row("a.tar", 0, of=1), row("b.tar", 0, of=1)])
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_crash_between_the_steps_loses_nothing(written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first write marks what is about to be deleted, the second one notes the new versions."""
+    output, later = write_rows(tmp_path, [row("a.tar", 0, of=1), row("b.tar", 0, of=1)]), corpus(a="2", b="1")
     note_versions(output, corpus(a="1", b="1"))
-    monkeypatch.setattr("cluster.output.changes.write_versions", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        note_versions(output, corpus(a="2", b="1"))
+    left = iter(range(written))
+
+    def write_and_crash(*arguments: Any) -> None:
+        next(left)
+        write_versions(*arguments)
+
+    monkeypatch.setattr("cluster.output.changes.write_versions", write_and_crash)
+    with pytest.raises(StopIteration):
+        note_versions(output, later)
     monkeypatch.undo()
-    assert names_in(output) == ["b.tar/0.jpg"]
-    note_versions(output, corpus(a="2", b="1"))
-    assert [shard.name for shard in scan_output(output).remaining(corpus(a="2", b="1")).shards] == ["a.tar"]
+    assert names_in(output) == ["a.tar/0.jpg", "b.tar/0.jpg"][written:]
+    assert find_changes(output, later).changed == {"a.tar"}
+    note_versions(output, later)
+    assert [shard.name for shard in scan_output(output).remaining(later).shards] == ["a.tar"]
 
 
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:

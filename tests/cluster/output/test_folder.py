@@ -174,9 +174,34 @@ def test_finish_leaves_rows_and_marks_success(tmp_path: Path) -> None:
     claim(output, MANIFEST)
     write(tmp_path, "run_000000-0.parquet", "_checkpoint/run_000000.parquet")
     output.write_summary({"images": 1})
-    output.finish()
+    output.finish(output.data_files())
     assert output.is_finished()
     assert names_in(tmp_path) == {"manifest.json", "run_000000-0.parquet", "_SUCCESS", "summary.json"}
+
+
+def test_rows_that_appear_after_the_end_do_not_count(tmp_path: Path) -> None:
+    """A run that was taken for dead may write once more."""
+    output = output_at(tmp_path)
+    claim(output, MANIFEST)
+    write(tmp_path, "run_000000-0.parquet")
+    output.finish(output.data_files())
+    write(tmp_path, "late_000000-0.parquet", "_checkpoint/late/late_000000.parquet")
+    assert [Path(path).name for path in output.rows_files()] == ["run_000000-0.parquet"]
+    claim(output, MANIFEST)  # a run reopens it
+    output.recover()
+    assert "run_000000-0.parquet" in names_in(tmp_path)
+
+
+def test_an_output_that_lost_rows_files_is_not_finished(tmp_path: Path) -> None:
+    output = output_at(tmp_path)
+    claim(output, MANIFEST)
+    write(tmp_path, "run_000000-0.parquet", "run_000001-0.parquet")
+    output.finish(output.data_files())
+    (tmp_path / "run_000001-0.parquet").unlink()
+    assert not output.is_finished()
+    claim(output, MANIFEST)
+    assert [Path(path).name for path in output.rows_files()] == ["run_000000-0.parquet"]
+    assert "_SUCCESS" not in names_in(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{", "[" * 100_000, "\xff"])
@@ -209,7 +234,7 @@ def test_a_finished_checkpoint_is_never_removed_before_success_is_written(tmp_pa
     write(tmp_path, "run_000000-0.parquet", "_checkpoint/run_000000.parquet")
     (tmp_path / "_SUCCESS.part").mkdir()  # writing _SUCCESS fails
     with pytest.raises(OSError, match="_SUCCESS"):
-        output.finish()
+        output.finish(output.data_files())
     assert (tmp_path / "_checkpoint/run_000000.parquet").exists()
 
 

@@ -137,6 +137,7 @@ def test_a_run_holds_the_lease_writes_the_manifest_and_finishes(output: Output) 
         assert (output.read_json("manifest.json") or {})["fingerprint"] == MANIFEST.fingerprint
         running.write("_checkpoint/run/rows.parquet", b"")
         assert not output.is_finished()
+        running.finish({})
     assert output.is_finished()
     assert output.read_json(LEASE) is None
     assert output.checkpoint_files() == []
@@ -147,8 +148,8 @@ def test_a_run_that_fails_leaves_an_unfinished_output_without_a_lease(output: Ou
         raise JobFailedError
     assert not output.is_finished()
     assert output.read_json(LEASE) is None
-    with exclusive_run(output, MANIFEST, CONSOLE):
-        pass
+    with exclusive_run(output, MANIFEST, CONSOLE) as running:
+        running.finish({})
     assert output.is_finished()
 
 
@@ -156,6 +157,7 @@ def test_a_finished_output_is_reopened_and_its_rows_count(output: Output) -> Non
     with exclusive_run(output, MANIFEST, CONSOLE):
         output.write("run_000000-0.parquet", b"")
         output.write("_checkpoint/run/run_000000.parquet", b"")
+        output.finish(output.rows_files())
     with exclusive_run(output, MANIFEST, CONSOLE) as running:
         assert not running.is_finished()
         running.recover()

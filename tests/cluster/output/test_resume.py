@@ -108,10 +108,10 @@ def test_a_file_that_a_power_failure_left_empty_does_not_count(tmp_path: Path) -
     (tmp_path / "run_000001-0.parquet").write_bytes(b"")
     (tmp_path / "run_000002-0.parquet").write_bytes((tmp_path / "run_000000-0.parquet").read_bytes()[:-20])
     with pytest.raises(OSError, match=r"run_000001-0\.parquet is damaged"):
-        count_rows(output)
+        count_rows(output, output.rows_files())
     done = scan_output(output)
     assert (done.images, done.shards) == (1, {"a.tar"})
-    assert count_rows(output).images == 1
+    assert count_rows(output, output.rows_files()).images == 1
 
 
 def test_transient_failures_are_forgotten_and_nothing_else(tmp_path: Path) -> None:
@@ -135,11 +135,11 @@ def test_transient_failures_are_forgotten_and_nothing_else(tmp_path: Path) -> No
 
 def test_a_finished_output_that_is_opened_again_keeps_its_rows(tmp_path: Path) -> None:
     output = write_rows(tmp_path, [row("a.tar", 0, of=1)])
-    output.finish()
+    output.finish(output.rows_files())
     output.reopen()
     write_rows(tmp_path, [row("b.tar", 0, of=1)], run="killed", committed=False)
     output.recover()
     assert not output.is_finished()
     assert [Path(path).name for path in output.rows_files()] == ["run_000000-0.parquet"]
-    output.finish()
+    output.finish(output.rows_files())
     assert not (tmp_path / "_checkpoint").exists()
