@@ -94,7 +94,7 @@ def read_blocks(corpus: Corpus, prepare: Prepare, report: Callable[..., None]) -
             if record.image_id in shard.done:
                 continue
             with prometheus.timed_stage("prepare", 1):
-                rows.append(prepare(record))
+                rows.append(prepare(record) | {"shard_version": shard.version})
             if len(rows) == BLOCK_ROWS:
                 yield pa.Table.from_pylist(rows, PREPARED_SCHEMA)
                 rows = []

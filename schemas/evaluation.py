@@ -3,7 +3,8 @@
 ==================  ==============================================================================================
 field               meaning
 ==================  ==============================================================================================
-``image_id``, ``uri``, ``shard``, ``shard_images``, ``width``, ``height``, ``status``, ``error``, ``class_scores``
+``image_id``, ``uri``, ``shard``, ``shard_version``, ``shard_images``, ``width``, ``height``, ``status``, ``error``,
+``class_scores``
                     as in `schemas.rows`
 ``present``         labels in the ground truth, ascending
 ``confusion``       pixels by true and predicted label, only pairs that occur
@@ -39,7 +40,18 @@ THRESHOLD_STEP = pa.struct(
     ]
 )
 
-KEPT = ("image_id", "uri", "shard", "shard_images", "width", "height", "status", "error", "class_scores")
+KEPT = (
+    "image_id",
+    "uri",
+    "shard",
+    "shard_version",
+    "shard_images",
+    "width",
+    "height",
+    "status",
+    "error",
+    "class_scores",
+)
 EVALUATION_SCHEMA = pa.schema(
     [
         *(ROW_SCHEMA.field(name) for name in KEPT),

@@ -8,6 +8,8 @@ field                    meaning
 ``uri``                  where the image's bytes are: a URL, ``tar://MEMBER::URL`` for a tar member (fsspec opens it),
                          or ``URL#row=N`` for row N (from 0) of a table
 ``shard``                path of the file that was read, relative to the input
+``shard_version``        what the storage said of that file before it was read, its size and ETag or time of
+                         modification: a later run sees from it that the row is outdated
 ``shard_images``         number of rows of the shard, on the row of its last image, null elsewhere: a later run sees
                          from it that the shard is complete
 ``passed_over``          on the same row, the shard's members that are no images, counted by ending; null elsewhere
@@ -33,7 +35,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 class Status(StrEnum):
@@ -108,6 +110,7 @@ ROW_SCHEMA = pa.schema(
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
+        pa.field("shard_version", pa.string()),
         pa.field("shard_images", pa.int32()),
         pa.field("passed_over", pa.list_(PASSED_OVER)),
         pa.field("width", pa.int32()),

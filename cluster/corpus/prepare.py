@@ -15,7 +15,9 @@ from cluster.corpus.readers import Record
 from schemas.errors import DecodeError
 from schemas.rows import ROW_SCHEMA, Status
 
-IDENTITY = ("image_id", "uri", "shard", "shard_images", "passed_over", "width", "height", "status", "error")
+IDENTITY = (
+    "image_id", "uri", "shard", "shard_version", "shard_images", "passed_over", "width", "height", "status", "error",
+)  # fmt: skip
 """Columns of a row that are known before an image is labelled."""
 PREPARED_SCHEMA = pa.schema(
     [

@@ -1,7 +1,8 @@
 """What changed in a corpus since its rows were made: the versions of its shards, in ``OUTPUT/_shards.arrow``.
 
 A version is what the storage says of a file: its size and its ETag or time of modification. It is noted before the
-shard is read. If the shard is replaced while it is read, the next run finds another version and labels it again.
+shard is read, and its rows carry it. If the shard is replaced while it is read, the next run finds another version and
+labels it again. Rows of another version than the noted one do not count (`cluster.output.resume.scan_output`).
 """
 
 import io
@@ -14,10 +15,6 @@ from pyarrow import feather
 from cluster.corpus.readers import utf8
 from cluster.corpus.sources import Corpus
 from cluster.output.folder import SHARDS, Output
-from cluster.output.resume import delete_rows
-
-UNKNOWN = "?"
-"""No file has this version."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +50,7 @@ def find_changes(output: Output, corpus: Corpus) -> Changes:
 
 
 def note_versions(output: Output, corpus: Corpus) -> Changes | None:
-    """Delete the rows of shards that have changed, and note the versions of all shards.
-
-    While rows are deleted, the shards' versions are unknown. If this run has been taken for dead, and another one has
-    finished meanwhile, the next run sees that these shards must be labelled.
+    """Note the versions of all shards.
 
     Returns:
         What has changed; None if nothing was noted before.
@@ -65,13 +59,9 @@ def note_versions(output: Output, corpus: Corpus) -> Changes | None:
         OSError: the storage failed.
     """
     noted, now = read_versions(output), versions_of(corpus)
-    changes = compare(noted, now)
-    if changes.changed:
-        write_versions(output, noted | dict.fromkeys(changes.changed, UNKNOWN))
-        delete_rows(output, "shard", changes.changed)
     if noted != noted | now:
         write_versions(output, noted | now)
-    return changes if noted else None
+    return compare(noted, now) if noted else None
 
 
 def compare(noted: Mapping[str, str], now: Mapping[str, str]) -> Changes:

@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -11,10 +11,13 @@ import pyarrow.parquet as pq
 
 from cluster.corpus.readers import utf8
 from cluster.corpus.sources import Corpus
+from cluster.output.changes import read_versions
 from cluster.output.files import file_name
 from cluster.output.folder import Output
 from cluster.output.rows import first_rows, map_rows_files
 from schemas.rows import TRANSIENT
+
+COUNTED_COLUMNS = ["shard", "shard_version", "shard_images"]
 
 
 @dataclass(frozen=True)
@@ -45,20 +48,24 @@ class Progress:
 def scan_output(output: Output) -> Progress:
     """Count the rows of every shard. Ids are read only of shards that are incomplete or that several runs wrote to.
 
-    A run writes one row per image. But a run that seemed dead may have written after the next one began. All rows of an
-    image except its first are deleted, and files that are no Parquet files.
+    Rows of an older version of their shard are deleted. A run writes one row per image, but a run that seemed dead may
+    have written after the next one began: of an image's rows only the first stays. Files that are no Parquet files are
+    deleted too.
 
     The columns that are read repeat a few values, so they are small: a file costs its footer and a few hundred bytes.
     """
-    files = output.rows_files()
+    files, versions = output.rows_files(), read_versions(output)
     rows: Counter[str] = Counter()
     expected: dict[str, int] = {}
     runs: defaultdict[str, set[str]] = defaultdict(set)
-    shards_of_file: dict[str, list[str]] = {}
+    shards_of_file: dict[str, set[str]] = {}
     damaged: list[str] = []
-    for path, counts in map_rows_files(output, ["shard", "shard_images"], count_shards, list(files), damaged):
-        shards_of_file[path] = [shard for shard, _, _ in counts]
-        for shard, count, last in counts:
+    outdated: list[str] = []
+    for path, counts in map_rows_files(output, COUNTED_COLUMNS, count_shards, list(files), damaged):
+        shards_of_file[path] = {shard for shard, *_ in counts}
+        for shard, version, count, last in counts:
+            if versions.get(shard, version) != version:
+                outdated.append(path)
             rows[shard] += count
             runs[shard].add(run_of(path))
             if last is not None:
@@ -66,6 +73,9 @@ def scan_output(output: Output) -> Progress:
     for path in damaged:
         output.location.fs.rm_file(path)
         del files[path]
+    if outdated:
+        delete_outdated(output, list(dict.fromkeys(outdated)), versions)
+        return scan_output(output)
     sure = {shard for shard, count in rows.items() if count == expected.get(shard) and len(runs[shard]) == 1}
     unsure = [path for path, shards in shards_of_file.items() if not sure.issuperset(shards)]
     ids, repeated = distinct_ids(output, unsure, sure)
@@ -75,6 +85,13 @@ def scan_output(output: Output) -> Progress:
     images = sum(rows[shard] for shard in sure) + sum(map(len, ids.values()))
     begun = {shard: frozenset(ids[shard]) for shard in ids.keys() - complete}
     return Progress(images, complete, begun, files)
+
+
+def delete_outdated(output: Output, paths: list[str], versions: Mapping[str, str]) -> None:
+    """Delete the rows of another version of their shard than the noted one."""
+    for path, table in map_rows_files(output, ["shard", "shard_version"], lambda table: table, paths):
+        pairs = zip(table["shard"].to_pylist(), table["shard_version"].to_pylist(), strict=True)
+        keep_rows(output, path, pa.array(versions.get(shard, version) == version for shard, version in pairs))
 
 
 def distinct_ids(output: Output, paths: list[str], sure: set[str]) -> tuple[dict[str, set[str]], bool]:
@@ -95,12 +112,7 @@ def distinct_ids(output: Output, paths: list[str], sure: set[str]) -> tuple[dict
 
 
 def forget_transient_failures(output: Output) -> int:
-    """Delete the rows of transient failures, so that the run labels these images again. Returns their number."""
-    return delete_rows(output, "status", TRANSIENT)
-
-
-def delete_rows(output: Output, column: str, values: Collection[str]) -> int:
-    """Delete the rows that have one of these values in a column.
+    """Delete the rows of transient failures, so that the run labels these images again.
 
     Rows files are replaced one by one, each atomically. A crash in between loses nothing: the next run labels an image
     without a row. Damaged files are left to `scan_output`.
@@ -111,8 +123,9 @@ def delete_rows(output: Output, column: str, values: Collection[str]) -> int:
     Raises:
         OSError: the storage failed.
     """
-    deleted, wanted, damaged = 0, pa.array(sorted(values), pa.string()), list[str]()
-    for path, found in map_rows_files(output, [column], lambda table: pc.is_in(table[column], wanted), damaged=damaged):
+    deleted, transient, damaged = 0, pa.array(sorted(TRANSIENT), pa.string()), list[str]()
+    failures = map_rows_files(output, ["status"], lambda table: pc.is_in(table["status"], transient), damaged=damaged)
+    for path, found in failures:
         if pc.any(found).as_py():
             keep_rows(output, path, pc.invert(found))
             deleted += pc.sum(found).as_py()
@@ -133,8 +146,9 @@ def run_of(path: str) -> str:
     return file_name(path).rpartition("_")[0]
 
 
-def count_shards(table: pa.Table) -> list[tuple[str, int, int | None]]:
-    """For every shard in a rows file: its name, its number of rows there, and its ``shard_images`` if it is there."""
-    grouped = table.group_by("shard").aggregate([([], "count_all"), ("shard_images", "max")])
-    columns = (grouped[name].to_pylist() for name in ("shard", "count_all", "shard_images_max"))
+def count_shards(table: pa.Table) -> list[tuple[str, str, int, int | None]]:
+    """For every version of a shard in a rows file: its name, the version, its number of rows there, and its
+    ``shard_images`` if that is there."""
+    grouped = table.group_by(["shard", "shard_version"]).aggregate([([], "count_all"), ("shard_images", "max")])
+    columns = (grouped[name].to_pylist() for name in ("shard", "shard_version", "count_all", "shard_images_max"))
     return list(zip(*columns, strict=True))

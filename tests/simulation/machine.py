@@ -216,7 +216,7 @@ class Histories(RuleBasedStateMachine):
 
     def label_shard(self, shard: Shard, run: str, number: int) -> None:
         images, version = self.corpus[shard.name]
-        rows = [self.row(shard.name, image, images, version) for image in range(images)]
+        rows = [self.row(shard, image, images, version) for image in range(images)]
         rows = [row for row in rows if row["image_id"] not in shard.done]
         for start in range(0, len(rows), ROWS_PER_FILE):
             buffer = io.BytesIO()
@@ -230,10 +230,13 @@ class Histories(RuleBasedStateMachine):
         shards = (Shard(name, f"/in/{name}", version=str(version)) for name, (_, version) in self.corpus.items())
         return Corpus(Location(self.store, "/in"), "tar", tuple(sorted(shards, key=lambda shard: shard.name)))
 
-    def row(self, shard: str, image: int, images: int, version: int) -> dict[str, Any]:
+    def row(self, shard: Shard, image: int, images: int, version: int) -> dict[str, Any]:
+        """The version that is read may be newer than the one that was listed."""
         last = images if image == images - 1 else None
-        image_id = f"{shard}/{image}.jpg"
-        return {"image_id": image_id, "uri": str(version), "shard": shard, "status": Status.OK, "shard_images": last}
+        return {
+            "image_id": f"{shard.name}/{image}.jpg", "uri": str(version), "shard": shard.name,
+            "shard_version": shard.version, "status": Status.OK, "shard_images": last,
+        }  # fmt: skip
 
     def rows(self) -> list[dict[str, Any]]:
         files = [self.store.cat_file(path) for path in self.output.rows_files()]

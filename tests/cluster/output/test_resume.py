@@ -18,10 +18,13 @@ from cluster.storage import open_location
 from schemas.rows import ROW_SCHEMA, Status
 
 
-def row(shard: str, number: int, of: int | None = None, status: str = Status.OK) -> dict[str, Any]:
+def row(
+    shard: str, number: int, of: int | None = None, status: str = Status.OK, version: str | None = None
+) -> dict[str, Any]:
     image_id = f"{shard}/{number}.jpg"
     nothing = dict.fromkeys(("width", "height", "error", "class_scores", "annotations"))
-    return nothing | {"image_id": image_id, "uri": image_id, "shard": shard, "status": status, "shard_images": of}
+    known = {"image_id": image_id, "uri": image_id, "shard": shard, "shard_version": version, "shard_images": of}
+    return nothing | known | {"status": status}
 
 
 def write_rows(folder: Path, *files: list[dict[str, Any]], run: str = "run", committed: bool = True) -> Output:
