@@ -173,8 +173,13 @@ def attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
     return [transformers[index].transformer_blocks[0].attn1 for index in (1, 0)]
 
 
-def check_head(unet: UNet2DConditionModel, settings: MethodSettings) -> None:
-    """Raises ValueError: ``head`` names a head that the UNet does not have, or it has no attention to use at all."""
+def check_head(unet: UNet2DConditionModel, settings: MethodSettings) -> int:
+    """The number of heads.
+
+    Raises:
+        ValueError: ``head`` names a head that the UNet does not have, or it has no attention to use at all.
+    """
     heads = sum(layer.heads for layer in attention_layers(unet))
     if settings.compensation == "head" and settings.head >= heads:
         raise ValueError(f"head must be below {heads} for this diffusion model, not {settings.head}")
+    return heads

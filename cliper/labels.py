@@ -76,7 +76,8 @@ def label_map(
     Args:
         scores: as from `class_scores`; on the CPU, so that nothing waits for a GPU.
         settings: thresholds and ``normalize_maps``.
-        allowed: classes (from 0) that may win, where image-level labels are given (paper table 3); None allows all.
+        allowed: where image-level labels are given (paper table 3), the classes (from 0) that compete, whatever their
+            scores; None leaves that to the scores.
 
     Returns:
         uint8, or int32 for more than 255 classes.
@@ -103,9 +104,9 @@ def winning_classes(
 ) -> Iterator[tuple[slice, Float[Tensor, "rows width"], Integer[Tensor, "rows width"]]]:
     """The largest value of a class at every pixel, and its label: c + 1 for class c, 0 where all values are 0.
 
-    A class competes with its map, resized bilinearly, relative to the map's maximum and times its score. Classes whose
-    score is not above their threshold (`MethodSettings.score_thresholds`) do not compete, nor does a class where its
-    value is below its floor.
+    A class competes with its map, resized bilinearly, relative to the map's maximum and times its score. Unless labels
+    are given, classes whose score is not above their threshold (`MethodSettings.score_thresholds`) do not compete. Nor
+    does a class where its value is below its floor.
 
     Args:
         scores, settings, allowed: as for `label_map`.
@@ -114,8 +115,11 @@ def winning_classes(
     Yields:
         Blocks of rows from top to bottom: the rows, values and labels.
     """
-    limits = torch.tensor(settings.score_thresholds(len(scores)), dtype=torch.float32)
-    present = [index for index in (scores > limits).nonzero().flatten().tolist() if allowed is None or index in allowed]
+    if allowed is None:
+        limits = torch.tensor(settings.score_thresholds(len(scores)), dtype=torch.float32)
+        present = (scores > limits).nonzero().flatten().tolist()
+    else:
+        present = sorted(allowed)
     if not present:
         background = empty_labels(image_hw, len(scores), refined.device).zero_()
         yield slice(0, image_hw[0]), refined.new_zeros(image_hw), background

@@ -21,11 +21,11 @@ from cliper.vision import VisionTower, check_supported
 EMPTY_PROMPT_FILE = "empty_prompt.safetensors"
 
 
-def check_diffusion(spec: DiffusionSpec, settings: MethodSettings) -> int:
+def check_diffusion(spec: DiffusionSpec, settings: MethodSettings) -> tuple[int, int]:
     """Check from its configuration alone that a diffusion model can serve the settings.
 
     Returns:
-        The side of its square input in pixels.
+        The side of its square input in pixels, and the number of heads that compensation can use.
 
     Raises:
         ModelError: its UNet is of another kind or lacks the head asked for.
@@ -35,10 +35,10 @@ def check_diffusion(spec: DiffusionSpec, settings: MethodSettings) -> int:
         vae = AutoencoderKL.load_config(**spec.source(), subfolder="vae")
         with torch.device("meta"):
             model = UNet2DConditionModel.from_config(unet)
-        check_head(model, settings)
+        heads = check_head(model, settings)
         if "block_out_channels" not in vae:
             raise ValueError("the autoencoder's configuration has no block_out_channels")
-        return input_side_px(model.config, vae)
+        return input_side_px(model.config, vae), heads
 
 
 def load_vision_tower(spec: ClipSpec, device: torch.device, dtype: torch.dtype) -> VisionTower:

@@ -68,6 +68,7 @@ class ClipSpec:
         open_defaults: the same for preset ``open``, from ``cliper_open``.
         folder: local folder; None for a model of the hub.
         repository: the hub's repository; None for a local folder.
+        pretrained: open_clip's architecture and pretraining tag, with a colon between; empty for a local folder.
     """
 
     name: str
@@ -79,6 +80,7 @@ class ClipSpec:
     open_defaults: OpenDefaults
     folder: str | None = None
     repository: str | None = None
+    pretrained: str = ""
 
     @property
     def patch_size_px(self) -> int:
@@ -147,7 +149,8 @@ def find_clip(name: str) -> ClipSpec:
     repository = "/".join(pretrained["hf_hub"].split("/")[:2])
     commit = hub_commit(f"CLIP model {name!r}", repository, revision)
     measured = {"measured": OPEN_MEASURED} if architecture == "ViT-B-16-quickgelu" else {}
-    return clip_spec(name, commit, model_cfg, pretrained, {"cliper_open": measured}, repository=repository)
+    return clip_spec(name, commit, model_cfg, pretrained, {"cliper_open": measured}, repository=repository,
+                     pretrained=f"{architecture}:{tag}")  # fmt: skip
 
 
 def find_local_clip(name: str, folder: Path) -> ClipSpec:

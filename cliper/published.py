@@ -1,15 +1,15 @@
 """Eight benchmarks as data: queries, published settings and mean IoU, and the layout of files and masks."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
 from cliper.settings import EncoderDefaults
 
-ENCODERS = {(16, 12): "ViT-B/16", (14, 24): "ViT-L/14"}
-"""Patch size in pixels and number of blocks of the encoders with published figures."""
+ENCODERS = {"ViT-B-16-quickgelu:openai": "ViT-B/16", "ViT-L-14-quickgelu:openai": "ViT-L/14"}
+"""The weights with published figures, by open_clip's architecture and pretraining tag."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,7 @@ class EncoderSettings(EncoderDefaults):
     Attributes:
         templates: name of the prompt templates, one of `cliper.text.TEMPLATE_SETS`.
         sliding_crop_px: side of the windows in the results with ``sliding``; the others are without windows.
+        sliding_background_threshold: ``background_threshold`` of the results with ``sliding``, if it is another one.
         published_miou: mean IoU in percent, None where none is published: ``paper_full``,
             ``paper_without_refinement``, ``release_full``, ``release_without_refinement``, ``release_sliding_full`` and
             ``release_sliding_without_refinement``.
@@ -26,7 +27,13 @@ class EncoderSettings(EncoderDefaults):
 
     templates: str
     sliding_crop_px: int
+    sliding_background_threshold: float | None = None
     published_miou: dict[str, float | None]
+
+    def with_windows(self) -> "EncoderSettings":
+        """The settings of the results with ``sliding``."""
+        own = self.sliding_background_threshold
+        return self if own is None else replace(self, background_threshold=own)
 
 
 @dataclass(frozen=True)
@@ -38,14 +45,18 @@ class Benchmark:
         classes: one text query for each class, in the order of the data set's labels.
         background_queries: phrases for what is no class.
         ignore_labels: labels that do not count, where 0 is no class and c the c-th class, counted from 1.
+        images: number of images in the split that the figures are about.
         encoders: settings by the encoder's name, ``ViT-B/16`` and ``ViT-L/14``.
+        not_done: what was done for the published figures and is not done here, each as a part of a sentence.
     """
 
     name: str
     classes: tuple[str, ...]
     background_queries: tuple[str, ...]
     ignore_labels: frozenset[int]
+    images: int
     encoders: dict[str, EncoderSettings]
+    not_done: tuple[str, ...] = ()
 
     @property
     def has_background(self) -> bool:
@@ -55,11 +66,6 @@ class Benchmark:
     def encoder(self, patch_size_px: int) -> EncoderSettings:
         """Settings for an encoder: those of ViT-L/14 for patches of 14 pixels, else ViT-B/16's."""
         return self.encoders["ViT-L/14" if patch_size_px == 14 else "ViT-B/16"]
-
-    def published_miou(self, patch_size_px: int, blocks: int, result: str) -> float | None:
-        """A published mean IoU in percent; None if there is none for such an encoder."""
-        name = ENCODERS.get((patch_size_px, blocks))
-        return None if name is None else self.encoders[name].published_miou[result]
 
 
 Profile = Literal["objects", "scene", "street"]
@@ -92,6 +98,8 @@ def find_benchmark(name: str) -> Benchmark:
         classes=tuple(facts["classes"]),
         background_queries=tuple(facts["background_queries"]),
         ignore_labels=frozenset(facts["ignore_labels"]),
+        images=facts["images"],
+        not_done=tuple(facts.get("not_done", ())),
         encoders={encoder: EncoderSettings(**settings) for encoder, settings in facts["encoders"].items()},
     )
 

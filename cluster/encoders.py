@@ -100,7 +100,7 @@ class CountsEncoder:
 
     def allowed(self, row: Row) -> Collection[int] | None:
         """The classes that the ground truth shows, if they are to be given."""
-        return {label - 1 for label in labels_in(truth_of(row))} if self.given_labels else None
+        return {label - 1 for label in labels_in(truth_of(row)) if label} if self.given_labels else None
 
     def encode(self, row: Row, prediction: Prediction, seconds: float) -> Row:
         """See `Encoder.encode`."""

@@ -20,7 +20,7 @@ from demo.world import __main__ as world
 from demo.world.names import NAMES
 from jobs import annotate, report
 from jobs.common.exit_codes import plain_console
-from jobs.evaluation.figures import EvaluationCounts, Figures, figures_of, indicator
+from jobs.evaluation.figures import Comparison, EvaluationCounts, Figures, figures_of, indicator
 from schemas.runs import labels_from_annotations
 
 
@@ -65,7 +65,7 @@ def measure(labels: Path, masks: Path) -> Figures:
     scores = np.array([row["class_scores"] for row in rows], np.float32)
     sums = EvaluationCounts(confusion, scores, indicator(present, len(NAMES)), failed=0, seconds=summary["seconds"])
     thresholds = MethodSettings.from_document(manifest["settings"]).score_thresholds(len(NAMES))
-    return figures_of("annotation job", sums, NAMES, thresholds, published=None, settings=manifest["settings"])
+    return figures_of("annotation job", sums, NAMES, thresholds, Comparison(), manifest["settings"])
 
 
 if __name__ == "__main__":

@@ -22,13 +22,19 @@ Parsed = TypeVar("Parsed")
 
 @dataclass(frozen=True)
 class Models:
-    """The models of a request, their settings, and the settings file."""
+    """The models of a request, their settings, and the settings file.
+
+    Attributes:
+        diffusion_side_px: side of the diffusion model's input; None without.
+        heads: number of the diffusion model's heads that compensation can use; 0 without.
+    """
 
     clip: ClipSpec
     diffusion: DiffusionSpec | None
     settings: MethodSettings
     file: SettingsFile
     diffusion_side_px: int | None = None
+    heads: int = 0
 
     def manifest(self) -> dict[str, object]:
         found = {"clip": self.clip, "diffusion": self.diffusion}
@@ -69,7 +75,10 @@ def find_models(
     file = file or read_settings_file(options.settings, class_names)
     try:
         clip = find_clip(options.clip)
-        defaults = benchmark.encoder(clip.patch_size_px) if benchmark else clip.defaults
+        defaults = clip.defaults
+        if benchmark is not None:
+            published = benchmark.encoder(clip.patch_size_px)
+            defaults = published.with_windows() if options.sliding_crop_px else published
         if options.profile is not None:
             defaults = replace(defaults, **profile_settings(options.profile, clip.patch_size_px))
         settings = options.resolve(defaults, clip.open_defaults, file, class_names)
@@ -77,10 +86,10 @@ def find_models(
         if not needs_diffusion(settings):
             return Models(clip, None, settings, file)
         diffusion = find_diffusion(options.diffusion)
-        side_px = check_diffusion(diffusion, settings)
+        side_px, heads = check_diffusion(diffusion, settings)
     except ValueError as error:
         raise RequestError(str(error)) from error
-    return Models(clip, diffusion, settings, file, side_px)
+    return Models(clip, diffusion, settings, file, side_px, heads)
 
 
 def read_settings_file(address: str | None, class_names: Sequence[str]) -> SettingsFile:

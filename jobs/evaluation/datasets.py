@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from cliper.models import ClipSpec
 from cliper.published import Benchmark, find_benchmark
-from cliper.settings import MethodSettings, Preset
+from cliper.settings import Preset
 from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled
 from cluster.corpus.limits import Limits
 from cluster.storage import open_location
@@ -67,14 +67,6 @@ class Dataset:
             return VocabularyRequest(self.classes, background, read_templates(templates or "car"), ready=None)
         chosen = templates or self.benchmark.encoder(clip.patch_size_px).templates
         return VocabularyRequest(self.classes, self.benchmark.background_queries, read_templates(chosen), ready=None)
-
-    def published(self, clip: ClipSpec, settings: MethodSettings) -> float | None:
-        """The published mean IoU in percent for this encoder and these settings; None if there is none."""
-        if self.benchmark is None or settings.preset == "open" or settings.compensation == "guided":
-            return None
-        sliding = "sliding_" if settings.sliding_crop_px and settings.preset == "release" else ""
-        full = "without_refinement" if settings.compensation == "none" else "full"
-        return self.benchmark.published_miou(clip.patch_size_px, clip.blocks, f"{settings.preset}_{sliding}{full}")
 
 
 def find_dataset(name: str, root: str | None, limit: int | None, limits: Limits) -> Dataset:

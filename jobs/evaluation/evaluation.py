@@ -13,6 +13,7 @@ from cluster.run import Pipeline, run_to_completion
 from cluster.storage import open_location
 from jobs.common.statistics import calibration_error
 from jobs.evaluation.calibration import choose_background_thresholds, choose_score_thresholds, fit_presence
+from jobs.evaluation.comparison import compare_with_published
 from jobs.evaluation.datasets import Dataset
 from jobs.evaluation.figures import EvaluationCounts, Figures, count_rows, figures_of
 from jobs.evaluation.methods import find_method
@@ -100,7 +101,8 @@ class Evaluation:
         """Run, and put the figures beside the published one."""
         names, method = self.dataset.label_names, self.method
         counts = self.run(console)
-        return figures_of(self.title, counts, names, method.score_thresholds, method.published, method.settings)
+        comparison = compare_with_published(self.dataset, method, self.options)
+        return figures_of(self.title, counts, names, method.score_thresholds, comparison, method.settings)
 
 
 def calibrate(options: EvaluateOptions, dataset: Dataset, target: Path, console: Console) -> list[Figures]:
@@ -153,8 +155,9 @@ def fitted_thresholds(
     options: EvaluateOptions, before: Evaluation, sample: Dataset, counts: EvaluationCounts, console: Console
 ) -> SettingsFile:
     """The settings file with the thresholds of every class that fit a labelled sample."""
-    method, names = before.method, sample.class_names
-    file = choose_score_thresholds(method.file, names, counts, method.settings["score_threshold"])
+    method, names, file = before.method, sample.class_names, before.method.file
+    if not options.given_labels:
+        file = choose_score_thresholds(file, names, counts, method.settings["score_threshold"])
     if options.calibrate_for == "miou":
         second = Evaluation("the same with thresholds on scores", options, sample, file, threshold_histogram=True)
         file = choose_background_thresholds(file, names, second.output, second.run(console))

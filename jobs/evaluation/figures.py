@@ -19,6 +19,19 @@ Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """What is published about an evaluation.
+
+    Attributes:
+        published: mean IoU in percent; None if none is published for exactly this.
+        differences: what is other than in the evaluation that was published; empty for a data set of one's own.
+    """
+
+    published: float | None = None
+    differences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class EvaluationCounts:
     """Sums over the images of an evaluation.
 
@@ -78,7 +91,7 @@ def indicator(present: Sequence[Sequence[int]], classes: int) -> np.ndarray:
 
 def figures_of(
     title: str, counts: EvaluationCounts, label_names: Sequence[str], thresholds: Sequence[float],
-    published: float | None, settings: dict[str, Any],
+    comparison: Comparison, settings: dict[str, Any],
 ) -> Figures:  # fmt: skip
     """What is known about one way of labelling a data set. Shares are in percent.
 
@@ -86,12 +99,14 @@ def figures_of(
         title, counts: what was evaluated, and its counts.
         label_names: names of the labels that count, the last ones of the confusion matrix.
         thresholds: per class, the score above which it is taken for present.
-        published: the published mean IoU for these settings in percent, if there is one.
+        comparison: with what is published.
         settings: the method's.
 
     Returns:
-        ``title``, ``published`` and ``settings``; the figures of `segmentation_figures` and `presence_figures`;
-        ``images`` that counted, ``failed`` ones, and ``seconds_per_image`` for labelling one in its actor.
+        ``title`` and ``settings``; ``published``, the published mean IoU in percent or None, and
+        ``differs_from_published``, what is other than there; the figures of `segmentation_figures` and
+        `presence_figures`; ``images`` that counted, ``failed`` ones, and ``seconds_per_image`` for labelling one in its
+        actor.
     """
     shares = segmentation_figures(counts.confusion, label_names)
     shares |= presence_figures(counts.scores, counts.present, thresholds)
@@ -101,7 +116,8 @@ def figures_of(
         "images": counts.images,
         "failed": counts.failed,
         "seconds_per_image": counts.seconds / max(counts.images, 1),
-        "published": published,
+        "published": comparison.published,
+        "differs_from_published": list(comparison.differences),
         "settings": settings,
     }
 
@@ -141,6 +157,15 @@ def figures_table(heading: str, results: Sequence[Figures]) -> Table:
     return table
 
 
+def notes(results: Sequence[Figures]) -> list[str]:
+    """A sentence for every result of a benchmark without a published figure: what differs."""
+    return [
+        f"No published figure for {figures['title']}: {'; '.join(figures['differs_from_published'])}."
+        for figures in results
+        if figures["differs_from_published"]
+    ]
+
+
 def class_table(figures: Figures) -> Table:
     """Intersection over union of every class."""
     table = Table("class", Column("IoU", justify="right"), title="IoU by class", title_justify="left")
@@ -153,4 +178,5 @@ def markdown(heading: str, results: Sequence[Figures]) -> str:
     """All results as a Markdown table."""
     rows = [["", *COLUMNS], *([cell.replace("|", "\\|") for cell in cells(figures, COLUMNS)] for figures in results)]
     first, *others = ("| " + " | ".join(row) + " |" for row in rows)
-    return "\n".join([f"## {heading}", "", first, "|---" * len(rows[0]) + "|", *others]) + "\n"
+    remarks = [line for note in notes(results) for line in ("", note)]
+    return "\n".join([f"## {heading}", "", first, "|---" * len(rows[0]) + "|", *others, *remarks]) + "\n"

@@ -32,7 +32,6 @@ class Method:
         file: the settings file's content.
         spec: from the vocabulary's embeddings to what the labelling actors need.
         score_thresholds: per class, the score above which it is taken for present.
-        published: the published mean IoU in percent; None if there is none.
     """
 
     clip: ClipSpec
@@ -41,7 +40,6 @@ class Method:
     file: SettingsFile
     spec: Callable[[VocabularyEmbeddings], SegmenterSpec]
     score_thresholds: tuple[float, ...]
-    published: float | None
 
 
 def find_method(
@@ -66,8 +64,7 @@ def find_method(
     if name == "cliper":
         thresholds = settings.score_thresholds(classes)
         spec = partial(models.spec, precision=precision)
-        published = dataset.published(models.clip, settings)
-        return Method(models.clip, models.manifest(), settings.document(), models.file, spec, thresholds, published)
+        return Method(models.clip, models.manifest(), settings.document(), models.file, spec, thresholds)
     given = {"logit_scale": options.logit_scale, "background_threshold": options.background_threshold}
     chosen = {setting: value for setting, value in given.items() if value is not None}
     defaults = {"background_threshold": 0.1 if dataset.background else 0.0}
@@ -84,5 +81,5 @@ def find_method(
     return Method(
         models.clip, manifest, asdict(baseline), models.file,
         lambda embeddings: BaselineSpec(name, models.clip, embeddings, baseline, precision, used_proxy),
-        (PRESENT_PROBABILITY,) * classes, published=None,
+        (PRESENT_PROBABILITY,) * classes,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from cluster.corpus.layouts import BENCHMARKS
 from cluster.corpus.limits import Limits
 from cluster.session import ClusterOptions
 from jobs.common.options import MethodOptions
-from jobs.evaluation.ablations import Grid
+from jobs.evaluation.ablations import NEED_DIFFUSION, Grid
 from jobs.evaluation.calibration import Goal
 from jobs.evaluation.datasets import FOLDER, Dataset, find_dataset, find_folder
 from jobs.evaluation.methods import MethodName
@@ -52,7 +52,8 @@ class EvaluateOptions:
     templates: str | None = None
     """Prompt templates: car, openai_imagenet_80 or a file (default: the published ones)."""
     given_labels: bool = False
-    """Tell the method which classes each image shows: figures of pseudo-masks (paper table 3)."""
+    """Tell the method which classes each image shows: figures of pseudo-masks (paper table 3). Scores do not matter
+    then, and --calibrate fits background thresholds only."""
     grid: tuple[Grid, ...] = ()
     """Evaluate every row of these ablation tables of the paper."""
     calibrate: Path | None = None
@@ -84,6 +85,12 @@ class EvaluateOptions:
             raise RequestError(f"--max-failed-fraction must be between 0 and 1, not {self.max_failed_fraction}")
         if self.method != "cliper" and (self.grid or self.calibrate):
             raise RequestError(f"--grid and --calibrate are for --method cliper, not {self.method}")
+        if self.models.diffusion == "none" and not NEED_DIFFUSION.isdisjoint(self.grid):
+            raise RequestError(f"--grid {' and '.join(sorted(NEED_DIFFUSION))} compare compensations: give --diffusion")
+        if self.given_labels and self.calibrate and (self.models.preset == "open" or self.calibrate_for == "f1"):
+            raise RequestError(
+                "--given-labels says what is present: --calibrate can only fit --calibrate-for miou then"
+            )
         if self.grid and self.calibrate:
             raise RequestError("--grid and --calibrate do not go together: give one of them")
         for path in (self.json, self.markdown, self.calibrate):

@@ -133,6 +133,15 @@ def test_only_allowed_classes_win(tiny_clip: Path, tiny_diffusion: Path) -> None
     assert torch.equal(bound.scores, free.scores)
 
 
+def test_a_given_class_needs_no_score(tiny_clip: Path, tiny_diffusion: Path) -> None:
+    cliper = build(tiny_clip, tiny_diffusion, score_threshold=10.0)
+    image = some_image()
+    assert run_stages(cliper, [image], [5])[0].labels.unique().tolist() == [0]
+    assert_agrees(cliper, image, allowed={0, 2})
+    given = run_stages(cliper, [image], [5], allowed=[{0, 2}])[0]
+    assert set(given.labels.unique().tolist()) - {0} == {1, 3}
+
+
 def test_images_in_one_batch_do_not_touch_each_other(tiny_clip: Path, tiny_diffusion: Path) -> None:
     cliper = build(tiny_clip, tiny_diffusion)
     images = [some_image(70, 100, 1), some_image(100, 70, 2), some_image(70, 100, 3), some_image(64, 64, 4)]

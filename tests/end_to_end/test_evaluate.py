@@ -140,7 +140,10 @@ def test_a_grid_is_one_command(evaluate: Evaluate, drawn: list[str], tmp_path: P
         tmp_path / "grid", *drawn, *DEMO, "--limit", "3", "--grid", "table7", "--markdown", str(target)
     )
     titles = [run["title"] for run in document["runs"]]
-    assert titles == ["none", "one head (1)", "mean over heads", "product over heads"]
+    single = document["runs"][1]
+    assert titles[:2] == ["none", f"best single head ({single['settings']['head']} of 4)"]
+    assert titles[2:] == ["mean over heads", "product over heads"]
+    assert len(list((tmp_path / "grid").iterdir())) == 3 + 4, "every head was tried"
     assert len({run["miou"] for run in document["runs"]}) > 1
     assert all(title in printed for title in titles)
     assert target.read_text().count("\n| ") == len(titles) + 1

@@ -34,6 +34,11 @@ def folder(tmp_path: Path) -> Path:
         (["--dataset", "voc21", "--root", "{tmp}/hollow"], "--root {tmp}/hollow has no ImageSets/Segmentation/val.txt"),
         (["--method", "sclip", "--grid", "table7"], "--grid and --calibrate are for --method cliper, not sclip"),
         (["--grid", "table7", "--calibrate", "{tmp}/s.json"], "--grid and --calibrate do not go together"),
+        (["--grid", "table7", "--diffusion", "none"], "table7 compare compensations: give --diffusion"),
+        (
+            ["--given-labels", "--calibrate", "{tmp}/s.json", "--calibrate-for", "f1"],
+            "--given-labels says what is present",
+        ),
         (["--calibrate", "{tmp}/s.json"], "--calibrate needs at least two images"),
         (["--json", "{tmp}/no/such.json"], "{tmp}/no/such.json: the folder does not exist"),
         (["--settings", "{tmp}/other.json"], "has thresholds for classes, and none of them is in the vocabulary"),

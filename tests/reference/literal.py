@@ -90,7 +90,7 @@ def annotate(
         image: RGB.
         diffusion: a `cliper.diffusion.DiffusionModel`; its UNet's attention processors are replaced for the call.
         noise: [1, channels, latent_h, latent_w].
-        allowed: classes that may win.
+        allowed: classes that compete, if image-level labels are given.
     """
     class_rows, background_rows, class_of_row = queries
     text = torch.cat([class_rows, background_rows, class_rows.mean(0, keepdim=True)])
@@ -298,7 +298,7 @@ def label(
         if settings.normalize_maps:
             u[c] = u[c] - u[c].min()
             u[c] = u[c] / (u[c].max() + 1e-6)
-        if scores[c] <= settings.score_threshold or (allowed is not None and c not in allowed):
+        if c not in allowed if allowed is not None else scores[c] <= settings.score_threshold:
             u[c] = 0
     if settings.background_threshold > 0:
         u[u < settings.background_threshold] = 0
