@@ -17,6 +17,7 @@ from huggingface_hub.errors import HFValidationError
 from open_clip.pretrained import get_pretrained_cfg
 from safetensors import SafetensorError
 
+from cliper.published import ENCODERS
 from cliper.settings import OPEN_MEASURED, EncoderDefaults, OpenDefaults, encoder_defaults, open_defaults
 
 LOCAL_PREFIX = "local-dir:"
@@ -134,23 +135,38 @@ def find_clip(name: str) -> ClipSpec:
     if name.startswith(LOCAL_PREFIX):
         return find_local_clip(name, Path(name.removeprefix(LOCAL_PREFIX)).expanduser().resolve())
     identifier, revision = split_revision(name)
-    architecture, _, tag = identifier.replace("/", "-").partition(":")
+    weights, model_cfg, pretrained = known_clip(identifier)
+    repository = "/".join(pretrained["hf_hub"].split("/")[:2])
+    commit = hub_commit(f"CLIP model {name!r}", repository, revision)
+    measured = {"measured": OPEN_MEASURED} if ENCODERS.get(weights) == "ViT-B/16" else {}
+    return clip_spec(
+        name, commit, model_cfg, pretrained, {"cliper_open": measured}, repository=repository, pretrained=weights
+    )
+
+
+def known_clip(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """What open_clip says of an architecture with a pretraining tag. Nothing is downloaded.
+
+    Args:
+        name: ``ARCHITECTURE`` or ``ARCHITECTURE:TAG``.
+
+    Returns:
+        Its name in full, the architecture's settings with the activation of these weights, and the weights' settings.
+
+    Raises:
+        ModelError: open_clip does not know it, or it is not one that the method can take apart.
+    """
+    architecture, _, tag = name.replace("/", "-").partition(":")
+    architecture = architecture.removesuffix("-quickgelu")  # the weights say which activation they need
     tag = tag or DEFAULT_CLIP_TAGS.get(architecture, "")
-    if tag == "openai" and open_clip.get_model_config(f"{architecture}-quickgelu"):
-        architecture = f"{architecture}-quickgelu"
-    model_cfg = open_clip.get_model_config(architecture)
-    pretrained = get_pretrained_cfg(architecture, tag)
+    model_cfg, pretrained = open_clip.get_model_config(architecture), get_pretrained_cfg(architecture, tag)
     if model_cfg is None or not pretrained or not pretrained.get("hf_hub"):
         raise ModelError(
             f"CLIP model {name!r} is unknown: use an open_clip architecture with a pretraining tag, such as "
             f"ViT-L-14 or ViT-H-14:laion2b_s32b_b79k, local-dir:FOLDER, or demo"
         )
     check_architecture(name, model_cfg)
-    repository = "/".join(pretrained["hf_hub"].split("/")[:2])
-    commit = hub_commit(f"CLIP model {name!r}", repository, revision)
-    measured = {"measured": OPEN_MEASURED} if architecture == "ViT-B-16-quickgelu" else {}
-    return clip_spec(name, commit, model_cfg, pretrained, {"cliper_open": measured}, repository=repository,
-                     pretrained=f"{architecture}:{tag}")  # fmt: skip
+    return f"{architecture}:{tag}", model_cfg | {"quick_gelu": bool(pretrained.get("quick_gelu"))}, pretrained
 
 
 def find_local_clip(name: str, folder: Path) -> ClipSpec:
@@ -160,7 +176,6 @@ def find_local_clip(name: str, folder: Path) -> ClipSpec:
     try:
         config = json.loads((folder / CLIP_CONFIG).read_text(encoding="utf-8"))
         check_architecture(name, config["model_cfg"])
-        check_self_contained(name, config["model_cfg"])
         digest = folder_digest(folder, [CLIP_CONFIG, CLIP_WEIGHTS])
         pixels = config.get("preprocess_cfg", {})
         return clip_spec(name, digest, config["model_cfg"], pixels, config, folder=str(folder))
@@ -188,19 +203,20 @@ def channels(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def check_architecture(name: str, model_cfg: dict[str, Any]) -> None:
-    """Refuse towers from other libraries before anything is downloaded."""
-    vision = model_cfg["vision_cfg"]
+    """Refuse what the method cannot take apart, and towers and tokenizers of other libraries: they would be fetched.
+
+    Raises:
+        ModelError: one of these.
+    """
+    vision, text = model_cfg["vision_cfg"], model_cfg.get("text_cfg", {})
     if "patch_size" not in vision or not isinstance(vision.get("layers"), int) or "timm_model_name" in vision:
         raise ModelError(f"CLIP model {name!r} has no plain vision transformer: use a ViT such as ViT-B-16 or ViT-L-14")
     if not (isinstance(vision["patch_size"], int) and 1 <= vision["patch_size"] <= LARGEST_PATCH_PX):
         raise ModelError(f"CLIP model {name!r} has patches of {vision['patch_size']!r} pixels")
-
-
-def check_self_contained(name: str, model_cfg: dict[str, Any]) -> None:
-    """Refuse a folder whose text tower is another library's: that would fetch and open files that nobody asked for."""
-    foreign = sorted(key for key in model_cfg.get("text_cfg", {}) if key.startswith("hf_"))
-    if foreign:
-        raise ModelError(f"CLIP model {name!r} names a model of another library ({foreign[0]} in {CLIP_CONFIG})")
+    if pooling := [key for key in ("attentional_pool", "final_ln_after_pool") if vision.get(key)]:
+        raise ModelError(f"CLIP model {name!r} pools its patches in a way that leaves no dense features ({pooling[0]})")
+    if foreign := sorted(key for key in text if key.startswith(("hf_", "tokenizer_"))):
+        raise ModelError(f"CLIP model {name!r} has a text tower or tokenizer of another library ({foreign[0]})")
 
 
 def check_index(name: str, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from cliper.settings import EncoderDefaults
 
-ENCODERS = {"ViT-B-16-quickgelu:openai": "ViT-B/16", "ViT-L-14-quickgelu:openai": "ViT-L/14"}
+ENCODERS = {"ViT-B-16:openai": "ViT-B/16", "ViT-L-14:openai": "ViT-L/14"}
 """The weights with published figures, by open_clip's architecture and pretraining tag."""
 
 

@@ -19,7 +19,7 @@ from schemas.settings_file import SettingsFile
 
 CLIP = ClipSpec(
     "ViT-B-16", "abc", {"vision_cfg": {"patch_size": 16, "layers": 12}}, (0, 0, 0), (1, 1, 1), VIT_B_16, OPEN_VIT_B_16,
-    repository="timm/vit", pretrained="ViT-B-16-quickgelu:openai",
+    repository="timm/vit", pretrained="ViT-B-16:openai",
 )  # fmt: skip
 
 
