@@ -20,7 +20,7 @@ def build_tower(clip: str, device: torch.device, dtype: torch.dtype) -> tuple[Vi
     with torch.device("meta"):
         model = open_clip.CLIP(**open_clip.get_model_config(clip)).visual
     tower = VisionTower(randomised(model, device, dtype), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    return tower, encoder_defaults(tower.patch_size_px)
+    return tower, encoder_defaults(tower.patch_size_px, len(tower.blocks))
 
 
 def build_diffusion(clip: str, device: torch.device, dtype: torch.dtype) -> DiffusionModel:

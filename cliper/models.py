@@ -191,8 +191,8 @@ def clip_spec(
     """A model with OpenAI's pixel statistics and the encoder's settings, except for what is given."""
     mean = channels(pixels.get("mean") or open_clip.OPENAI_DATASET_MEAN)
     std = channels(pixels.get("std") or open_clip.OPENAI_DATASET_STD)
-    patch_size_px = model_cfg["vision_cfg"]["patch_size"]
-    defaults = EncoderDefaults(**(vars(encoder_defaults(patch_size_px)) | config.get("cliper_defaults", {})))
+    patch_size_px, blocks = (model_cfg["vision_cfg"][key] for key in ("patch_size", "layers"))
+    defaults = EncoderDefaults(**(vars(encoder_defaults(patch_size_px, blocks)) | config.get("cliper_defaults", {})))
     for_any_words = OpenDefaults(**(vars(open_defaults(patch_size_px)) | config.get("cliper_open", {})))
     return ClipSpec(name, revision, model_cfg, mean, std, defaults, for_any_words, **place)
 

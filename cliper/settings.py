@@ -94,9 +94,15 @@ VIT_B_16 = EncoderDefaults(336, -1, 100.0, 0.1, 0.7, 0.6)
 VIT_L_14 = EncoderDefaults(336, -2, 50.0, 0.1, 0.5, 0.4)
 
 
-def encoder_defaults(patch_size_px: int) -> EncoderDefaults:
-    """Defaults for an encoder: those of ViT-L/14 for patches of 14 pixels (ViT-H/14 too), else those of ViT-B/16."""
-    return VIT_L_14 if patch_size_px == 14 else VIT_B_16
+VIT_H_14_BLOCKS = 32
+
+
+def encoder_defaults(patch_size_px: int, blocks: int) -> EncoderDefaults:
+    """Defaults for an encoder: those of ViT-L/14 for patches of 14 pixels, else those of ViT-B/16.
+
+    The official release's file for ViT-H/14 has ViT-B/16's logit scale and thresholds. No figures are published for it.
+    """
+    return VIT_L_14 if patch_size_px == 14 and blocks != VIT_H_14_BLOCKS else VIT_B_16
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ OPEN_VIT_L_14 = OpenDefaults(40.0, 0.226, 1.4)
 
 
 def open_defaults(patch_size_px: int) -> OpenDefaults:
-    """Defaults of preset ``open`` for an encoder, chosen as in `encoder_defaults`."""
+    """Defaults of preset ``open`` for an encoder: those of ViT-L/14 for patches of 14 pixels, else ViT-B/16's."""
     return OPEN_VIT_L_14 if patch_size_px == 14 else OPEN_VIT_B_16
 
 

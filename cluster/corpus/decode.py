@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pi_heif
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from cliper.preprocess import InputSpec
 from cluster.corpus.ground_truth import decode_truth, pack_truth
@@ -67,15 +67,25 @@ class Decoder:
             "affinity": None if image.affinity is None else image.affinity.tobytes(),
             "ground_truth": None
             if mask is None or self.lookup is None
-            else self.pack(mask, self.lookup, (height, width)),
+            else self.pack(mask, self.lookup, data, (height, width)),
         }
 
-    def pack(self, mask: bytes, lookup: bytes, image_hw: tuple[int, int]) -> bytes:
+    def pack(self, mask: bytes, lookup: bytes, data: bytes, image_hw: tuple[int, int]) -> bytes:
         truth = decode_truth(mask, np.frombuffer(lookup, np.uint16), self.max_pixels)
+        if truth.shape != image_hw and truth.shape == image_hw[::-1]:
+            truth = turned_like(data, truth)
         if truth.shape != image_hw:
             sizes = (truth.shape[1], truth.shape[0], image_hw[1], image_hw[0])
             raise DecodeError(Status.NO_TRUTH, "it has {} x {} pixels, the image {} x {}".format(*sizes))
         return pack_truth(truth)
+
+
+def turned_like(data: bytes, mask: np.ndarray) -> np.ndarray:
+    """A mask over the pixels as a file stores them, turned as the file's EXIF orientation says."""
+    turned = Image.fromarray(mask)
+    with Image.open(io.BytesIO(data), formats=tuple(ENDINGS)) as image:
+        turned.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return np.asarray(ImageOps.exif_transpose(turned))
 
 
 def decode_rgb(data: bytes, max_pixels: int = Limits.max_pixels) -> Image.Image:

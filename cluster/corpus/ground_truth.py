@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from schemas.errors import DecodeError
 from schemas.rows import Status
@@ -68,7 +68,10 @@ def decode_truth(data: bytes, lookup: np.ndarray, max_pixels: int) -> np.ndarray
 
 
 def read_values(data: bytes, max_pixels: int) -> np.ndarray:
-    """The values as they were written, uint16 [height, width]; raises like `decode_truth`."""
+    """The values as they were written, uint16 [height, width], turned as the file's own EXIF orientation says.
+
+    Raises like `decode_truth`.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.width * image.height > max_pixels:
@@ -80,6 +83,7 @@ def read_values(data: bytes, max_pixels: int) -> np.ndarray:
                 raise DecodeError(
                     Status.NO_TRUTH, f"it has colours ({image.mode}) where one value for every pixel is needed"
                 )
+            ImageOps.exif_transpose(image, in_place=True)
             values = np.asarray(image).astype(np.uint16)
             bit_depth = data[24]
             return values // GREY_STEP.get(bit_depth, 1) if image.mode == "L" else values

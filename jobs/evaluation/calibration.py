@@ -1,6 +1,7 @@
 """Thresholds for every class, or the probability of presence, fitted on labelled images."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -53,7 +54,7 @@ def choose_score_thresholds(
         scores, present = counts.scores[:, index], counts.present[:, index] > 0
         chosen = best_score_threshold(scores, present) if present.any() else common
         classes[name] = classes.get(name, {}) | {"score_threshold": round(chosen, 4)}
-    return SettingsFile(file.settings, classes)
+    return replace(file, classes=classes)
 
 
 def best_score_threshold(scores: np.ndarray, present: np.ndarray) -> float:
@@ -85,7 +86,7 @@ def choose_background_thresholds(
         if truth[index]:
             step = best_step(pixels[index], hits[index], truth[index])
             classes[name] = classes.get(name, {}) | {"background_threshold": step / VALUE_STEPS}
-    return SettingsFile(file.settings, classes)
+    return replace(file, classes=classes)
 
 
 def best_step(pixels: np.ndarray, hits: np.ndarray, truth: int) -> int:

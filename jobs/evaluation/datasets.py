@@ -8,6 +8,7 @@ from cliper.published import Benchmark, find_benchmark
 from cliper.settings import Preset
 from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled
 from cluster.corpus.limits import Limits
+from cluster.corpus.readers import utf8
 from cluster.storage import open_location
 from jobs.common.request import parse_text
 from jobs.common.vocabulary import VocabularyRequest, read_embeddings, read_templates
@@ -38,6 +39,10 @@ class Dataset:
     @property
     def class_names(self) -> list[str]:
         return [entry.name for entry in self.classes]
+
+    @property
+    def image_names(self) -> list[str]:
+        return [utf8(shard.name) for shard in self.labelled.corpus.shards]
 
     @property
     def label_names(self) -> list[str]:

@@ -1,5 +1,6 @@
 """One way of labelling a data set, from the request to its figures; and the search for better thresholds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -51,7 +52,7 @@ class Evaluation:
 
     def request(self) -> Manifest:
         options, labelled = self.options, self.dataset.labelled
-        names = [shard.name for shard in labelled.corpus.shards]
+        names = self.dataset.image_names
         return labelling_manifest(
             input={
                 "dataset": self.dataset.name,
@@ -102,7 +103,8 @@ class Evaluation:
         names, method = self.dataset.label_names, self.method
         counts = self.run(console)
         comparison = compare_with_published(self.dataset, method, self.options)
-        return figures_of(self.title, counts, names, method.score_thresholds, comparison, method.settings)
+        seen = method.file.images_seen(self.dataset.labelled.masks.url, self.dataset.image_names)
+        return figures_of(self.title, counts, names, method.score_thresholds, comparison, method.settings, seen)
 
 
 def calibrate(options: EvaluateOptions, dataset: Dataset, target: Path, console: Console) -> list[Figures]:
@@ -121,6 +123,8 @@ def calibrate(options: EvaluateOptions, dataset: Dataset, target: Path, console:
     is_open = before.preset == "open"
     fit = fitted_presence if is_open else fitted_thresholds
     file = fit(options, before, sample, first, console)
+    seen = {"masks": sample.labelled.masks.url, "images": sample.image_names}
+    file = replace(file, tuned_on=[*file.tuned_on, seen])
     after = Evaluation("the other half, calibrated", options, rest, file)
     results = [request.figures(console) for request in (before, after)]
     old, new = (figures["f1" if is_open else options.calibrate_for] for figures in results)
@@ -148,7 +152,8 @@ def fitted_presence(
     present = counts.present[:, : len(sample.classes)] > 0
     if present.all() or not present.any():
         raise RequestError("--calibrate needs images that show some of the classes and lack others")
-    return SettingsFile(before.method.file.settings | fit_presence(counts.scores, present))
+    file = before.method.file
+    return replace(file, settings=file.settings | fit_presence(counts.scores, present))
 
 
 def fitted_thresholds(

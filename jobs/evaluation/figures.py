@@ -91,7 +91,7 @@ def indicator(present: Sequence[Sequence[int]], classes: int) -> np.ndarray:
 
 def figures_of(
     title: str, counts: EvaluationCounts, label_names: Sequence[str], thresholds: Sequence[float],
-    comparison: Comparison, settings: dict[str, Any],
+    comparison: Comparison, settings: dict[str, Any], images_seen: int = 0,
 ) -> Figures:  # fmt: skip
     """What is known about one way of labelling a data set. Shares are in percent.
 
@@ -101,6 +101,7 @@ def figures_of(
         thresholds: per class, the score above which it is taken for present.
         comparison: with what is published.
         settings: the method's.
+        images_seen: how many of the images the settings were tuned on.
 
     Returns:
         ``title`` and ``settings``; ``published``, the published mean IoU in percent or None, and
@@ -118,6 +119,7 @@ def figures_of(
         "seconds_per_image": counts.seconds / max(counts.images, 1),
         "published": comparison.published,
         "differs_from_published": list(comparison.differences),
+        "images_seen": images_seen,
         "settings": settings,
     }
 
@@ -158,12 +160,14 @@ def figures_table(heading: str, results: Sequence[Figures]) -> Table:
 
 
 def notes(results: Sequence[Figures]) -> list[str]:
-    """A sentence for every result of a benchmark without a published figure: what differs."""
-    return [
-        f"No published figure for {figures['title']}: {'; '.join(figures['differs_from_published'])}."
-        for figures in results
-        if figures["differs_from_published"]
-    ]
+    """What must be said beside results: what differs from the published evaluation, settings that know the images."""
+    said = []
+    for figures in results:
+        if figures["differs_from_published"]:
+            said.append(f"No published figure for {figures['title']}: {'; '.join(figures['differs_from_published'])}.")
+        if seen := figures["images_seen"]:
+            said.append(f"{figures['title']}: the settings file was tuned on {seen:,} of these images.")
+    return said
 
 
 def class_table(figures: Figures) -> Table:

@@ -344,8 +344,9 @@ class TestText:
 
 class TestSettings:
     def test_encoder_defaults_follow_the_patch_size(self) -> None:
-        assert encoder_defaults(14) == VIT_L_14
-        assert encoder_defaults(16) == encoder_defaults(32) == VIT_B_16
+        assert encoder_defaults(14, 24) == VIT_L_14
+        assert encoder_defaults(16, 12) == encoder_defaults(32, 12) == VIT_B_16
+        assert encoder_defaults(14, 32) == VIT_B_16, "as in the official release's file for ViT-H/14"
 
     @pytest.mark.parametrize(
         ("changes", "message"),

@@ -27,6 +27,8 @@ DEMO = ["--clip", "demo", "--diffusion", "demo"]
 KEYS = {
     "miou", "pixel_accuracy", "mean_accuracy", "iou", "map", "f1", "precision", "recall", "images", "seconds_per_image",
     "published",
+    "differs_from_published",
+    "images_seen",
 }  # fmt: skip
 
 
@@ -169,6 +171,9 @@ def test_calibrated_thresholds_raise_what_they_should_and_annotate_takes_them(
     manifest = json.loads((tmp_path / "labels/manifest.json").read_text())
     thresholds = json.loads(settings.read_text())["classes"]
     assert manifest["settings"]["class_score_thresholds"] == [thresholds[name]["score_threshold"] for name in NAMES]
+    figures, printed = evaluate(tmp_path / "all", *drawn, *DEMO, "--settings", str(settings))
+    assert figures["images_seen"] == IMAGES // 2
+    assert f"the settings file was tuned on {IMAGES // 2} of these images" in printed
 
 
 @pytest.mark.long

@@ -9,7 +9,8 @@ THRESHOLDS = ("score_threshold", "background_threshold")
 
 
 def test_what_is_written_is_read_again() -> None:
-    file = SettingsFile({"logit_scale": 50}, {"sky, blue": {"score_threshold": 0.5}, "ü": {"background_threshold": 1}})
+    classes = {"sky, blue": {"score_threshold": 0.5}, "ü": {"background_threshold": 1.0}}
+    file = SettingsFile({"logit_scale": 50}, classes, [{"masks": "/m", "images": ["a.jpg", "ü.jpg"]}])
     assert parse_settings_file(file.to_json(), TYPES, THRESHOLDS) == file
 
 
@@ -31,8 +32,17 @@ def test_what_is_written_is_read_again() -> None:
         ('{"classes": {"cat": 0.5}}', "class 'cat' can have score_threshold and background_threshold"),
         ('{"classes": {"cat": {"score": 0.5}}}', "class 'cat' can have"),
         ('{"classes": {"cat": {"score_threshold": null}}}', "thresholds of class 'cat' must be numbers"),
+        ('{"tuned_on": {}}', "tuned_on must be a list of objects with masks and images"),
+        ('{"tuned_on": [{"masks": "/m", "images": "all"}]}', "tuned_on must be a list"),
+        ('{"tuned_on": [{"masks": "/m", "images": [1]}]}', "tuned_on must be a list"),
     ],
 )
 def test_wrong_files_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_settings_file(text, TYPES, THRESHOLDS)
+
+
+def test_images_that_a_file_was_tuned_on_are_known_again() -> None:
+    file = SettingsFile(tuned_on=[{"masks": "/m", "images": ["a", "b"]}, {"masks": "/m", "images": ["c"]}])
+    assert file.images_seen("/m", ["b", "c", "d"]) == 2
+    assert file.images_seen("/other", ["a", "b"]) == 0

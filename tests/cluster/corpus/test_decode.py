@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cliper.preprocess import InputSpec
-from cluster.corpus.decode import image_seed
+from cluster.corpus.decode import Decoder, image_seed
+from cluster.corpus.ground_truth import lookup_table, unpack_truth
 from cluster.corpus.limits import Limits
 from cluster.corpus.prepare import Preparer
 from cluster.corpus.readers import Record
@@ -84,23 +85,47 @@ def test_photographs_of_telephones() -> None:
     assert np.abs(decoded.astype(int) - 128).max() <= 3
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(orientation: int) -> None:
-    upright = RAMP
-    stored = {
+def as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """The pixels of a file with this EXIF orientation that shows ``upright``."""
+    return np.ascontiguousarray({
         1: upright,
         2: upright[:, ::-1],
         3: upright[::-1, ::-1],
         4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
+        5: upright.swapaxes(0, 1),
         6: np.rot90(upright, 1),
-        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        7: upright[::-1, ::-1].swapaxes(0, 1),
         8: np.rot90(upright, -1),
-    }[orientation]
+    }[orientation])  # fmt: skip
+
+
+def exif_of(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif)
-    assert np.array_equal(decode_image(data), upright)
+    return exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    data = encode(Image.fromarray(as_stored(RAMP, orientation)), "PNG", exif=exif_of(orientation))
+    assert np.array_equal(decode_image(data), RAMP)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["upright", "with an orientation of its own", "as the image is stored"])
+def test_masks_lie_on_the_image_as_it_is_shown(kind: str, orientation: int) -> None:
+    """A mask of the size of the stored pixels is turned with them. Where both sizes are equal, it is taken as it is."""
+    truth = np.arange(RAMP.shape[0] * RAMP.shape[1], dtype=np.uint8).reshape(RAMP.shape[:2]) % 5
+    exif = exif_of(orientation)
+    image = encode(Image.fromarray(as_stored(RAMP, orientation)), "PNG", exif=exif)
+    stored = Image.fromarray(truth if kind == "upright" else as_stored(truth, orientation))
+    mask = encode(stored, "PNG", **({"exif": exif} if kind == "with an orientation of its own" else {}))
+    decoder = Decoder(InputSpec(16, 16), 10**6, lookup_table(range(1, 5), background=[0]).tobytes())
+    found = unpack_truth(decoder(image, mask)["ground_truth"], RAMP.shape[:2])
+    if kind == "as the image is stored" and orientation in (2, 3, 4):
+        assert np.array_equal(found, as_stored(truth, orientation))
+    else:
+        assert np.array_equal(found, truth)
 
 
 def test_first_frame_of_an_animation_counts() -> None:

@@ -96,6 +96,7 @@ def test_protocols_that_are_not_followed_are_named(name: str, what: str) -> None
 
 def test_tables_name_the_differences() -> None:
     figures = {"title": "a", "published": None, "differs_from_published": ["--given-labels", "100 images"]}
-    figures |= dict.fromkeys(("miou", "pixel_accuracy", "mean_accuracy", "map", "f1", "precision", "recall"), 1.0)
+    measured = ("miou", "pixel_accuracy", "mean_accuracy", "map", "f1", "precision", "recall")
+    figures |= {"images_seen": 0} | dict.fromkeys(measured, 1.0)
     text = markdown("voc21", [figures | {"seconds_per_image": 1.0}])
     assert text.endswith("\n\nNo published figure for a: --given-labels; 100 images.\n")
