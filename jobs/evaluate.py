@@ -50,7 +50,7 @@ def requests_of(title: str, changes: Changes, options: EvaluateOptions, dataset:
     heads = find_models(replace(options.models, **changes), dataset.class_names, dataset.benchmark).heads
     single = [replace(options.models, **(changes | {"head": head})) for head in range(heads)]
     return [
-        Evaluation(f"{title} ({head} of {heads})", replace(options, models=models), dataset)
+        Evaluation(f"{title} ({head} of 0 to {heads - 1})", replace(options, models=models), dataset)
         for head, models in enumerate(single)
     ]
 

@@ -54,9 +54,9 @@ driver used 658 MB after 50,000 images and 659 MB at the end (+0.2 %), the actor
 and a clock that only the simulation moves. Drivers die at any change of the storage, and the workers of some live on.
 Two drivers meet, and one may stand still until the other takes it for dead. The storage refuses requests, loses its
 answers and lists new files late. The power fails. Shards come, change in flight and go. Readers look on. Labelling is
-simulated. 20,000 histories take about half an hour on one core. The test of the simulation plants six bugs, and all of
-them are found: rows that are not synced, a commit before its rows, recovery that is skipped, rows of older
-versions, late files that count, repeated rows that stay.
+simulated. 20,000 histories take about half an hour on one core. The test of the simulation plants five bugs, and all of
+them are found: rows that are not synced, a commit before its rows, rows of older versions, late files that count,
+repeated rows that stay.
 
 ## Fuzzing
 

@@ -29,10 +29,6 @@ def commit_before_rows(history: Histories, run: str, name: str, rows: bytes) -> 
     history.put(f"{name}-0.parquet", rows)
 
 
-def skip_recovery(output: Output) -> None:
-    """In place of `Output.recover`."""
-
-
 def count_all_files(output: Output) -> dict[str, int]:
     """In place of `Output.rows_files`: what appears in a finished output counts."""
     return output.data_files() if output.finished_files() is not None else ROWS_FILES(output)
@@ -43,7 +39,6 @@ ROWS_FILES = Output.rows_files
 BUGS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "rows are not synced": (Histories, "write", staticmethod(skip_the_sync)),
     "commit before rows": (Histories, "write", staticmethod(commit_before_rows)),
-    "recovery skipped": (Output, "recover", skip_recovery),
     "rows of older versions stay": (resume, "read_versions", lambda _: {}),
     "late files of a finished output count": (Output, "rows_files", count_all_files),
     "repeated rows stay": (resume, "first_rows", lambda image_ids, seen: [True] * len(image_ids)),
