@@ -69,8 +69,7 @@ class Output:
         Raises:
             DamagedFileError: ``_SUCCESS`` is not what a job wrote there.
         """
-        success = self.read_json("_SUCCESS")
-        return None if success is None else dict(success.get("files", {}))
+        return self.read_files("_SUCCESS")
 
     def is_finished(self) -> bool:
         """True if the job is done, and its data files are all there as it left them."""
@@ -99,7 +98,7 @@ class Output:
             counted, committed = finished, set[str]()
             if counted is None:
                 committed = {file_name(path) for path in self.checkpoint_files() if not path.endswith(PENDING_SUFFIX)}
-                counted = (self.read_json("_checkpoint/counted.json") or {}).get("files", {})
+                counted = self.read_files("_checkpoint/counted.json") or {}
             if self.finished_files() == finished:  # else a run has just finished or reopened it
                 break
         return {
@@ -210,6 +209,16 @@ class Output:
 
     def write_files(self, name: str, files: Mapping[str, int]) -> None:
         self.write(name, json.dumps({"files": named(files)}).encode("utf-8"))
+
+    def read_files(self, name: str) -> dict[str, int] | None:
+        """What `write_files` wrote; None if it is not there. Raises DamagedFileError: it is something else."""
+        document = self.read_json(name)
+        if document is None:
+            return None
+        files = document.get("files")
+        if not isinstance(files, dict):
+            raise DamagedFileError(f"{(self.location / name).url} is damaged: it does not list files with their sizes")
+        return files
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         self.write("summary.json", json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8"))

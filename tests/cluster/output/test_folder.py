@@ -192,6 +192,15 @@ def test_rows_that_appear_after_the_end_do_not_count(tmp_path: Path) -> None:
     assert "run_000000-0.parquet" in names_in(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["", "{}", '{"files": ["run_000000-0.parquet"]}'])
+def test_a_foreign_mark_of_success_is_named(content: str, tmp_path: Path) -> None:
+    output = output_at(tmp_path)
+    claim(output, MANIFEST)
+    (tmp_path / "_SUCCESS").write_text(content)
+    with pytest.raises(RequestError, match=f"{tmp_path}/_SUCCESS is damaged"):
+        output.is_finished()
+
+
 def test_an_output_that_lost_rows_files_is_not_finished(tmp_path: Path) -> None:
     output = output_at(tmp_path)
     claim(output, MANIFEST)
