@@ -1,17 +1,20 @@
-"""Open-vocabulary segmentation by other training-free methods, to compare CLIPer with: same models, same vocabulary.
+"""Open-vocabulary segmentation by other training-free methods, to compare CLIPer with.
 
 They differ in CLIP's last block alone. All are read out as SCLIP and ProxyCLIP do: softmax over the queries at the
-image's own size, and the class of the most probable query wins.
+image's own size, and the class of the most probable query wins. How their authors evaluate them is in
+`cliper.protocols`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import lcm
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Integer
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cliper.coarse import Queries, class_maps, query_logits
 from cliper.labels import ResizedMaps, empty_labels
@@ -20,28 +23,59 @@ from cliper.preprocess import InputSpec, Prepared
 from cliper.proxy import ProxyModel, mix_by_proxy
 from cliper.runs import find_runs
 from cliper.settings import CheckedSettings, EncoderDefaults
-from cliper.vision import VisionTower, attention_probabilities, check_width, merge_heads, normalize, project_qkv, trace
+from cliper.sliding import window_corners
+from cliper.vision import (
+    PositionResizing,
+    VisionTower,
+    attention_probabilities,
+    check_width,
+    merge_heads,
+    normalize,
+    project_qkv,
+    trace,
+)
 
 BaselineMethod = Literal["clip", "maskclip", "sclip", "clearclip", "proxyclip"]
 OwnAttention = Literal["clip", "maskclip", "sclip", "clearclip"]
 """Methods whose attention comes from CLIP itself."""
+Harness = Literal["published", "shared"]
+"""``published``: as the methods' authors evaluate them. ``shared``: all on CLIPer's terms."""
+LONGEST_SIDE_PX = 2048
 DECLARED = EncoderDefaults.__dataclass_fields__
 
 
 @dataclass(frozen=True)
 class BaselineSettings(CheckedSettings):
-    """What can be set about the baselines, as for CLIPer; the defaults are SCLIP's and ProxyCLIP's.
+    """What can be set about the baselines.
+
+    With harness ``published``, images are resized as mmsegmentation does, their longer side to at most 2,048 px, and
+    CLIP's positions bicubically. With ``shared``, both happen as for CLIPer, and there are no windows.
 
     Attributes:
+        crop_px: side of the sliding windows; 0 for none.
+        stride_px: distance of neighbouring windows.
         background_threshold: a pixel is background where no class is at least this probable; 0 to 1.
+        area_threshold: a class with no more than this share of the pixels that are not background wins none; 0 to 1.
+        score_threshold: a class is taken for present where its score is above this; labels do not depend on it.
 
     Raises:
         ValueError: a value is out of its range.
     """
 
+    harness: Harness = "shared"
     shorter_side_px: int = field(default=336, metadata=DECLARED["shorter_side_px"].metadata)
+    crop_px: int = field(default=0, metadata={"range": (0, 8192)})
+    stride_px: int = field(default=112, metadata={"range": (1, 8192)})
     logit_scale: float = field(default=40.0, metadata=DECLARED["logit_scale"].metadata)
     background_threshold: float = field(default=0.0, metadata={"range": (0.0, 1.0)})
+    area_threshold: float = field(default=0.0, metadata={"range": (0.0, 1.0)})
+    score_threshold: float = field(default=0.5, metadata={"range": (0.0, 1.0)})
+
+    def inputs(self, patch_size_px: int, proxy_patch_size_px: int | None) -> InputSpec:
+        """How images must be prepared for encoders with such patches."""
+        if self.harness == "published":  # a second model sees the same pixels as CLIP
+            return InputSpec(self.shorter_side_px, patch_size_px, longest_side_px=LONGEST_SIDE_PX)
+        return InputSpec(self.shorter_side_px, patch_size_px, proxy_patch_size_px=proxy_patch_size_px)
 
 
 class Baseline:
@@ -80,38 +114,88 @@ class Baseline:
         self.tower, self.method, self.settings, self.proxy = tower, method, settings, proxy
         self.classes = queries.classes
         self.queries = competing_queries(queries.to(tower.device))
-        proxy_patch_size_px = proxy.patch_size_px if proxy else None
-        self.inputs = InputSpec(settings.shorter_side_px, tower.patch_size_px, proxy_patch_size_px=proxy_patch_size_px)
+        self.inputs = settings.inputs(tower.patch_size_px, proxy.patch_size_px if proxy else None)
         self.largest_batch = batch_limit(tower.device)
 
     @torch.inference_mode()
     def predict(
         self, prepared: Sequence[Prepared], allowed: AllowedClasses | None = None, keep_winners: bool = False
     ) -> list[Prediction]:
-        """See `cliper.pipeline.Segmenter.predict`. A class's score is its largest probability on the patch grid."""
+        """See `cliper.pipeline.Segmenter.predict`. A class's score is its largest probability before logits are resized
+        to the image.
+        """
         found = []
         for image, may in zip(prepared, allowed or [None] * len(prepared), strict=True):
             logits = self.logits(image)
             maps = class_maps(logits.flatten(1)[None], self.queries)[0, : self.classes]
             barred = [] if may is None else [index for index in range(self.classes) if index not in may]
             value, labels = most_probable(logits, self.queries, self.classes, image.image_hw, barred)
+            if small := self.small_classes(labels):
+                barred = sorted({*barred, *small})
+                value, labels = most_probable(logits, self.queries, self.classes, image.image_hw, barred)
             winners = Winners(value.cpu().numpy(), labels.cpu().numpy()) if keep_winners else None
             (runs,) = find_runs([labels.masked_fill(value < self.settings.background_threshold, 0)])
             found.append(Prediction(maps.amax(dim=-1).cpu().numpy(), runs, winners))
         return found
 
-    def logits(self, image: Prepared) -> Float[Tensor, "queries grid_h grid_w"]:
-        """Scaled cosine similarity of patches and queries, on CLIP's patch grid, for ``proxyclip`` on the proxy's."""
-        tower = self.tower
-        pixels = tower.normalize(channels_first([image.clip], tower.device))
-        x = trace(tower, pixels, "release", keep_attention=False).features[-1]
-        last = tower.blocks[-1]
-        grid_hw = self.inputs.grid_hw(image.image_hw)
+    def small_classes(self, labels: Integer[Tensor, "height width"]) -> list[int]:
+        """The classes (from 0) in a label map that are too small to win; see `BaselineSettings`."""
+        pixels = labels.flatten().bincount(minlength=self.classes + 1)[1:]
+        small = (pixels > 0) & (pixels <= self.settings.area_threshold * pixels.sum())
+        return small.nonzero().flatten().tolist()
+
+    def logits(self, image: Prepared) -> Float[Tensor, "queries side_h side_w"]:
+        """Scaled cosine similarity of image and queries.
+
+        Harness ``shared``: on CLIP's patch grid, for ``proxyclip`` on the proxy's. Harness ``published``: on the pixels
+        of the input, the mean of the windows that hold a pixel. Memory grows with queries times pixels then.
+        """
+        clip = self.tower.normalize(channels_first([image.clip], self.tower.device))
+        proxy = None
+        if self.proxy is not None:
+            pixels = image.clip if image.affinity is None else image.affinity
+            proxy = normalize(channels_first([pixels], self.tower.device), self.proxy.mean, self.proxy.std)
+        if self.settings.harness == "shared":
+            return self.patch_logits(clip, proxy)
+        size_hw = (clip.shape[2], clip.shape[3])
+        height, width = (min(side, self.settings.crop_px or side) for side in size_hw)
+        total = torch.zeros(len(self.queries.rows), *size_hw, device=clip.device)
+        seen = torch.zeros(size_hw, device=clip.device)
+        for top, left in window_corners(size_hw, (height, width), self.settings.stride_px):
+            rows, columns = slice(top, top + height), slice(left, left + width)
+            inside = None if proxy is None else proxy[..., rows, columns]
+            total[:, rows, columns] += self.window_logits(clip[..., rows, columns], inside)
+            seen[rows, columns] += 1
+        return total / seen
+
+    def window_logits(
+        self, clip: Float[Tensor, "1 3 height width"], proxy: Float[Tensor, "1 3 height width"] | None
+    ) -> Float[Tensor, "queries height width"]:
+        """Logits at the window's own pixels. Sides that are no multiples of the patches are padded with the mean colour
+        on both sides, as ClearCLIP and ProxyCLIP do."""
+        height, width = clip.shape[2:]
+        unit = (
+            self.tower.patch_size_px if self.proxy is None else lcm(self.tower.patch_size_px, self.proxy.patch_size_px)
+        )
+        top, left = (-height % unit // 2, -width % unit // 2)
+        padding = (left, -width % unit - left, top, -height % unit - top)
+        logits = self.patch_logits(F.pad(clip, padding), None if proxy is None else F.pad(proxy, padding))
+        padded_hw = (height + padding[2] + padding[3], width + padding[0] + padding[1])
+        resized = F.interpolate(logits[None], padded_hw, mode="bilinear", align_corners=False)[0]
+        return resized[:, top : top + height, left : left + width]
+
+    def patch_logits(
+        self, clip: Float[Tensor, "1 3 height width"], proxy: Float[Tensor, "1 3 proxy_height proxy_width"] | None
+    ) -> Float[Tensor, "queries grid_h grid_w"]:
+        """Logits on CLIP's patch grid, for ``proxyclip`` on the proxy's, from normalised pixels of whole patches."""
+        tower, last = self.tower, self.tower.blocks[-1]
+        positions: PositionResizing = "bicubic" if self.settings.harness == "published" else "bilinear"
+        x = trace(tower, clip, "release", keep_attention=False, positions=positions).features[-1]
+        grid_hw = (clip.shape[2] // tower.patch_size_px, clip.shape[3] // tower.patch_size_px)
         if self.method == "proxyclip":
             assert self.proxy is not None, "checked in the constructor"
-            assert image.affinity is not None, "`inputs` asks for it"
-            affinity = normalize(channels_first([image.affinity], tower.device), self.proxy.mean, self.proxy.std)
-            features = self.proxy.features(affinity)
+            assert proxy is not None, "`logits` prepares it"
+            features = self.proxy.features(proxy)
             patches = mix_by_proxy(last.attn, last.ln_1(x), grid_hw, features)
             grid_hw = (features.shape[0], features.shape[1])
         else:

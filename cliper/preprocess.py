@@ -44,20 +44,22 @@ class InputSpec:
         shorter_side_px, patch_size_px: of CLIP's input, see `patch_grid_hw`.
         diffusion_side_px: side of the diffusion model's square input; None without.
         proxy_patch_size_px: patch size of ProxyCLIP's second model; None without.
+        longest_side_px: CLIP's input is resized as mmsegmentation does: linearly, its sides not rounded to patches, the
+            longer one no longer than this. None for CLIPer's way.
     """
 
     shorter_side_px: int
     patch_size_px: int
     diffusion_side_px: int | None = None
     proxy_patch_size_px: int | None = None
-
-    def grid_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of CLIP's patch grid."""
-        return patch_grid_hw(image_hw, self.shorter_side_px, self.patch_size_px)
+    longest_side_px: int | None = None
 
     def clip_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Height and width of CLIP's input in pixels."""
-        rows, columns = self.grid_hw(image_hw)
+        if self.longest_side_px is not None:
+            scale = min(self.longest_side_px / max(image_hw), self.shorter_side_px / min(image_hw))
+            return max(1, int(image_hw[0] * scale + 0.5)), max(1, int(image_hw[1] * scale + 0.5))
+        rows, columns = patch_grid_hw(image_hw, self.shorter_side_px, self.patch_size_px)
         return rows * self.patch_size_px, columns * self.patch_size_px
 
     def affinity_hw(self, image_hw: tuple[int, int]) -> tuple[int, int] | None:
@@ -80,7 +82,8 @@ class InputSpec:
         if (affinity_hw := self.affinity_hw(image_hw)) is not None:
             resize = resize_nearest if self.diffusion_side_px is not None else resize_bicubic
             affinity = resize(image, affinity_hw)
-        return Prepared(resize_bicubic(image, self.clip_hw(image_hw)), affinity, image_hw, seed)
+        resize = resize_bicubic if self.longest_side_px is None else resize_linear
+        return Prepared(resize(image, self.clip_hw(image_hw)), affinity, image_hw, seed)
 
 
 def patch_grid_hw(image_hw: tuple[int, int], shorter_side_px: int, patch_size_px: int) -> tuple[int, int]:
@@ -98,6 +101,18 @@ def patch_grid_hw(image_hw: tuple[int, int], shorter_side_px: int, patch_size_px
 def resize_bicubic(image: Image.Image, size_hw: tuple[int, int]) -> ImageArray:
     """Pillow's bicubic filter, antialiased, as the official release uses it."""
     return np.asarray(image.resize(size_hw[::-1], Image.Resampling.BICUBIC))
+
+
+def resize_linear(image: Image.Image, size_hw: tuple[int, int]) -> ImageArray:
+    """Between the four nearest pixels, without antialiasing, as OpenCV and mmsegmentation resize."""
+    values = np.asarray(image)
+    for axis, (old, new) in enumerate(zip(values.shape, size_hw, strict=False)):
+        position = ((np.arange(new) + 0.5) * (old / new) - 0.5).clip(0, old - 1).astype(np.float32)
+        lower = position.astype(np.int64)
+        share = np.expand_dims(position - lower, (1, 2) if axis == 0 else (0, 2))
+        before, after = (values.take(index, axis) for index in (lower, np.minimum(lower + 1, old - 1)))
+        values = before * (1 - share) + after * share
+    return (values + 0.5).astype(np.uint8)
 
 
 def resize_nearest(image: Image.Image, size_hw: tuple[int, int]) -> ImageArray:

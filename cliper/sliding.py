@@ -12,10 +12,13 @@ from cliper.vision import VisionTower
 EPSILON = 1e-5
 
 
-def window_starts(length_px: int, crop_px: int) -> list[int]:
-    """First pixels of the windows along one side; the last window is shifted inwards to end with the image."""
-    steps = -(-max(length_px - crop_px, 0) // SLIDING_STRIDE_PX) + 1
-    return [min(step * SLIDING_STRIDE_PX, length_px - crop_px) for step in range(steps)]
+def window_corners(size_hw: tuple[int, int], crop_hw: tuple[int, int], stride_px: int) -> list[tuple[int, int]]:
+    """Top and left pixel of every window, row by row. The last windows are shifted inwards to end with the image."""
+    tops, lefts = (
+        [min(start, length - crop) for start in range(0, length - crop + stride_px, stride_px)]
+        for length, crop in zip(size_hw, crop_hw, strict=True)
+    )
+    return [(top, left) for top in tops for left in lefts]
 
 
 def windowed_logits(
@@ -30,7 +33,7 @@ def windowed_logits(
     patch = tower.patch_size_px
     height, width = pixels.shape[-2:]
     crop_h, crop_w = min(settings.sliding_crop_px, height), min(settings.sliding_crop_px, width)
-    corners = [(top, left) for top in window_starts(height, crop_h) for left in window_starts(width, crop_w)]
+    corners = window_corners((height, width), (crop_h, crop_w), SLIDING_STRIDE_PX)
     indices = torch.arange((height // patch) * (width // patch), device=tower.device).view(height // patch, -1)
 
     patches = indices.numel()

@@ -31,12 +31,21 @@ CAR_TEMPLATES = (
     "There is a large {} in the scene.",
 )
 """The fifteen templates that the official release uses for PASCAL VOC."""
+IMAGENET_TEMPLATES = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+SCENE_TEMPLATES = (
+    "there is a {} in the scene.",
+    "there is the {} in the scene.",
+    "this is a {} in the scene.",
+    "this is the {} in the scene.",
+    "this is one {} in the scene.",
+)
 
 TEMPLATE_SETS: dict[str, tuple[str, ...]] = {
     "car": CAR_TEMPLATES,
-    "openai_imagenet_80": tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES),
+    "openai_imagenet_80": IMAGENET_TEMPLATES,
+    "maskclip_85": (*IMAGENET_TEMPLATES, *SCENE_TEMPLATES),
 }
-"""``car``: fifteen; ``openai_imagenet_80``: OpenAI's eighty for ImageNet."""
+"""``car``: fifteen; ``openai_imagenet_80``: OpenAI's eighty for ImageNet; ``maskclip_85``: these and five of scenes."""
 
 
 def parse_templates(text: str) -> tuple[str, ...]:

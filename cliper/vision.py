@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliper.settings import Preset
+
+PositionResizing = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,18 @@ class VisualTrace:
 
 
 def trace(
-    tower: VisionTower, pixels: Float[Tensor, "batch 3 input_height input_width"], preset: Preset, keep_attention: bool
+    tower: VisionTower,
+    pixels: Float[Tensor, "batch 3 input_height input_width"],
+    preset: Preset,
+    keep_attention: bool,
+    positions: PositionResizing = "bilinear",
 ) -> VisualTrace:
     """Run blocks 0 to N-2 and keep what the last block needs (CLIPer section 3.2; early layers).
 
     Pixels are normalised; their sides are multiples of the patch size. Attention maps are summed if ``keep_attention``.
+    For ``positions`` see `resize_positions`.
     """
-    x = embed_patches(tower, pixels.to(tower.device, tower.dtype))
+    x = embed_patches(tower, pixels.to(tower.device, tower.dtype), positions)
     features = []
     attention_sum = None
     for block in tower.blocks[:-1]:
@@ -126,23 +134,36 @@ def trace(
 
 
 def embed_patches(
-    tower: VisionTower, pixels: Float[Tensor, "batch 3 input_height input_width"]
+    tower: VisionTower, pixels: Float[Tensor, "batch 3 input_height input_width"], resizing: PositionResizing
 ) -> Float[Tensor, "batch tokens width"]:
-    """Patch embedding with the class token in front and positions resized bilinearly to this image's grid."""
+    """Patch embedding with the class token in front and positions resized to this image's grid."""
     model = tower.model
     patches = model.conv1(pixels)
     tokens = patches.flatten(2).transpose(1, 2)
     class_token = model.class_embedding.expand(len(tokens), 1, -1).to(tokens.dtype)
-    positions = resize_positions(model.positional_embedding, model.grid_size, patches.shape[-2:])
+    positions = resize_positions(model.positional_embedding, model.grid_size, patches.shape[-2:], resizing)
     return model.ln_pre(torch.cat([class_token, tokens], dim=1) + positions.to(tokens.dtype))
 
 
 def resize_positions(
-    positions: Float[Tensor, "trained_tokens width"], trained_hw: tuple[int, int], grid_hw: tuple[int, int]
+    positions: Float[Tensor, "trained_tokens width"],
+    trained_hw: tuple[int, int],
+    grid_hw: tuple[int, int],
+    resizing: PositionResizing,
 ) -> Float[Tensor, "tokens width"]:
-    """Keep the class token's row; resize the grid's rows bilinearly (align_corners=False) to another grid."""
+    """Keep the class token's row; resize the grid's rows (align_corners=False) to another grid.
+
+    ``bilinear`` is CLIPer's way. ``bicubic`` is that of DINO, SCLIP, ClearCLIP and ProxyCLIP: it samples as if the grid
+    had a tenth of a row and of a column more.
+    """
+    if tuple(grid_hw) == trained_hw:
+        return positions.float()
     grid = positions[1:].float().reshape(1, *trained_hw, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(grid, tuple(grid_hw), mode="bilinear", align_corners=False)
+    if resizing == "bicubic":
+        factors = tuple((new + 0.1) / old for new, old in zip(grid_hw, trained_hw, strict=True))
+        resized = F.interpolate(grid, scale_factor=factors, mode="bicubic", align_corners=False)
+    else:
+        resized = F.interpolate(grid, tuple(grid_hw), mode="bilinear", align_corners=False)
     return torch.cat([positions[:1].float(), resized.flatten(2)[0].T])
 
 

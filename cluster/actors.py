@@ -112,8 +112,7 @@ class BaselineSpec:
     @property
     def inputs(self) -> InputSpec:
         """How images must be prepared."""
-        proxy_patch_size = proxy_patch_size_px(self.proxy) if self.proxy else None
-        return InputSpec(self.settings.shorter_side_px, self.clip.patch_size_px, proxy_patch_size_px=proxy_patch_size)
+        return self.settings.inputs(self.clip.patch_size_px, proxy_patch_size_px(self.proxy) if self.proxy else None)
 
     def build(self, device: torch.device) -> Baseline:
         """Load the models."""

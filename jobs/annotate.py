@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from cliper.published import profile_settings
+from cliper.settings import Preset
 from cluster import session
 from cluster.corpus.inputs import Input, open_input
 from cluster.corpus.limits import Limits
@@ -24,9 +25,9 @@ from cluster.run import Pipeline, run_to_completion
 from cluster.session import ClusterOptions
 from cluster.storage import open_location
 from jobs.common.exit_codes import run_job
+from jobs.common.methods import Method, MethodChoice, find_method
 from jobs.common.options import MethodOptions
 from jobs.common.plan import PlanOptions, show_plan
-from jobs.common.request import Models, find_models
 from jobs.common.vocabulary import VocabularyRequest, read_vocabulary, synonymous_classes
 from jobs.report import MAX_IMAGES, ReportOptions, report
 from schemas.embeddings import VocabularyEmbeddings
@@ -46,7 +47,8 @@ class AnnotateOptions:
     @LIST.txt for a file with one of these on each line."""
     output: str
     """Folder or prefix for the results. The same command resumes there."""
-    method: MethodOptions = field(default_factory=lambda: MethodOptions(preset="open"))
+    models: MethodOptions = field(default_factory=lambda: MethodOptions(preset="open"))
+    choice: MethodChoice = field(default_factory=MethodChoice)
     vocab: str | None = None
     """Vocabulary: one class per line, or "name: query one; query two"."""
     background: str | None = None
@@ -56,7 +58,8 @@ class AnnotateOptions:
     text_embeddings: str | None = None
     """Precomputed text embeddings (safetensors), used instead of CLIP's text tower."""
     templates: str = "car"
-    """Prompt templates: car (15), openai_imagenet_80, or a file with one template per line, {} for the class."""
+    """Prompt templates: car (15), openai_imagenet_80, maskclip_85, or a file with one template per line, {} for the
+    class."""
     format: Literal["auto"] | CorpusFormat = "auto"
     """Format of the input: tar shards, Parquet tables with an image column, or image files."""
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
@@ -91,6 +94,8 @@ class AnnotateOptions:
         self.cluster.check()
         self.limits.check()
         self.plan.check()
+        if self.plan.plan and self.choice.baseline:
+            raise RequestError(f"--plan is for --method cliper: the speed of {self.choice.method} is not measured")
         if not 0 <= self.max_failed_fraction <= 1:
             raise RequestError(f"--max-failed-fraction must be between 0 and 1, not {self.max_failed_fraction}")
 
@@ -101,10 +106,10 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
     if options.trial is not None:
         options = replace(options, output=f"{options.output.rstrip('/')}-try", overwrite=True)
     job = LabellingJob.of(options)
-    if options.method.profile is not None:
-        shared = profile_settings(options.method.profile, job.models.clip.patch_size_px)
+    if options.models.profile is not None:
+        shared = profile_settings(options.models.profile, job.method.clip.patch_size_px)
         chosen = ", ".join(f"{name} {value}" for name, value in shared.items())
-        console.print(f"Profile {options.method.profile} sets {chosen}", soft_wrap=True)
+        console.print(f"Profile {options.models.profile} sets {chosen}", soft_wrap=True)
     corpus = job.list_corpus()
     if corpus.passed_over:
         console.print(passed_over_sentence(corpus.passed_over).capitalize())
@@ -115,7 +120,7 @@ def annotate(options: AnnotateOptions, console: Console) -> None:
         show_again(output, console)
     elif options.plan.plan:
         resources = session.start(options.cluster)
-        show_plan(options.plan, options.method, corpus, resources, options.cluster.batch_size, console)
+        show_plan(options.plan, options.models, corpus, resources, options.cluster.batch_size, console)
     else:
         job.run(corpus, manifest, console)
     later = replace(options, overwrite=False, retry_failed=False)
@@ -136,20 +141,22 @@ class LabellingJob:
 
     options: AnnotateOptions
     vocabulary: VocabularyRequest
-    models: Models
+    method: Method
     source: Input
     output: Output
 
     @classmethod
     def of(cls, options: AnnotateOptions) -> "LabellingJob":
         """Raises RequestError: a part of the request is wrong."""
-        preset, templates = options.method.preset, options.templates
-        vocabulary = read_vocabulary(options.vocab, options.background, templates, options.text_embeddings, preset)
+        preset: Preset = "release" if options.choice.baseline else options.models.preset
+        vocabulary = read_vocabulary(
+            options.vocab, options.background, options.templates, options.text_embeddings, preset
+        )
         output = Output(open_location(options.output, "--output"))
         source = open_input(options.input)
-        models = find_models(options.method, vocabulary.class_names)
-        vocabulary.check_width(models.clip)
-        return cls(options, vocabulary, models, source, output)
+        method = find_method(options.choice, options.models, vocabulary.class_names)
+        vocabulary.check_width(method.clip)
+        return cls(options, vocabulary, method, source, output)
 
     def list_corpus(self) -> Corpus:
         """Raises RequestError: there are no images, or they cannot be listed."""
@@ -163,8 +170,8 @@ class LabellingJob:
             input={"address": self.source.address, "format": corpus.format, "limit": options.limit}
             | ({"try": options.trial} if options.trial else {}),
             vocabulary=self.vocabulary.manifest(),
-            models=self.models.manifest(),
-            settings=self.models.settings.document() | {"precision": options.method.precision},
+            models=self.method.models,
+            settings=self.method.settings | options.choice.manifest() | {"precision": options.models.precision},
         )
 
     def is_done(self, corpus: Corpus) -> bool:
@@ -183,10 +190,10 @@ class LabellingJob:
         options = self.options
         corpus = replace(corpus, root=corpus.root.with_retries())
         with exclusive_run(self.output, manifest, console, options.overwrite) as output:
-            manifest, embeddings = embed_words(output, manifest, self.vocabulary, self.models, console)
-            spec = self.models.spec(embeddings, options.method.precision)
+            manifest, embeddings = embed_words(output, manifest, self.vocabulary, self.method, console)
+            spec = self.method.spec(embeddings)
             prepare = Preparer(spec.inputs, options.limits)
-            encoder = AnnotationEncoder(self.models.settings, embeddings.background_words)
+            encoder = AnnotationEncoder(self.method.cliper, embeddings.background_words)
             pipeline = Pipeline(corpus, prepare, spec, encoder, manifest, output, options.cluster)
             stats = run_to_completion(pipeline, console, options.retry_failed)
             counts = count_rows(output, stats.files)
@@ -209,29 +216,29 @@ def show_again(output: Output, console: Console) -> None:
 
 
 def embed_words(
-    output: Output, manifest: Manifest, vocabulary: VocabularyRequest, models: Models, console: Console
+    output: Output, manifest: Manifest, vocabulary: VocabularyRequest, method: Method, console: Console
 ) -> tuple[Manifest, VocabularyEmbeddings]:
     """Embed the vocabulary, unless an earlier run did, and say what became of the words."""
-    embeddings = output.read_embeddings() or vocabulary.embed(models.clip, models.settings.preset)
+    embeddings = output.read_embeddings() or vocabulary.embed(method.clip, method.cliper.preset)
     output.write_embeddings(embeddings)
-    manifest = with_facts(manifest, vocabulary, embeddings, models)
+    manifest = with_facts(manifest, vocabulary, embeddings, method)
     output.write("manifest.json", manifest.to_json().encode("utf-8"))
-    explain_words(manifest, embeddings, models, console)
+    explain_words(manifest, embeddings, method, console)
     return manifest, embeddings
 
 
 def with_facts(
-    manifest: Manifest, vocabulary: VocabularyRequest, embeddings: VocabularyEmbeddings, models: Models
+    manifest: Manifest, vocabulary: VocabularyRequest, embeddings: VocabularyEmbeddings, method: Method
 ) -> Manifest:
     """The manifest with what follows from the embeddings: the background words that were left out."""
     left_out = [word for word in vocabulary.background if word not in embeddings.background_words]
     facts: dict[str, Any] = {"background_left_out": left_out}
-    if models.settings.preset == "open":
-        facts["probabilities_measured"] = models.clip.open_defaults.measured or "not measured"
+    if method.cliper.preset == "open":
+        facts["probabilities_measured"] = method.clip.open_defaults.measured or "not measured"
     return replace(manifest, derived=manifest.derived | facts)
 
 
-def explain_words(manifest: Manifest, embeddings: VocabularyEmbeddings, models: Models, console: Console) -> None:
+def explain_words(manifest: Manifest, embeddings: VocabularyEmbeddings, method: Method, console: Console) -> None:
     """Say which words were left out, which classes mean the same, and whether probabilities are measured."""
     lines = []
     if left_out := manifest.derived["background_left_out"]:
@@ -240,7 +247,7 @@ def explain_words(manifest: Manifest, embeddings: VocabularyEmbeddings, models: 
         lines.append(f"Warning: the classes {one!r} and {other!r} mean the same. Make them queries of one class.")
     if manifest.derived.get("probabilities_measured") == "not measured":
         lines.append(
-            f"Probabilities of presence are not measured for {models.clip.name}: they follow from published thresholds "
+            f"Probabilities of presence are not measured for {method.clip.name}: they follow from published thresholds "
             f"(jobs/evaluate.py --preset open --calibrate fits them)"
         )
     for line in lines:

@@ -40,7 +40,7 @@ def evaluate(options: EvaluateOptions, console: Console) -> None:
 def rows_of(options: EvaluateOptions) -> dict[str, Changes]:
     """The rows of the table by title: those of the ablations asked for, or a single one."""
     rows = {title: changes for grid in options.grid for title, changes in GRIDS[grid].items()}
-    return rows or {options.method: {}}
+    return rows or {options.choice.title: {}}
 
 
 def requests_of(title: str, changes: Changes, options: EvaluateOptions, dataset: Dataset) -> list[Evaluation]:

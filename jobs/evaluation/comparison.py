@@ -6,10 +6,10 @@ from typing import Any
 
 from cliper.published import ENCODERS, Benchmark
 from cliper.settings import EncoderDefaults, MethodSettings
+from jobs.common.methods import Method
 from jobs.common.options import DEFAULT_DIFFUSION, flag
 from jobs.evaluation.datasets import Dataset
 from jobs.evaluation.figures import Comparison
-from jobs.evaluation.methods import Method
 from jobs.evaluation.options import EvaluateOptions
 
 
@@ -18,8 +18,9 @@ def compare_with_published(dataset: Dataset, method: Method, options: EvaluateOp
     benchmark = dataset.benchmark
     if benchmark is None:
         return Comparison()
-    if options.method != "cliper":
-        return Comparison(None, (f"CLIPer's figures are not those of {options.method}",))
+    if options.choice.baseline:
+        not_known = dataset.protocol.not_known if dataset.protocol else ""
+        return Comparison(None, ("the package has those of CLIPer only", *([not_known] if not_known else ())))
     found = [*model_differences(method), *word_differences(benchmark, method, options)]
     images = len(dataset.labelled.corpus.shards)
     if images != benchmark.images:

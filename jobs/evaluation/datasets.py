@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cliper.models import ClipSpec
+from cliper.protocols import Protocol
 from cliper.published import Benchmark, find_benchmark
 from cliper.settings import Preset
 from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled
@@ -28,6 +29,7 @@ class Dataset:
         classes: in the order of labels.
         background: label 0 is a class of its own that counts.
         benchmark: what is published; None for a folder.
+        protocol: how the authors of a baseline evaluate it on the benchmark; None for CLIPer's words and templates.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Dataset:
     classes: tuple[VocabularyClass, ...]
     background: bool
     benchmark: Benchmark | None
+    protocol: Protocol | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -70,12 +73,15 @@ class Dataset:
         if self.benchmark is None:
             background = packaged_background("world" if preset == "open" else "voc") if self.background else ()
             return VocabularyRequest(self.classes, background, read_templates(templates or "car"), ready=None)
-        chosen = templates or self.benchmark.encoder(clip.patch_size_px).templates
-        return VocabularyRequest(self.classes, self.benchmark.background_queries, read_templates(chosen), ready=None)
+        words = self.protocol or self.benchmark
+        chosen = templates or (self.protocol or self.benchmark.encoder(clip.patch_size_px)).templates
+        return VocabularyRequest(self.classes, words.background_queries, read_templates(chosen), ready=None)
 
 
-def find_dataset(name: str, root: str | None, limit: int | None, limits: Limits) -> Dataset:
-    """One of the benchmarks as its makers lay it out.
+def find_dataset(
+    name: str, root: str | None, limit: int | None, limits: Limits, protocol: Protocol | None = None
+) -> Dataset:
+    """One of the benchmarks as its makers lay it out, with the words of a baseline's protocol if there is one.
 
     Raises:
         RequestError: it is not there.
@@ -84,8 +90,9 @@ def find_dataset(name: str, root: str | None, limit: int | None, limits: Limits)
         raise RequestError(f"--root is missing: name the folder of data set {name}")
     benchmark = find_benchmark(name)
     labelled = list_labelled(name, open_location(root, "--root"), limit, limits)
-    classes = tuple(VocabularyClass(query, (query,)) for query in benchmark.classes)
-    return Dataset(name, labelled, classes, benchmark.has_background, benchmark)
+    queries = protocol.queries if protocol else [(query,) for query in benchmark.classes]
+    classes = tuple(VocabularyClass(of_class[0], of_class) for of_class in queries)
+    return Dataset(name, labelled, classes, benchmark.has_background, benchmark, protocol)
 
 
 def find_folder(

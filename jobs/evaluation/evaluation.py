@@ -12,12 +12,12 @@ from cluster.output.folder import Output
 from cluster.output.lease import exclusive_run
 from cluster.run import Pipeline, run_to_completion
 from cluster.storage import open_location
+from jobs.common.methods import find_method
 from jobs.common.statistics import calibration_error
 from jobs.evaluation.calibration import choose_background_thresholds, choose_score_thresholds, fit_presence
 from jobs.evaluation.comparison import compare_with_published
 from jobs.evaluation.datasets import Dataset
 from jobs.evaluation.figures import EvaluationCounts, Figures, count_rows, figures_of
-from jobs.evaluation.methods import find_method
 from jobs.evaluation.options import EvaluateOptions
 from schemas.errors import RequestError
 from schemas.manifest import Manifest, labelling_manifest
@@ -43,8 +43,10 @@ class Evaluation:
         threshold_histogram: bool = False,
     ) -> None:  # fmt: skip
         self.title, self.options, self.dataset, self.threshold_histogram = title, options, dataset, threshold_histogram
-        self.method = find_method(options.method, options.models, options.proxy, dataset, file)
-        self.preset: Preset = options.models.preset if options.method == "cliper" else "release"
+        self.method = find_method(
+            options.choice, options.models, dataset.class_names, dataset.background, dataset.benchmark, file
+        )
+        self.preset: Preset = self.method.cliper.preset
         self.vocabulary = dataset.vocabulary(self.method.clip, options.templates, options.text_embeddings, self.preset)
         self.manifest = self.request()
         self.output = Output(open_location(options.output, "--output") / self.manifest.fingerprint[:16])
@@ -67,12 +69,12 @@ class Evaluation:
             vocabulary=self.vocabulary.manifest(),
             models=self.method.models,
             settings=self.method.settings
+            | options.choice.manifest()
             | {
-                "method": options.method,
                 "precision": options.models.precision,
                 "threshold_histogram": self.threshold_histogram,
-            }
-            | {"given_labels": options.given_labels},
+                "given_labels": options.given_labels,
+            },
         )
 
     def run(self, console: Console) -> EvaluationCounts:

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from tyro.extras import literal_type_from_choices
 
-from cliper.proxy import DEFAULT_PROXY
+from cliper.protocols import find_protocol
 from cluster.corpus.layouts import BENCHMARKS
 from cluster.corpus.limits import Limits
 from cluster.session import ClusterOptions
+from jobs.common.methods import MethodChoice
 from jobs.common.options import MethodOptions
 from jobs.evaluation.ablations import NEED_DIFFUSION, Grid
 from jobs.evaluation.calibration import Goal
 from jobs.evaluation.datasets import FOLDER, Dataset, find_dataset, find_folder
-from jobs.evaluation.methods import MethodName
 from schemas.errors import RequestError
 
 if TYPE_CHECKING:
@@ -43,14 +43,11 @@ class EvaluateOptions:
     0 is no class and 1 the first one."""
     ignore: tuple[int, ...] = (255,)
     """Values in a folder's masks of pixels that do not count."""
-    method: MethodName = "cliper"
-    """The method to evaluate. The others are baselines without compensation, read out as SCLIP and ProxyCLIP are."""
-    proxy: str = DEFAULT_PROXY
-    """Second model for proxyclip: timm's name of a DINO transformer, or local-dir:FOLDER."""
+    choice: MethodChoice = field(default_factory=MethodChoice)
     text_embeddings: str | None = None
     """Ready text embeddings (safetensors) in place of CLIP's text tower."""
     templates: str | None = None
-    """Prompt templates: car, openai_imagenet_80 or a file (default: the published ones)."""
+    """Prompt templates: car, openai_imagenet_80, maskclip_85 or a file (default: the published ones)."""
     given_labels: bool = False
     """Tell the method which classes each image shows: figures of pseudo-masks (paper table 3). Scores do not matter
     then, and --calibrate fits background thresholds only."""
@@ -83,8 +80,8 @@ class EvaluateOptions:
             raise RequestError(f"--limit must be at least 1, not {self.limit}")
         if not 0 <= self.max_failed_fraction <= 1:
             raise RequestError(f"--max-failed-fraction must be between 0 and 1, not {self.max_failed_fraction}")
-        if self.method != "cliper" and (self.grid or self.calibrate):
-            raise RequestError(f"--grid and --calibrate are for --method cliper, not {self.method}")
+        if self.choice.baseline and (self.grid or self.calibrate):
+            raise RequestError(f"--grid and --calibrate are for --method cliper, not {self.choice.method}")
         if self.models.diffusion == "none" and not NEED_DIFFUSION.isdisjoint(self.grid):
             raise RequestError(f"--grid {' and '.join(sorted(NEED_DIFFUSION))} compare compensations: give --diffusion")
         if self.given_labels and self.calibrate and (self.models.preset == "open" or self.calibrate_for == "f1"):
@@ -103,4 +100,6 @@ class EvaluateOptions:
             return find_folder(
                 self.images, self.masks, self.classes, self.background, self.ignore, self.limit, self.limits
             )
-        return find_dataset(self.dataset, self.root, self.limit, self.limits)
+        baseline = self.choice.baseline if self.choice.harness == "published" and not self.text_embeddings else None
+        protocol = find_protocol(baseline, self.dataset) if baseline else None
+        return find_dataset(self.dataset, self.root, self.limit, self.limits, protocol)

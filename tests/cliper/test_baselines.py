@@ -1,7 +1,6 @@
 """The baselines against loop-like transcriptions, and the rules by which their labels are read out."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,14 @@ from cliper.proxy import ProxyModel, check_plain, download_weights, load_proxy, 
 from cliper.vision import VisionTower
 from tests.cliper.test_models import COMMIT, put_in_hub_cache
 from tests.cliper.test_pipeline import CLASS_OF_ROW, CPU, some_image, some_queries
+from tests.reference.baselines import (
+    DINO_MEAN,
+    DINO_STD,
+    literal_block,
+    literal_input_of_last_block,
+    literal_proxyclip,
+    resize_by_formula,
+)
 from tests.reference.literal import ClipWeights, clip_pixels
 from tests.support.stages import predict
 from tests.support.tiny import write_tiny_clip
@@ -32,7 +39,6 @@ METHODS = ["clip", "maskclip", "sclip", "clearclip", "proxyclip"]
 SETTINGS = BaselineSettings(shorter_side_px=112)
 QUERIES = some_queries(seed=8)
 """Every class and the background win somewhere in `some_image`, whatever the method."""
-DINO_MEAN, DINO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def write_tiny_dino(folder: Path, patch: int = 8, **changes: Any) -> Path:
@@ -66,93 +72,6 @@ def build(method: str, clip: Path, dino: Path, settings: BaselineSettings = SETT
     return Baseline(tower_of(clip), QUERIES, method, settings, proxy_of(dino) if method == "proxyclip" else None)
 
 
-def rows_by_formula(x: torch.Tensor, rows: int) -> torch.Tensor:
-    """Linear interpolation along the first axis, align_corners=False, by its formula."""
-    result = []
-    for row in range(rows):
-        position = min(max((row + 0.5) * len(x) / rows - 0.5, 0), len(x) - 1)
-        low = math.floor(position)
-        high = min(low + 1, len(x) - 1)
-        result.append(x[low] * (1 - (position - low)) + x[high] * (position - low))
-    return torch.stack(result)
-
-
-def resize_by_formula(x: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
-    """[height, width, ...] bilinearly to another size."""
-    return rows_by_formula(rows_by_formula(x, size_hw[0]).transpose(0, 1), size_hw[1]).transpose(0, 1)
-
-
-def literal_input_of_last_block(clip: ClipWeights, pixels: torch.Tensor) -> torch.Tensor:
-    """[tokens, width], class token first."""
-    w = clip.tensors
-    patches = F.conv2d(pixels[None], w["conv1.weight"], stride=clip.patch)[0]
-    side = clip.trained_grid
-    positions = resize_by_formula(w["positional_embedding"][1:].reshape(side, side, -1), tuple(patches.shape[1:]))
-    x = torch.cat([w["class_embedding"][None], patches.flatten(1).T])
-    x = clip.layer_norm("ln_pre", x + torch.cat([w["positional_embedding"][:1], positions.flatten(0, 1)]))
-    for i in range(clip.layers - 1):
-        x = literal_block(clip, f"transformer.resblocks.{i}", x, "clip")
-    return x
-
-
-def literal_block(clip: ClipWeights, block: str, x: torch.Tensor, method: str) -> torch.Tensor:
-    """One block, head by head and row by row."""
-    y = clip.layer_norm(f"{block}.ln_1", x)
-    queries, keys, values = (clip.heads_of(f"{block}.attn", part, y) for part in range(3))
-    heads = []
-    for q, k, v in zip(queries, keys, values, strict=True):
-        scale = math.sqrt(q.shape[1])
-        mixed = []
-        for i in range(len(x)):
-            if method == "maskclip":
-                mixed.append(v[i])
-                continue
-            weights = {
-                "clip": torch.softmax(k @ q[i] / scale, dim=0),
-                "sclip": torch.softmax(q @ q[i] / scale, dim=0) + torch.softmax(k @ k[i] / scale, dim=0),
-                "clearclip": torch.softmax(q @ q[i] / scale, dim=0),
-            }[method]
-            mixed.append((weights[:, None] * v).sum(dim=0))
-        heads.append(torch.stack(mixed))
-    attended = clip.linear(f"{block}.attn.out_proj", torch.cat(heads, dim=1))
-    if method == "clearclip":
-        return attended
-    x = x + attended
-    hidden = clip.activation(clip.linear(f"{block}.mlp.c_fc", clip.layer_norm(f"{block}.ln_2", x)))
-    return x + clip.linear(f"{block}.mlp.c_proj", hidden)
-
-
-def literal_proxyclip(
-    clip: ClipWeights, x: torch.Tensor, dino: Path, image: np.ndarray, input_hw: tuple[int, int]
-) -> torch.Tensor:
-    """[grid_h, grid_w, width] on DINO's grid, before ``ln_post``."""
-    model = timm.create_model(f"local-dir:{dino}", pretrained=True, dynamic_img_size=True, num_classes=0).eval()
-    patch = model.patch_embed.patch_size[0]
-    grid_h, grid_w = (round(side / patch) for side in input_hw)
-    resized = Image.fromarray(image).resize((grid_w * patch, grid_h * patch), Image.Resampling.BICUBIC)
-    pixels = (np.array(resized, dtype=np.float32) / 255 - np.array(DINO_MEAN)) / np.array(DINO_STD)
-    with torch.no_grad():
-        features = model.forward_features(torch.from_numpy(pixels).float().permute(2, 0, 1)[None])[0, 1:]
-    assert len(features) == grid_h * grid_w
-
-    similarity = torch.stack([F.cosine_similarity(row[None], features) for row in features])
-    sharpened = 3.0 * (similarity - 1.2 * similarity.mean())
-    assert (sharpened < 0).any(dim=1).all(), "the case is not worth testing if every patch attends everywhere"
-    assert ((sharpened >= 0).sum(dim=1) > 1).any(), "nor if none attends to another"
-    last = f"transformer.resblocks.{clip.layers - 1}"
-    values = clip.heads_of(f"{last}.attn", 2, clip.layer_norm(f"{last}.ln_1", x))[:, 1:]
-    heads = []
-    for v in values:
-        on_clip_grid = v.reshape(input_hw[0] // clip.patch, input_hw[1] // clip.patch, -1)
-        v = resize_by_formula(on_clip_grid, (grid_h, grid_w)).flatten(0, 1)
-        mixed = []
-        for row in sharpened:
-            weights = torch.where(row < 0, 0.0, row.exp())
-            mixed.append((weights[:, None] * v).sum(dim=0) / weights.sum())
-        heads.append(torch.stack(mixed))
-    return clip.linear(f"{last}.attn.out_proj", torch.cat(heads, dim=1)).reshape(grid_h, grid_w, -1)
-
-
 def literal_logits(method: str, tower: VisionTower, dino: Path, image: np.ndarray) -> torch.Tensor:
     """[class and background queries, grid_h, grid_w]."""
     clip = ClipWeights.of(tower)
@@ -160,7 +79,10 @@ def literal_logits(method: str, tower: VisionTower, dino: Path, image: np.ndarra
     input_hw = (pixels.shape[1], pixels.shape[2])
     x = literal_input_of_last_block(clip, pixels)
     if method == "proxyclip":
-        tokens = literal_proxyclip(clip, x, dino, image, input_hw)
+        patch = proxy_of(dino).patch_size_px
+        grid_hw = tuple(round(side / patch) for side in input_hw)
+        resized = Image.fromarray(image).resize((grid_hw[1] * patch, grid_hw[0] * patch), Image.Resampling.BICUBIC)
+        tokens = literal_proxyclip(clip, x, dino, np.array(resized), input_hw)
     else:
         patches = literal_block(clip, f"transformer.resblocks.{clip.layers - 1}", x, method)[1:]
         tokens = patches.reshape(input_hw[0] // clip.patch, input_hw[1] // clip.patch, -1)

@@ -27,7 +27,7 @@ from cliper.pipeline import channels_first
 from cliper.preprocess import MAX_PATCHES, InputSpec, patch_grid_hw, resize_nearest
 from cliper.runs import find_runs
 from cliper.settings import VIT_B_16, VIT_L_14, MethodSettings, encoder_defaults
-from cliper.sliding import window_starts
+from cliper.sliding import window_corners
 from cliper.text import TEMPLATE_SETS, embed_phrases, parse_templates
 from cliper.vision import check_supported, normalize
 from schemas.runs import labels_from_runs
@@ -225,7 +225,8 @@ class TestSliding:
         ],
     )
     def test_windows(self, length: int, crop: int, expected: list[int]) -> None:
-        assert window_starts(length, crop) == expected
+        assert window_corners((length, 112), (crop, 112), 112) == [(top, 0) for top in expected]
+        assert window_corners((112, length), (112, crop), 112) == [(0, left) for left in expected]
 
 
 class TestCompensation:
@@ -333,6 +334,7 @@ class TestText:
         assert {name: len(templates) for name, templates in TEMPLATE_SETS.items()} == {
             "car": 15,
             "openai_imagenet_80": 80,
+            "maskclip_85": 85,
         }
         assert all("{}" in template for templates in TEMPLATE_SETS.values() for template in templates)
 

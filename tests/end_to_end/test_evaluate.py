@@ -130,9 +130,15 @@ def test_given_labels_and_baselines_run_in_the_same_harness(
 ) -> None:
     given, _ = evaluate(tmp_path / "given", *drawn, *DEMO, "--given-labels")
     assert given["miou"] > evaluated[1]["miou"], "who knows which classes are there labels better"
-    baseline, _ = evaluate(tmp_path / "baseline", *drawn, *DEMO, "--method", "sclip")
-    assert baseline["title"] == "sclip"
-    assert 0 < baseline["miou"] < evaluated[1]["miou"]
+    found = {
+        harness: evaluate(tmp_path / harness, *drawn, *DEMO, "--method", "sclip", "--harness", harness)[0]
+        for harness in ("shared", "published")
+    }
+    for harness, figures in found.items():
+        assert figures["title"] == f"sclip, harness {harness}"
+        assert 0 < figures["miou"] < evaluated[1]["miou"]
+    assert found["shared"]["miou"] != found["published"]["miou"]
+    assert found["published"]["settings"]["crop_px"] == 224
 
 
 @pytest.mark.long

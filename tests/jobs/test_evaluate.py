@@ -46,6 +46,12 @@ def folder(tmp_path: Path) -> Path:
         (["--limit", "0"], "--limit must be at least 1"),
         (["--method", "sclip", "--background-threshold", "2"], "background_threshold must be between 0.0 and 1.0"),
         (["--method", "proxyclip", "--proxy", "no_such_model"], "--proxy: proxy model 'no_such_model'"),
+        (["--method", "sclip", "--attention", "identity"], "--attention has no effect with --method sclip"),
+        (["--method", "sclip", "--settings", "{tmp}/other.json"], "--settings has no effect with --method sclip"),
+        (
+            ["--method", "sclip", "--harness", "shared", "--sliding-crop-px", "224"],
+            "--sliding-crop-px has no effect with --method sclip, harness shared",
+        ),
         (["--clip", "local-dir:{tmp}/hollow"], "has no file open_clip_config.json"),
     ],
 )

@@ -9,11 +9,11 @@ import pytest
 from cliper.models import ClipSpec
 from cliper.published import find_benchmark
 from cliper.settings import OPEN_VIT_B_16, VIT_B_16, MethodSettings
+from jobs.common.methods import Method, MethodChoice
 from jobs.common.options import DEFAULT_DIFFUSION, MethodOptions
 from jobs.evaluation.comparison import compare_with_published
 from jobs.evaluation.datasets import Dataset
 from jobs.evaluation.figures import Comparison, markdown
-from jobs.evaluation.methods import Method
 from jobs.evaluation.options import EvaluateOptions
 from schemas.settings_file import SettingsFile
 
@@ -32,8 +32,9 @@ def compare(
     encoder = benchmark.encoder(16)
     encoder = encoder.with_windows() if settings.get("sliding_crop_px") else encoder
     known = {setting: getattr(encoder, setting) for setting in vars(VIT_B_16)}
+    chosen = MethodSettings(**known | settings)
     method = Method(
-        clip, {"diffusion": {"name": diffusion}}, MethodSettings(**known | settings).document(), SettingsFile(),
+        clip, {"diffusion": {"name": diffusion}}, chosen.document(), chosen, SettingsFile(),
         lambda _: None, (), # type: ignore[arg-type,return-value]
     )  # fmt: skip
     shards = range(benchmark.images if images is None else images)
@@ -73,7 +74,7 @@ def test_the_published_evaluation(name: str, settings: dict[str, Any], miou: flo
         ({"request": {"given_labels": True}}, "--given-labels"),
         ({"request": {"text_embeddings": "words.safetensors"}}, "--text-embeddings"),
         ({"request": {"templates": "openai_imagenet_80"}}, "--templates openai_imagenet_80, published car"),
-        ({"request": {"method": "sclip"}}, "CLIPer's figures are not those of sclip"),
+        ({"request": {"choice": MethodChoice("sclip")}}, "the package has those of CLIPer only"),
         (
             {"clip": replace(CLIP, name="ViT-B-16:laion400m_e32", pretrained="ViT-B-16:laion400m_e32")},
             "weights of ViT-B-16:laion400m_e32, published for OpenAI's ViT-B/16 and ViT-L/14",
