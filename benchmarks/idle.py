@@ -40,6 +40,10 @@ class Idle:
         self.clock.write_text("")
         return self
 
+    def memory_bytes(self, image: Prepared) -> int:
+        """Next to none."""
+        return 0
+
     def predict(
         self, prepared: Sequence[Prepared], allowed: Any = None, keep_winners: bool = False
     ) -> list[Prediction]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from cliper.coarse import Queries, class_maps, query_logits
 from cliper.labels import ResizedMaps, empty_labels
-from cliper.pipeline import AllowedClasses, Prediction, Winners, batch_limit, channels_first
+from cliper.pipeline import AllowedClasses, Prediction, Winners, attention_bytes, batch_limit, channels_first
 from cliper.preprocess import InputSpec, Prepared
 from cliper.proxy import ProxyModel, mix_by_proxy
 from cliper.runs import find_runs
@@ -116,6 +116,14 @@ class Baseline:
         self.queries = competing_queries(queries.to(tower.device))
         self.inputs = settings.inputs(tower.patch_size_px, proxy.patch_size_px if proxy else None)
         self.largest_batch = batch_limit(tower.device)
+
+    def memory_bytes(self, image: Prepared) -> int:
+        """See `cliper.pipeline.Segmenter.memory_bytes`: logits and their sum, and attention if there are no windows."""
+        logits = 2 * 4 * len(self.queries.rows) * image.clip[..., 0].size if self.settings.harness == "published" else 0
+        if self.settings.crop_px:
+            return logits
+        heads = self.tower.blocks[-1].attn.num_heads
+        return logits + 2 * heads * attention_bytes(image, self.tower.patch_size_px)
 
     @torch.inference_mode()
     def predict(

@@ -66,6 +66,9 @@ class Segmenter(Protocol):
 
     largest_batch: int
 
+    def memory_bytes(self, image: Prepared) -> int:
+        """Memory that labelling an image takes beside the models, about; the largest parts of it."""
+
     def predict(
         self, prepared: Sequence[Prepared], allowed: AllowedClasses | None = None, keep_winners: bool = False
     ) -> list[Prediction]:
@@ -81,6 +84,16 @@ def batch_limit(device: torch.device) -> int:
     """Most images that should go together. On a CPU each goes alone: batches bring no speed there, and sums in another
     order would make an image's labels depend on its neighbours (up to 12 label pixels per image in a trial)."""
     return sys.maxsize if device.type == "cuda" else 1
+
+
+MATRICES = 6
+"""Attention matrices of each head that early-layer fusion holds at its peak (measured with ViT-B/16: 5 to 6)."""
+
+
+def attention_bytes(image: Prepared, patch_size_px: int) -> int:
+    """Memory of one attention matrix of an image in float32."""
+    height, width, _ = image.clip.shape
+    return 4 * (height // patch_size_px * (width // patch_size_px)) ** 2
 
 
 class Features(NamedTuple):
@@ -141,6 +154,12 @@ class Cliper:
         side_px = diffusion.side_px if diffusion else None
         self.inputs = InputSpec(settings.shorter_side_px, tower.patch_size_px, diffusion_side_px=side_px)
         self.largest_batch = batch_limit(tower.device)
+
+    def memory_bytes(self, image: Prepared) -> int:
+        """See `Segmenter.memory_bytes`: attention of all heads, or of sliding windows as one matrix."""
+        heads = self.tower.blocks[-1].attn.num_heads
+        matrices = MATRICES * (1 if self.settings.sliding_crop_px else heads)
+        return matrices * attention_bytes(image, self.tower.patch_size_px)
 
     @torch.inference_mode()
     def predict(

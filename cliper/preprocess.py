@@ -6,11 +6,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-MAX_PATCHES = 4096
-"""Attention memory grows with the square of the patches, so a panorama gets a coarser grid instead of more of them.
-
-The published settings stay below 2,500 patches on every data set; they are never affected.
+PANORAMA = 3.0
+"""Attention memory grows with the square of the patches. So an image whose longer side is more than this many times its
+shorter one gets a coarser grid, unless its patches are few.
 """
+FEW_PATCHES = 4096
+"""The published settings stay below 2,500 patches on every data set; they are never affected."""
 
 BAND_PIXELS = 2**24
 """Images with more pixels are read in bands of about as many."""
@@ -62,11 +63,16 @@ class InputSpec:
         rows, columns = patch_grid_hw(image_hw, self.shorter_side_px, self.patch_size_px)
         return rows * self.patch_size_px, columns * self.patch_size_px
 
+    def is_coarser(self, image_hw: tuple[int, int]) -> bool:
+        """True for a panorama whose grid is coarser than that of other images; see `PANORAMA`."""
+        patches = (self.shorter_side_px / self.patch_size_px) ** 2 * max(image_hw) / min(image_hw)
+        return self.longest_side_px is None and patches > most_patches(self.shorter_side_px, self.patch_size_px)
+
     def affinity_hw(self, image_hw: tuple[int, int]) -> tuple[int, int] | None:
         """Height and width of the second model's input in pixels; None without.
 
         ProxyCLIP's model gets the size nearest to CLIP's that is made of whole patches, or a coarser one where that
-        would exceed `MAX_PATCHES`.
+        would exceed `most_patches`.
         """
         if self.diffusion_side_px is not None:
             return self.diffusion_side_px, self.diffusion_side_px
@@ -89,13 +95,20 @@ class InputSpec:
 def patch_grid_hw(image_hw: tuple[int, int], shorter_side_px: int, patch_size_px: int) -> tuple[int, int]:
     """Rows and columns of patches: the shorter side is scaled to ``shorter_side_px``, each side rounded to patches.
 
-    Each is at least 1, their product at most `MAX_PATCHES`. The image's sides must be at least 1.
+    Each is at least 1, their product at most `most_patches`. The image's sides must be at least 1.
     """
+    most = most_patches(shorter_side_px, patch_size_px)
     scale = shorter_side_px / min(image_hw)
     rows, columns = (side * scale / patch_size_px for side in image_hw)
-    shrink = min(1.0, (MAX_PATCHES / (rows * columns)) ** 0.5)
+    shrink = min(1.0, (most / (rows * columns)) ** 0.5)
     height, width = (max(1, int(side * shrink + 0.5)) for side in (rows, columns))
-    return min(height, MAX_PATCHES // width or 1), min(width, MAX_PATCHES // height or 1)
+    return min(height, most // width or 1), min(width, most // height or 1)
+
+
+def most_patches(shorter_side_px: int, patch_size_px: int) -> int:
+    """The most patches that an image gets; see `PANORAMA`."""
+    side = int(shorter_side_px / patch_size_px + 0.5)
+    return max(FEW_PATCHES, int(PANORAMA * side**2))
 
 
 def resize_bicubic(image: Image.Image, size_hw: tuple[int, int]) -> ImageArray:

@@ -1,6 +1,7 @@
 """The actor that labels images: where Ray meets torch."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from cluster.batches import Failure, SafeBatches
 from cluster.corpus.prepare import read_prepared
 from cluster.encoders import Encoder, Row
 from cluster.progress import deaths, report
+from cluster.sizing import Cluster
 from cluster.watchdog import Watchdog
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.rows import Status
@@ -162,7 +164,8 @@ class Labeller:
         self.encoder, self.counter, self.inputs = encoder, counter, spec.inputs
         self.watchdog = Watchdog(stall_timeout_s)
         segmenter = load_models(spec)
-        self.batches = SafeBatches(segmenter, segmenter.largest_batch, spec.inputs.patch_size_px)
+        memory_bytes = math.inf if ray.get_gpu_ids() else Cluster.now().node_memory_bytes
+        self.batches = SafeBatches(segmenter, segmenter.largest_batch, spec.inputs.patch_size_px, memory_bytes)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         try:

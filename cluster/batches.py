@@ -1,6 +1,7 @@
 """Labelling a batch of images, of which some may be too much for the memory or more than the models can take."""
 
 import logging
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
@@ -31,7 +32,9 @@ class Failure:
     reason: str
 
 
-DOES_NOT_FIT = Failure(Status.OUT_OF_MEMORY, "the image does not fit into the memory for labelling")
+DOES_NOT_FIT = Failure(
+    Status.OUT_OF_MEMORY, "the image does not fit into the memory for labelling: give a smaller --shorter-side-px"
+)
 
 
 class SafeBatches:
@@ -41,10 +44,15 @@ class SafeBatches:
         segmenter: the method.
         chunk_size: most images at a time; halved when memory runs out, doubled again after `REGROWTH` chunks.
         patch_size_px: side of the method's patches. Memory grows with images x patches^2: panoramas go fewer at a time.
+        memory_bytes: on a CPU, where running out of memory ends the process, what there is. Images that need more are
+            not tried.
     """
 
-    def __init__(self, segmenter: Segmenter, chunk_size: int, patch_size_px: int) -> None:
+    def __init__(
+        self, segmenter: Segmenter, chunk_size: int, patch_size_px: int, memory_bytes: float = math.inf
+    ) -> None:
         self.segmenter, self.chunk_size, self.patch_size_px = segmenter, chunk_size, patch_size_px
+        self.memory_bytes = memory_bytes
         self.largest_chunk, self.chunks_since = chunk_size, 0
         self.has_worked, self.failures = False, 0
 
@@ -72,6 +80,8 @@ class SafeBatches:
         self, prepared: Sequence[Prepared], allowed: Sequence[Collection[int] | None], keep_winners: bool
     ) -> Sequence[Prediction | Failure]:
         """The same for a few images; none at all if memory ran out and fewer must be tried."""
+        if len(prepared) == 1 and self.segmenter.memory_bytes(prepared[0]) > self.memory_bytes:
+            return [DOES_NOT_FIT]
         try:
             found = self.segmenter.predict(prepared, allowed, keep_winners)
         except Exception as error:

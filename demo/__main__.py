@@ -63,7 +63,9 @@ def measure(labels: Path, masks: Path) -> Figures:
         np.add.at(confusion, (truth, predicted), 1)
         present.append(np.unique(truth).tolist())
     scores = np.array([row["class_scores"] for row in rows], np.float32)
-    sums = EvaluationCounts(confusion, scores, indicator(present, len(NAMES)), failed=0, seconds=summary["seconds"])
+    sums = EvaluationCounts(
+        confusion, scores, indicator(present, len(NAMES)), failed=0, seconds=summary["seconds"], coarser=0
+    )
     thresholds = MethodSettings.from_document(manifest["settings"]).score_thresholds(len(NAMES))
     return figures_of("annotation job", sums, NAMES, thresholds, Comparison(), manifest["settings"])
 

@@ -196,7 +196,7 @@ class LabellingJob:
             encoder = AnnotationEncoder(self.method.cliper, embeddings.background_words)
             pipeline = Pipeline(corpus, prepare, spec, encoder, manifest, output, options.cluster)
             stats = run_to_completion(pipeline, console, options.retry_failed)
-            counts = count_rows(output, stats.files)
+            counts = count_rows(output, stats.files, self.method.inputs)
             counts.passed_over.update(corpus.passed_over)
             new_images, seconds = counts.images - stats.images_before, time.monotonic() - started
             class_names = self.vocabulary.class_names

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 from rich.console import Console, Group
 from rich.table import Table
 
+from cliper.preprocess import InputSpec
 from cluster.corpus.sources import passed_over_sentence
 from cluster.output.folder import Output
 from cluster.output.rows import map_rows_files
@@ -21,17 +23,18 @@ WORD_HINTS = {
     "never_found": "Found nowhere (other words, or a lower presence threshold, may help: docs/words.md)",
     "always_found": "Found in every image (the word may be too general)",
 }
-COUNTED_COLUMNS = ["status", "passed_over", "annotations.list.element.category_id"]
+COUNTED_COLUMNS = ["status", "passed_over", "width", "height", "annotations.list.element.category_id"]
 
 
 @dataclass
 class Counts:
-    """Number of images by status, number of images in which each category is present, and members of shards that are no
-    images, by ending."""
+    """Number of images by status, number of images in which each category is present, members of shards that are no
+    images, by ending, and panoramas that were seen on a coarser grid (`cliper.preprocess.InputSpec.is_coarser`)."""
 
     by_status: Counter[str] = field(default_factory=Counter)
     by_category: Counter[int] = field(default_factory=Counter)
     passed_over: Counter[str] = field(default_factory=Counter)
+    coarser: int = 0
 
     @property
     def images(self) -> int:
@@ -42,22 +45,44 @@ class Counts:
         return self.by_status[Status.OK]
 
 
-def count_rows(output: Output, files: Iterable[str]) -> Counts:
-    """Read the status and category columns of rows files. The masks are not read."""
+def count_rows(output: Output, files: Iterable[str], inputs: InputSpec) -> Counts:
+    """Read the columns of rows files that are counted; the masks are not.
+
+    Args:
+        output: the output.
+        files: paths of its rows files.
+        inputs: how images were prepared.
+    """
     counts = Counts()
-    for _, single in map_rows_files(output, COUNTED_COLUMNS, count_table, list(files)):
+    for _, single in map_rows_files(output, COUNTED_COLUMNS, partial(count_table, inputs=inputs), list(files)):
         counts.by_status += single.by_status
         counts.by_category += single.by_category
         counts.passed_over += single.passed_over
+        counts.coarser += single.coarser
     return counts
 
 
-def count_table(table: pa.Table) -> Counts:
+def count_table(table: pa.Table, inputs: InputSpec) -> Counts:
     categories = pc.struct_field(pc.list_flatten(table["annotations"]), "category_id")
     passed_over: Counter[str] = Counter()
     for members in table["passed_over"].drop_null().to_pylist():
         passed_over.update({member["ending"]: member["files"] for member in members})
-    return Counts(Counter(table["status"].to_pylist()), Counter(categories.to_pylist()), passed_over)
+    statuses, coarser = Counter(table["status"].to_pylist()), coarser_images(table, inputs)
+    return Counts(statuses, Counter(categories.to_pylist()), passed_over, coarser)
+
+
+def coarser_images(table: pa.Table, inputs: InputSpec) -> int:
+    """The number of labelled images that were seen on a coarser grid than others."""
+    labelled = table.filter(pc.equal(table["status"], Status.OK.value))
+    found = labelled.group_by(["height", "width"]).aggregate([([], "count_all")]).to_pylist()
+    return sum(size["count_all"] for size in found if inputs.is_coarser((size["height"], size["width"])))
+
+
+def coarser_sentence(images: int) -> str:
+    return (
+        f"{images:,} panoramas were seen on a coarser grid than the other images: their patches do not fit into the "
+        f"memory (cut them, or give a smaller --shorter-side-px)."
+    )
 
 
 def summary_document(
@@ -70,6 +95,7 @@ def summary_document(
         "ok": counts.ok,
         "failed": counts.images - counts.ok,
         "passed_over": dict(counts.passed_over.most_common()),
+        "coarser_grid": counts.coarser,
         "by_status": dict(counts.by_status.most_common()),
         "images_by_class": {class_names[category - 1]: n for category, n in counts.by_category.most_common()},
         "never_found": [name for name, images in found.items() if not images],
@@ -101,6 +127,8 @@ def show_summary(summary: dict[str, Any], where: str, console: Console) -> None:
     console.print(Group(images, classes) if classes.row_count else images)
     if summary["passed_over"]:
         console.print(passed_over_sentence(summary["passed_over"]).capitalize())
+    if summary["coarser_grid"]:
+        console.print(coarser_sentence(summary["coarser_grid"]), soft_wrap=True)
     for found, hint in WORD_HINTS.items():
         if words := summary[found]:
             listed = ", ".join(words[:MOST_WORDS]) + (

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from cliper.baselines import BaselineMethod, BaselineSettings, Harness
 from cliper.models import ClipSpec, ModelError
+from cliper.preprocess import InputSpec
 from cliper.protocols import OWN_DATA, find_protocol
 from cliper.proxy import DEFAULT_PROXY, proxy_patch_size_px
 from cliper.published import Benchmark
@@ -66,6 +67,7 @@ class Method:
         settings: all settings, for the manifest.
         cliper: CLIPer's settings; for a baseline those of preset ``release``.
         file: the settings file's content.
+        inputs: how images are prepared for CLIP.
         spec: from the vocabulary's embeddings to what the labelling actors need.
         score_thresholds: per class, the score above which it is taken for present.
     """
@@ -75,6 +77,7 @@ class Method:
     settings: dict[str, Any]
     cliper: MethodSettings
     file: SettingsFile
+    inputs: InputSpec
     spec: Callable[[VocabularyEmbeddings], SegmenterSpec]
     score_thresholds: tuple[float, ...]
 
@@ -105,7 +108,10 @@ def find_method(
         models = find_models(options, class_names, benchmark, file)
         spec = partial(models.spec, precision=precision)
         settings, thresholds = models.settings, models.settings.score_thresholds(classes)
-        return Method(models.clip, models.manifest(), settings.document(), settings, models.file, spec, thresholds)
+        inputs = InputSpec(settings.shorter_side_px, models.clip.patch_size_px)
+        return Method(
+            models.clip, models.manifest(), settings.document(), settings, models.file, inputs, spec, thresholds
+        )
     given = given_settings(choice, options)
     clip_alone: dict[str, Any] = {"diffusion": "none", "preset": "release"}
     models = find_models(replace(options, **clip_alone), class_names, benchmark, file)
@@ -121,6 +127,7 @@ def find_method(
     manifest = models.manifest() | ({"proxy": used_proxy} if used_proxy else {})
     return Method(
         models.clip, manifest, asdict(baseline), models.settings, models.file,
+        baseline.inputs(models.clip.patch_size_px, None),
         partial(baseline_spec, choice.baseline, models.clip, baseline, precision, used_proxy),
         (baseline.score_threshold,) * classes,
     )  # fmt: skip

@@ -89,7 +89,7 @@ class Evaluation:
             with exclusive_run(self.output, self.manifest, console) as output:
                 stats = run_to_completion(self.pipeline(output), console)
                 output.finish(stats.files)
-        return count_rows(self.output, len(self.dataset.classes))
+        return count_rows(self.output, len(self.dataset.classes), self.method.inputs)
 
     def pipeline(self, output: Output) -> Pipeline:
         labelled, options = self.dataset.labelled.with_retries(), self.options

@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.table import Column, Table
 
+from cliper.preprocess import InputSpec
 from cluster.output.folder import Output
+from cluster.output.summary import coarser_images, coarser_sentence
 from jobs.common.statistics import presence_figures, segmentation_figures
 from schemas.rows import Status
 
@@ -41,6 +43,7 @@ class EvaluationCounts:
         present: 0 or 1 [images, classes].
         failed: images without figures.
         seconds: time for labelling, all images together.
+        coarser: panoramas that were seen on a coarser grid.
     """
 
     confusion: np.ndarray
@@ -48,25 +51,33 @@ class EvaluationCounts:
     present: np.ndarray
     failed: int
     seconds: float
+    coarser: int
 
     @property
     def images(self) -> int:
         return len(self.scores)
 
 
-def count_rows(output: Output, classes: int) -> EvaluationCounts:
-    """Sum the rows of an evaluation (`schemas.evaluation.EVALUATION_SCHEMA`), file by file."""
+def count_rows(output: Output, classes: int, inputs: InputSpec) -> EvaluationCounts:
+    """Sum the rows of an evaluation (`schemas.evaluation.EVALUATION_SCHEMA`), file by file.
+
+    Args:
+        output: the rows.
+        classes: number of classes.
+        inputs: how images were prepared.
+    """
     confusion = np.zeros((classes + 1, classes + 1), np.int64)
     scores, present = [np.zeros((0, classes), np.float32)], [np.zeros((0, classes), np.int64)]
-    failed, seconds = 0, 0.0
+    failed, seconds, coarser = 0, 0.0, 0
     for rows in read_rows(output):
         ok = rows.filter(pc.equal(rows["status"], Status.OK))
         failed += len(rows) - len(ok)
+        coarser += coarser_images(rows, inputs)
         add_counts(confusion, ok["confusion"], ("truth", "predicted"), "pixels")
         scores.append(pc.list_flatten(ok["class_scores"]).to_numpy().reshape(len(ok), classes))
         present.append(indicator(ok["present"].to_pylist(), classes))
         seconds += pc.sum(ok["seconds"]).as_py() or 0
-    return EvaluationCounts(confusion, np.concatenate(scores), np.concatenate(present), failed, seconds)
+    return EvaluationCounts(confusion, np.concatenate(scores), np.concatenate(present), failed, seconds, coarser)
 
 
 def read_rows(output: Output) -> Iterable[pa.Table]:
@@ -106,8 +117,8 @@ def figures_of(
     Returns:
         ``title`` and ``settings``; ``published``, the published mean IoU in percent or None, and
         ``differs_from_published``, what is other than there; the figures of `segmentation_figures` and
-        `presence_figures`; ``images`` that counted, ``failed`` ones, and ``seconds_per_image`` for labelling one in its
-        actor.
+        `presence_figures`; ``images`` that counted, ``failed`` ones, ``coarser_grid``, panoramas on a coarser grid, and
+        ``seconds_per_image`` for labelling one in its actor.
     """
     shares = segmentation_figures(counts.confusion, label_names)
     shares |= presence_figures(counts.scores, counts.present, thresholds)
@@ -116,6 +127,7 @@ def figures_of(
         **{name: percent(share) for name, share in shares.items()},
         "images": counts.images,
         "failed": counts.failed,
+        "coarser_grid": counts.coarser,
         "seconds_per_image": counts.seconds / max(counts.images, 1),
         "published": comparison.published,
         "differs_from_published": list(comparison.differences),
@@ -165,6 +177,8 @@ def notes(results: Sequence[Figures]) -> list[str]:
     for figures in results:
         if figures["differs_from_published"]:
             said.append(f"No published figure for {figures['title']}: {'; '.join(figures['differs_from_published'])}.")
+        if figures["coarser_grid"]:
+            said.append(f"{figures['title']}: {coarser_sentence(figures['coarser_grid'])}")
         if seen := figures["images_seen"]:
             said.append(f"{figures['title']}: the settings file was tuned on {seen:,} of these images.")
     return said

@@ -24,7 +24,7 @@ from cliper.labels import ResizedMaps, label_map
 from cliper.loading import load_diffusion, load_text_encoder, load_vision_tower
 from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import channels_first
-from cliper.preprocess import MAX_PATCHES, InputSpec, patch_grid_hw, resize_nearest
+from cliper.preprocess import FEW_PATCHES, InputSpec, most_patches, patch_grid_hw, resize_nearest
 from cliper.runs import find_runs
 from cliper.settings import VIT_B_16, VIT_L_14, MethodSettings, encoder_defaults
 from cliper.sliding import window_corners
@@ -68,20 +68,41 @@ class TestPreprocess:
             ((320, 213), 238, 14, (26, 17)),
             ((500, 500), 336, 14, (24, 24)),
             ((1, 1), 336, 16, (21, 21)),
-            ((1, 20_000), 336, 16, (1, MAX_PATCHES)),
-            ((20_000, 1), 336, 16, (MAX_PATCHES, 1)),
+            ((1, 20_000), 336, 16, (1, FEW_PATCHES)),
+            ((20_000, 1), 336, 16, (FEW_PATCHES, 1)),
             ((1024, 2048), 560, 16, (35, 70)),
+            ((768, 1024), 1024, 16, (64, 85)),
+            ((1024, 3072), 1024, 16, (64, 192)),
+            ((1024, 6144), 1024, 16, (45, 272)),
         ],
     )
     def test_grid(self, image_hw: tuple[int, int], shorter: int, patch: int, expected: tuple[int, int]) -> None:
         assert patch_grid_hw(image_hw, shorter, patch) == expected
 
-    @given(st.integers(1, 40_000), st.integers(1, 40_000), st.sampled_from([14, 16, 32]))
-    def test_grid_is_never_empty_nor_too_large(self, height: int, width: int, patch: int) -> None:
-        rows, columns = patch_grid_hw((height, width), 336, patch)
+    @given(st.integers(1, 40_000), st.integers(1, 40_000), st.sampled_from([14, 16, 32]), st.sampled_from([336, 1024]))
+    def test_grid_is_never_empty_nor_too_large(self, height: int, width: int, patch: int, shorter: int) -> None:
+        rows, columns = patch_grid_hw((height, width), shorter, patch)
         assert rows >= 1
         assert columns >= 1
-        assert rows * columns <= MAX_PATCHES
+        assert rows * columns <= most_patches(shorter, patch)
+        if not InputSpec(shorter, patch).is_coarser((height, width)):
+            assert min(rows, columns) == max(1, int(shorter / patch + 0.5))
+
+    @pytest.mark.parametrize(
+        ("image_hw", "shorter", "coarser"),
+        [
+            ((375, 500), 336, False),
+            ((100, 920), 336, False),
+            ((100, 940), 336, True),
+            ((768, 1024), 1024, False),
+            ((1024, 3072), 1024, False),
+            ((3200, 1024), 1024, True),
+        ],
+    )
+    def test_panoramas_get_a_coarser_grid(self, image_hw: tuple[int, int], shorter: int, coarser: bool) -> None:
+        assert InputSpec(shorter, 16).is_coarser(image_hw) == coarser
+        patches = np.prod(InputSpec(shorter, 16).clip_hw(image_hw)) / 16**2
+        assert (patches < 0.99 * (shorter / 16) ** 2 * max(image_hw) / min(image_hw)) == coarser
 
     def test_clip_reads_bicubic_pixels_normalised(self, tiny_clip: Path) -> None:
         image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -107,7 +128,7 @@ class TestPreprocess:
             (InputSpec(112, 16), (70, 100), (112, 160), None),
             (InputSpec(112, 16, diffusion_side_px=128), (70, 100), (112, 160), (128, 128)),
             (InputSpec(112, 14, proxy_patch_size_px=16), (70, 100), (112, 154), (112, 160)),
-            (InputSpec(336, 16, proxy_patch_size_px=8), (100, 1000), (320, 3232), (160, 1624)),
+            (InputSpec(336, 16, proxy_patch_size_px=8), (100, 1000), (320, 3232), (168, 1744)),
         ],
     )
     def test_sizes_that_models_read(

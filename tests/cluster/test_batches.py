@@ -121,3 +121,16 @@ def test_an_image_that_does_not_fit_alone_is_given_up(small_memory: SmallMemory)
     prepared = small_memory.inputs.prepare(Image.new("RGB", (50, 40)), seed=0)
     found = SafeBatches(small_memory, 4, 16).predict([prepared] * 4, [None] * 4)
     assert found == [DOES_NOT_FIT] * 4
+
+
+def test_what_a_cpu_has_no_memory_for_is_not_tried(small_memory: SmallMemory) -> None:
+    """112 px on 50 x 40 px are 7 x 9 patches; 7 x 18 need four times as much."""
+    wide = small_memory.inputs.prepare(Image.new("RGB", (100, 40)), 0)
+    usual = prepared_images(small_memory, 1)[0]
+    least, most = small_memory.memory_bytes(usual), small_memory.memory_bytes(wide)
+    assert most / least == (wide.clip.size / usual.clip.size) ** 2
+    batches = SafeBatches(small_memory, 1, 16, memory_bytes=(least + most) / 2)
+    first, second, third = batches.predict([usual, wide, usual], [None] * 3)
+    assert isinstance(first, Prediction)
+    assert second == DOES_NOT_FIT
+    assert isinstance(third, Prediction)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cliper.preprocess import InputSpec
 from cluster.output.folder import Output
 from cluster.storage import open_location
 from demo.world.names import NAMES
@@ -65,7 +66,7 @@ def evaluate(ray_here: SharedRay) -> Evaluate:
 
 def sums(output: Path, classes: int) -> EvaluationCounts:
     (folder,) = output.iterdir()
-    return count_rows(Output(open_location(str(folder), "")), classes)
+    return count_rows(Output(open_location(str(folder), "")), classes, InputSpec(336, 16))
 
 
 @pytest.fixture(scope="module")

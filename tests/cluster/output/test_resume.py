@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cliper.preprocess import InputSpec
 from cluster.corpus.readers import Shard
 from cluster.corpus.sources import Corpus
 from cluster.output.folder import Output
@@ -22,9 +23,9 @@ def row(
     shard: str, number: int, of: int | None = None, status: str = Status.OK, version: str | None = None
 ) -> dict[str, Any]:
     image_id = f"{shard}/{number}.jpg"
-    nothing = dict.fromkeys(("width", "height", "error", "class_scores", "annotations"))
+    nothing = dict.fromkeys(("error", "class_scores", "annotations"))
     known = {"image_id": image_id, "uri": image_id, "shard": shard, "shard_version": version, "shard_images": of}
-    return nothing | known | {"status": status}
+    return nothing | known | {"status": status, "width": 60, "height": 40}
 
 
 def write_rows(folder: Path, *files: list[dict[str, Any]], run: str = "run", committed: bool = True) -> Output:
@@ -111,10 +112,10 @@ def test_a_file_that_a_power_failure_left_empty_does_not_count(tmp_path: Path) -
     (tmp_path / "run_000001-0.parquet").write_bytes(b"")
     (tmp_path / "run_000002-0.parquet").write_bytes((tmp_path / "run_000000-0.parquet").read_bytes()[:-20])
     with pytest.raises(OSError, match=r"run_000001-0\.parquet is damaged"):
-        count_rows(output, output.rows_files())
+        count_rows(output, output.rows_files(), InputSpec(336, 16))
     done = scan_output(output)
     assert (done.images, done.shards) == (1, {"a.tar"})
-    assert count_rows(output, output.rows_files()).images == 1
+    assert count_rows(output, output.rows_files(), InputSpec(336, 16)).images == 1
 
 
 def test_transient_failures_are_forgotten_and_nothing_else(tmp_path: Path) -> None:

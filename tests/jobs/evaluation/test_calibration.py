@@ -26,7 +26,7 @@ def test_the_score_threshold_separates_with_the_best_f1(
 
 def test_classes_that_the_sample_never_shows_keep_the_common_threshold() -> None:
     scores, present = np.array([[0.2, 0.9], [0.8, 0.9]], np.float32), np.array([[0, 0], [1, 0]])
-    sums = EvaluationCounts(np.zeros((3, 3), np.int64), scores, present, failed=0, seconds=1.0)
+    sums = EvaluationCounts(np.zeros((3, 3), np.int64), scores, present, failed=0, seconds=1.0, coarser=0)
     file = choose_score_thresholds(SettingsFile({"logit_scale": 9}), ["cat", "dog"], sums, common=0.7)
     assert file.settings == {"logit_scale": 9}
     assert file.classes["cat"]["score_threshold"] == pytest.approx(0.5)

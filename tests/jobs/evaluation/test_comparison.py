@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cliper.models import ClipSpec
+from cliper.preprocess import InputSpec
 from cliper.published import find_benchmark
 from cliper.settings import OPEN_VIT_B_16, VIT_B_16, MethodSettings
 from jobs.common.methods import Method, MethodChoice
@@ -34,7 +35,7 @@ def compare(
     known = {setting: getattr(encoder, setting) for setting in vars(VIT_B_16)}
     chosen = MethodSettings(**known | settings)
     method = Method(
-        clip, {"diffusion": {"name": diffusion}}, chosen.document(), chosen, SettingsFile(),
+        clip, {"diffusion": {"name": diffusion}}, chosen.document(), chosen, SettingsFile(), InputSpec(336, 16),
         lambda _: None, (), # type: ignore[arg-type,return-value]
     )  # fmt: skip
     shards = range(benchmark.images if images is None else images)
@@ -98,6 +99,7 @@ def test_protocols_that_are_not_followed_are_named(name: str, what: str) -> None
 def test_tables_name_the_differences() -> None:
     figures = {"title": "a", "published": None, "differs_from_published": ["--given-labels", "100 images"]}
     measured = ("miou", "pixel_accuracy", "mean_accuracy", "map", "f1", "precision", "recall")
-    figures |= {"images_seen": 0} | dict.fromkeys(measured, 1.0)
+    figures |= {"images_seen": 0, "coarser_grid": 2} | dict.fromkeys(measured, 1.0)
     text = markdown("voc21", [figures | {"seconds_per_image": 1.0}])
-    assert text.endswith("\n\nNo published figure for a: --given-labels; 100 images.\n")
+    assert "\n\nNo published figure for a: --given-labels; 100 images.\n" in text
+    assert "\n\na: 2 panoramas were seen on a coarser grid than the other images" in text
