@@ -13,7 +13,7 @@ import numpy as np
 
 from cluster.corpus.decode import IMAGE_ENDINGS
 from cluster.corpus.ground_truth import OUTSIDE, VALUES, lookup_table
-from cluster.corpus.layouts import Layout, find_layout
+from cluster.corpus.layouts import Layout, Split, find_layout
 from cluster.corpus.limits import DEFAULT_LIMITS, Limits
 from cluster.corpus.readers import Shard, is_hidden
 from cluster.corpus.sources import Corpus
@@ -78,22 +78,23 @@ class LabelledCorpus:
 
 
 def list_labelled(
-    name: str, root: Location, limit: int | None = None, limits: Limits = DEFAULT_LIMITS
+    name: str, root: Location, split: Split = "val", limit: int | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> LabelledCorpus:
-    """The evaluation split of a data set that `cluster.corpus.layouts` knows.
+    """A split of a data set that `cluster.corpus.layouts` knows.
 
     A list of the split is believed: nothing is listed then, and images on it that are not there fail in the run.
 
     Args:
         name: one of `BENCHMARKS`.
         root: the data set's folder, or one above it.
+        split: published figures are about ``val``.
         limit: use only the first so many images, in the order of names.
         limits: on single images.
 
     Raises:
         RequestError: images, their list or masks are not there.
     """
-    layout = find_layout(name)
+    layout = find_layout(name, split)
     with refusing_storage_errors(str(root)):
         base, folder, names = find_images(root, layout)
         corpus = corpus_of(root, [posixpath.join(folder, image) for image in names[:limit]], limits)

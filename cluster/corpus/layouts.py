@@ -1,5 +1,7 @@
 """How the makers of labelled data sets lay them out: the ``layout`` of an entry of ``cliper/published.json``.
 
+The paths are those of the validation split. Those of the training split have ``train`` or ``training`` in them.
+
 ====================  ================================================================================================
 data set              what is read below the root; folders in brackets may be there or not
 ====================  ================================================================================================
@@ -30,6 +32,7 @@ from cluster.corpus.ground_truth import IGNORED, OUTSIDE, lookup_table
 
 BENCHMARKS = tuple(read_published())
 """The names of the data sets."""
+Split = Literal["val", "train"]
 OTHERS = {"background": 0, "ignored": IGNORED, "error": OUTSIDE}
 
 
@@ -79,7 +82,13 @@ class Layout:
     matlab: tuple[str, ...] = ()
 
 
-def find_layout(name: str) -> Layout:
-    """The layout of one of `BENCHMARKS`."""
-    entry = read_published()[name]["layout"]
-    return Layout(**entry | {"masks": tuple(Masks(**masks) for masks in entry["masks"])})
+def find_layout(name: str, split: Split = "val") -> Layout:
+    """The layout of a split of one of `BENCHMARKS`."""
+    entry = dict(read_published()[name]["layout"])
+    maker_split = entry.pop("splits", {}).get(split, split)
+    entry["masks"] = tuple(Masks(**masks) for masks in entry["masks"])
+    for paths in ("images", "mask_folders"):
+        entry[paths] = tuple(path.replace("{split}", maker_split) for path in entry[paths])
+    if "split" in entry:
+        entry["split"] = entry["split"].replace("{split}", maker_split)
+    return Layout(**entry)

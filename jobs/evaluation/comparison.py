@@ -23,7 +23,9 @@ def compare_with_published(dataset: Dataset, method: Method, options: EvaluateOp
         return Comparison(None, ("the package has those of CLIPer only", *([not_known] if not_known else ())))
     found = [*model_differences(method), *word_differences(benchmark, method, options)]
     images = len(dataset.labelled.corpus.shards)
-    if images != benchmark.images:
+    if dataset.split != "val":
+        found.append(f"--split {dataset.split}, published val")
+    elif images != benchmark.images:
         found.append(f"{images:,} images, published {benchmark.images:,}")
     if options.given_labels:
         found.append("--given-labels")

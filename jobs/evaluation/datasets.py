@@ -8,6 +8,7 @@ from cliper.protocols import Protocol
 from cliper.published import Benchmark, find_benchmark
 from cliper.settings import Preset
 from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled
+from cluster.corpus.layouts import Split
 from cluster.corpus.limits import Limits
 from cluster.corpus.readers import utf8
 from cluster.storage import open_location
@@ -30,6 +31,7 @@ class Dataset:
         background: label 0 is a class of its own that counts.
         benchmark: what is published; None for a folder.
         protocol: how the authors of a baseline evaluate it on the benchmark; None for CLIPer's words and templates.
+        split: of the benchmark.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Dataset:
     background: bool
     benchmark: Benchmark | None
     protocol: Protocol | None = None
+    split: Split = "val"
 
     @property
     def class_names(self) -> list[str]:
@@ -79,7 +82,7 @@ class Dataset:
 
 
 def find_dataset(
-    name: str, root: str | None, limit: int | None, limits: Limits, protocol: Protocol | None = None
+    name: str, root: str | None, split: Split, limit: int | None, limits: Limits, protocol: Protocol | None = None
 ) -> Dataset:
     """One of the benchmarks as its makers lay it out, with the words of a baseline's protocol if there is one.
 
@@ -89,10 +92,10 @@ def find_dataset(
     if root is None:
         raise RequestError(f"--root is missing: name the folder of data set {name}")
     benchmark = find_benchmark(name)
-    labelled = list_labelled(name, open_location(root, "--root"), limit, limits)
+    labelled = list_labelled(name, open_location(root, "--root"), split, limit, limits)
     queries = protocol.queries if protocol else [(query,) for query in benchmark.classes]
     classes = tuple(VocabularyClass(of_class[0], of_class) for of_class in queries)
-    return Dataset(name, labelled, classes, benchmark.has_background, benchmark, protocol)
+    return Dataset(name, labelled, classes, benchmark.has_background, benchmark, protocol, split)
 
 
 def find_folder(

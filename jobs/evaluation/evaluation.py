@@ -58,6 +58,7 @@ class Evaluation:
         return labelling_manifest(
             input={
                 "dataset": self.dataset.name,
+                "split": self.dataset.split,
                 "address": labelled.corpus.root.url,
                 "masks": labelled.masks.url,
                 "first": names[0],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tyro.extras import literal_type_from_choices
 
 from cliper.protocols import find_protocol
-from cluster.corpus.layouts import BENCHMARKS
+from cluster.corpus.layouts import BENCHMARKS, Split
 from cluster.corpus.limits import Limits
 from cluster.session import ClusterOptions
 from jobs.common.methods import MethodChoice
@@ -32,6 +32,8 @@ class EvaluateOptions:
     models: MethodOptions
     root: str | None = None
     """Where the data set is: a local folder or a URL."""
+    split: Split = "val"
+    """Split of the data set. Published figures are about val, those of pseudo-masks (paper table 3) about train."""
     images: str | None = None
     """Folder of images."""
     masks: str | None = None
@@ -90,6 +92,8 @@ class EvaluateOptions:
             )
         if self.grid and self.calibrate:
             raise RequestError("--grid and --calibrate do not go together: give one of them")
+        if self.dataset == FOLDER and self.split != "val":
+            raise RequestError(f"--split is for the benchmarks; --dataset {FOLDER} has --images and --masks")
         for path in (self.json, self.markdown, self.calibrate):
             if path is not None and not path.resolve().parent.is_dir():
                 raise RequestError(f"{path}: the folder does not exist")
@@ -102,4 +106,4 @@ class EvaluateOptions:
             )
         baseline = self.choice.baseline if self.choice.harness == "published" and not self.text_embeddings else None
         protocol = find_protocol(baseline, self.dataset) if baseline else None
-        return find_dataset(self.dataset, self.root, self.limit, self.limits, protocol)
+        return find_dataset(self.dataset, self.root, self.split, self.limit, self.limits, protocol)

@@ -43,6 +43,7 @@ def folder(tmp_path: Path) -> Path:
         (["--json", "{tmp}/no/such.json"], "{tmp}/no/such.json: the folder does not exist"),
         (["--settings", "{tmp}/other.json"], "has thresholds for classes, and none of them is in the vocabulary"),
         (["--settings", "{tmp}/wrong.json"], "there is no setting 'speed'"),
+        (["--split", "train"], "--split is for the benchmarks"),
         (["--limit", "0"], "--limit must be at least 1"),
         (["--method", "sclip", "--background-threshold", "2"], "background_threshold must be between 0.0 and 1.0"),
         (["--method", "proxyclip", "--proxy", "no_such_model"], "--proxy: proxy model 'no_such_model'"),

@@ -41,7 +41,7 @@ def at(root: Path | str) -> Location:
 
 
 def list_exported(name: str, root: Path | str, limit: int | None = None) -> LabelledCorpus:
-    return list_labelled(name.removesuffix("_train_ids"), at(root), limit, DEFAULT_LIMITS)
+    return list_labelled(name.removesuffix("_train_ids"), at(root), "val", limit, DEFAULT_LIMITS)
 
 
 def ids_of(labelled: LabelledCorpus) -> list[str]:
@@ -62,6 +62,21 @@ def test_what_was_exported_is_read_back(name: str, tmp_path: Path) -> None:
         read = read_mask(labelled, record.image_id)
         assert read.dtype == np.uint16
         np.testing.assert_array_equal(read, MAKERS[name].expected(truth))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_training_splits(name: str, tmp_path: Path) -> None:
+    ids = export(name, tmp_path / "val", scenes(name))
+    for path in [path for path in (tmp_path / "val").rglob("*") if path.is_file()]:
+        within = path.relative_to(tmp_path / "val").as_posix()
+        moved = tmp_path / "train" / within.replace("validation", "training").replace("val", "train")
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(moved)
+    labelled = list_labelled(name.removesuffix("_train_ids"), at(tmp_path / "train"), "train")
+    assert ids_of(labelled) == [name.replace("validation", "training").replace("val", "train") for name in ids]
+    assert labelled.has_masks()
+    with pytest.raises(RequestError):
+        list_exported(name, tmp_path / "train")
 
 
 @pytest.mark.parametrize(

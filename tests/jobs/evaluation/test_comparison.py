@@ -10,6 +10,7 @@ from cliper.models import ClipSpec
 from cliper.preprocess import InputSpec
 from cliper.published import find_benchmark
 from cliper.settings import OPEN_VIT_B_16, VIT_B_16, MethodSettings
+from cluster.corpus.layouts import Split
 from jobs.common.methods import Method, MethodChoice
 from jobs.common.options import DEFAULT_DIFFUSION, MethodOptions
 from jobs.evaluation.comparison import compare_with_published
@@ -26,7 +27,7 @@ CLIP = ClipSpec(
 
 def compare(
     name: str = "voc21", clip: ClipSpec = CLIP, diffusion: str = DEFAULT_DIFFUSION, images: int | None = None,
-    request: dict[str, Any] | None = None, **settings: Any,
+    request: dict[str, Any] | None = None, split: Split = "val", **settings: Any,
 ) -> Comparison:  # fmt: skip
     """What is said of an evaluation that differs from the published one in what is given."""
     benchmark = find_benchmark(name)
@@ -40,7 +41,7 @@ def compare(
     )  # fmt: skip
     shards = range(benchmark.images if images is None else images)
     labelled: Any = SimpleNamespace(corpus=SimpleNamespace(shards=shards))
-    dataset = Dataset(name, labelled, (), benchmark.has_background, benchmark)
+    dataset = Dataset(name, labelled, (), benchmark.has_background, benchmark, split=split)
     return compare_with_published(dataset, method, EvaluateOptions(name, MethodOptions(), **(request or {})))
 
 
@@ -72,6 +73,7 @@ def test_the_published_evaluation(name: str, settings: dict[str, Any], miou: flo
         ({"preset": "open"}, "preset open has no published figures"),
         ({"diffusion": "runwayml/other"}, f"--diffusion runwayml/other, published {DEFAULT_DIFFUSION}"),
         ({"images": 100}, "100 images, published 1,449"),
+        ({"split": "train"}, "--split train, published val"),
         ({"request": {"given_labels": True}}, "--given-labels"),
         ({"request": {"text_embeddings": "words.safetensors"}}, "--text-embeddings"),
         ({"request": {"templates": "openai_imagenet_80"}}, "--templates openai_imagenet_80, published car"),
