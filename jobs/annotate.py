@@ -154,7 +154,8 @@ class LabellingJob:
         )
         output = Output(open_location(options.output, "--output"))
         source = open_input(options.input)
-        method = find_method(options.choice, options.models, vocabulary.class_names)
+        background = bool(vocabulary.background)
+        method = find_method(options.choice, options.models, vocabulary.class_names, background)
         vocabulary.check_width(method.clip)
         return cls(options, vocabulary, method, source, output)
 

@@ -96,7 +96,7 @@ def find_method(
         choice: which method.
         options: models and settings that were given.
         class_names: the vocabulary.
-        background: label 0 is a class of its own.
+        background: label 0 is a class of its own. Otherwise a baseline gives every pixel a class.
         benchmark: a data set with published settings.
         file: in place of the settings file of the options.
 
