@@ -31,7 +31,6 @@ from schemas.errors import DecodeError, RequestError
 
 FORMATS = (".png", ".svg")
 Kind = Literal["embeddings", "attention", "methods", "compensation"]
-NEED_DIFFUSION: tuple[Kind, ...] = ("attention", "compensation")
 NEED_WORDS: tuple[Kind, ...] = ("methods", "compensation")
 
 
@@ -79,8 +78,10 @@ class FigureOptions:
             raise RequestError("--points must be pairs of shares between 0 and 1")
         if self.classes < 1:
             raise RequestError(f"--classes must be at least 1, not {self.classes}")
-        if self.figure in NEED_DIFFUSION and self.models.diffusion == "none":
-            raise RequestError(f"--figure {self.figure} shows what the diffusion model does: give --diffusion")
+        if self.figure == "attention" and self.models.diffusion == "none":
+            raise RequestError("--figure attention shows what the diffusion model does: give --diffusion")
+        if self.figure == "compensation" and self.models.resolve_compensation() == "none":
+            raise RequestError("--figure compensation needs --diffusion, or --compensation guided")
 
 
 def figure(options: FigureOptions, console: Console) -> None:

@@ -154,6 +154,10 @@ def test_formulas_in_names_are_text(tmp_path: Path) -> None:
         (["--images", "{tmp}/text.png"], "--images {tmp}/text.png: the bytes are no image"),
         (["--images", "{tmp}/none.png"], "--images {tmp}/none.png cannot be read: it does not exist"),
         (["--figure", "attention", "--diffusion", "none"], "--figure attention shows what the diffusion model does"),
+        (
+            ["--figure", "compensation", "--vocab", "{tmp}/vocab.txt", "--diffusion", "none"],
+            "--figure compensation needs --diffusion, or --compensation guided",
+        ),
         (["--figure", "methods"], "--vocab is missing"),
         (["--figure", "compensation", "--vocab", "{tmp}/vocab.txt", "--classes", "0"], "--classes must be at least 1"),
         (["--clip", "local-dir:{tmp}"], "has no file open_clip_config.json"),
