@@ -1,0 +1,1 @@
+"""The GPU path without a GPU: counted on fake CUDA tensors, interpreted, compiled."""

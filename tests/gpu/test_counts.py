@@ -1,0 +1,64 @@
+"""What labelling costs on a GPU: no change may move more bytes, start more kernels or wait more often unnoticed."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from tests.gpu.counts import CASES, TABLE, count
+from tests.gpu.fake_cuda import fake_gpu
+
+TOLERANCE = 0.1
+EXACT = ("waits", "copies_to_device")
+
+
+@pytest.mark.parametrize(("clip", "compensation"), CASES)
+def test_counts_are_those_of_the_table(clip: str, compensation: Any) -> None:
+    """After an improvement, ``python -m tests.gpu.counts --write`` lowers the table."""
+    expected, found = json.loads(TABLE.read_text())[f"{clip}, {compensation}"], count(clip, compensation)
+    assert found["peak_gb"] == pytest.approx(expected["peak_gb"], rel=TOLERANCE)
+    assert found["stages"].keys() == expected["stages"].keys()
+    for stage, counts in expected["stages"].items():
+        for name, value in counts.items():
+            allowed = value if name in EXACT else pytest.approx(value, rel=TOLERANCE, abs=0.01)
+            assert found["stages"][stage][name] == allowed, f"{stage}: {name}"
+
+
+def test_products_and_memory_are_counted() -> None:
+    with fake_gpu() as gpu:
+        left = torch.ones(100, 200, dtype=torch.float16).to("cuda")
+        right = torch.empty(200, 300, dtype=torch.float16, device="cuda")
+        assert gpu.used_bytes == (79 + 235) * 512  # 40,000 and 120,000 bytes in multiples of 512
+        with torch.profiler.record_function("cliper/one"):
+            product = left @ right
+        with torch.profiler.record_function("cliper/two"):
+            on_host = product.cpu()
+        del left, right
+        used = gpu.used_bytes
+    one, two = gpu.stages["one"], gpu.stages["two"]
+    assert (one.kernels, one.flop, one.waits) == (1, 2 * 100 * 200 * 300, 0)
+    assert one.bytes_moved == 2 * (100 * 200 + 200 * 300 + 100 * 300)
+    assert (two.waits, on_host.shape, on_host.device.type) == (1, (100, 300), "cpu")
+    assert gpu.stages[""].copies_to_device == 1
+    assert used == 118 * 512
+
+
+def test_views_start_no_kernel() -> None:
+    with fake_gpu() as gpu:
+        torch.empty(4, 6, device="cuda").T.unsqueeze(0).expand(5, 6, 4).reshape(5, 24)
+    assert gpu.stages[""].kernels == 1, "only reshape copies"
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda on_gpu: on_gpu + torch.ones(3, 3),
+        lambda on_gpu: on_gpu @ torch.ones(3, 3),
+        lambda on_gpu: on_gpu.half() @ on_gpu,
+        lambda on_gpu: torch.cat([on_gpu, torch.ones(3, 3)]),
+    ],
+)
+def test_mistakes_that_a_gpu_would_refuse(mistake: Any) -> None:
+    with fake_gpu(), pytest.raises((RuntimeError, TypeError)):
+        mistake(torch.empty(3, 3, device="cuda"))
