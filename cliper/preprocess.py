@@ -65,7 +65,8 @@ class InputSpec:
 
     def is_coarser(self, image_hw: tuple[int, int]) -> bool:
         """True for a panorama whose grid is coarser than that of other images; see `PANORAMA`."""
-        patches = (self.shorter_side_px / self.patch_size_px) ** 2 * max(image_hw) / min(image_hw)
+        rows, columns = patches_hw(image_hw, self.shorter_side_px, self.patch_size_px)
+        patches = int(rows + 0.5) * int(columns + 0.5)
         return self.longest_side_px is None and patches > most_patches(self.shorter_side_px, self.patch_size_px)
 
     def affinity_hw(self, image_hw: tuple[int, int]) -> tuple[int, int] | None:
@@ -98,11 +99,16 @@ def patch_grid_hw(image_hw: tuple[int, int], shorter_side_px: int, patch_size_px
     Each is at least 1, their product at most `most_patches`. The image's sides must be at least 1.
     """
     most = most_patches(shorter_side_px, patch_size_px)
-    scale = shorter_side_px / min(image_hw)
-    rows, columns = (side * scale / patch_size_px for side in image_hw)
+    rows, columns = patches_hw(image_hw, shorter_side_px, patch_size_px)
     shrink = min(1.0, (most / (rows * columns)) ** 0.5)
     height, width = (max(1, int(side * shrink + 0.5)) for side in (rows, columns))
     return min(height, most // width or 1), min(width, most // height or 1)
+
+
+def patches_hw(image_hw: tuple[int, int], shorter_side_px: int, patch_size_px: int) -> tuple[float, float]:
+    """Rows and columns of patches before they are rounded."""
+    scale = shorter_side_px / min(image_hw)
+    return image_hw[0] * scale / patch_size_px, image_hw[1] * scale / patch_size_px
 
 
 def most_patches(shorter_side_px: int, patch_size_px: int) -> int:
