@@ -34,10 +34,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.full_size import build_diffusion, build_tower
 from cliper.coarse import Queries
 from cliper.fusion import fuse
-from cliper.pipeline import Cliper, channels_first, stage
+from cliper.pipeline import Cliper, stage
 from cliper.preprocess import InputSpec
 from cliper.runs import Runs, find_runs
 from cliper.settings import MethodSettings
+from cliper.transfer import channels_first
 from cliper.vision import VisionTower
 from cluster.actors import PRECISIONS
 from cluster.corpus.decode import decode_rgb

@@ -18,12 +18,13 @@ from torch.nn import functional as F
 
 from cliper.coarse import Queries, class_maps, query_logits
 from cliper.labels import ResizedMaps, empty_labels
-from cliper.pipeline import AllowedClasses, Prediction, Winners, attention_bytes, batch_limit, channels_first
+from cliper.pipeline import AllowedClasses, Prediction, Winners, attention_bytes, batch_limit
 from cliper.preprocess import InputSpec, Prepared
 from cliper.proxy import ProxyModel, mix_by_proxy
 from cliper.runs import find_runs
 from cliper.settings import CheckedSettings, EncoderDefaults
 from cliper.sliding import window_corners
+from cliper.transfer import channels_first
 from cliper.vision import (
     PositionResizing,
     VisionTower,

@@ -1,13 +1,19 @@
 """Class scores and the label map at the image's own size."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Float32, Int64, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
 from cliper.settings import MethodSettings
+from cliper.transfer import upload
+
+Chosen = list[int] | slice
+"""Which of some maps."""
+EVERY = slice(None)
 
 CPU_BLOCK_VALUES = 2**21
 """Map values that are worked on together on a CPU: 8 MiB. Fewer values stay in a smaller cache, but threads that sleep
@@ -52,8 +58,8 @@ class ResizedMaps:
         starts = range(0, self.height, self.block_rows)
         return [slice(start, min(start + self.block_rows, self.height)) for start in starts]
 
-    def block(self, rows: slice, chosen: list[int]) -> Float[Tensor, "chosen rows width"]:
-        """Some rows of the chosen maps, as a tensor of its own."""
+    def block(self, rows: slice, chosen: Chosen) -> Float[Tensor, "chosen rows width"]:
+        """Some rows of the chosen maps."""
         if self.block_rows >= self.height:
             return self.whole[chosen]
         first = self.side - 2 - rows.stop * self.side // self.height
@@ -61,12 +67,56 @@ class ResizedMaps:
         return self.weights[rows, used] @ self.columns[chosen, used]
 
 
+class Competitors(NamedTuple):
+    """The classes that compete for an image's pixels.
+
+    Attributes:
+        classes: from 0, ascending.
+        numbers, scores, floors: the same classes, their scores and least values, where the maps are.
+    """
+
+    classes: list[int]
+    numbers: Int64[Tensor, " competing"]
+    scores: Float32[Tensor, " competing"]
+    floors: Float32[Tensor, " competing"]
+
+
+def find_competitors(
+    scores: Float[Tensor, "images classes"],
+    settings: MethodSettings,
+    allowed: Sequence[Collection[int] | None],
+    device: torch.device,
+    with_floors: bool = True,
+) -> list[Competitors]:
+    """The classes that compete in each image: decided on the host, and sent to the device in one transfer.
+
+    Args:
+        scores: as from `class_scores`, on the CPU.
+        settings: thresholds on scores and values (`MethodSettings.score_thresholds`, ``value_thresholds``).
+        allowed: where image-level labels are given (paper table 3), the classes (from 0) that compete, whatever their
+            scores; None leaves that to the scores.
+        device: of the maps.
+        with_floors: classes must reach their threshold on values; otherwise their least value is 0.
+    """
+    limits = torch.tensor(settings.score_thresholds(scores.shape[1]), dtype=torch.float32)
+    chosen = [
+        (own > limits).nonzero().flatten().tolist() if given is None else sorted(given)
+        for own, given in zip(scores, allowed, strict=True)
+    ]
+    floors = torch.tensor(settings.value_thresholds(scores.shape[1]), dtype=torch.float32) * with_floors
+    packed = [
+        torch.stack([torch.tensor(of, dtype=torch.float32), own[of], floors[of]])
+        for of, own in zip(chosen, scores, strict=True)
+    ]
+    sent = upload(torch.cat(packed, dim=1), device).split([len(of) for of in chosen], dim=1)
+    return [Competitors(of, rows[0].long(), rows[1], rows[2]) for of, rows in zip(chosen, sent, strict=True)]
+
+
 def label_map(
     refined: Float[Tensor, "classes side_h side_w"],
-    scores: Float[Tensor, " classes"],
+    competitors: Competitors,
     image_hw: tuple[int, int],
     settings: MethodSettings,
-    allowed: Collection[int] | None = None,
 ) -> Integer[Tensor, "height width"]:
     """The class of every pixel of the image: 0 is background, c + 1 is class c.
 
@@ -74,71 +124,91 @@ def label_map(
     background is where the square of (1 - the winning value) is at least the winning value.
 
     Args:
-        scores: as from `class_scores`; on the CPU, so that nothing waits for a GPU.
+        competitors: with floors.
         settings: thresholds and ``normalize_maps``.
-        allowed: where image-level labels are given (paper table 3), the classes (from 0) that compete, whatever their
-            scores; None leaves that to the scores.
 
     Returns:
         uint8, or int32 for more than 255 classes.
     """
-    floors = torch.tensor(settings.value_thresholds(len(scores)), dtype=torch.float32)
-    labels = empty_labels(image_hw, len(scores), refined.device)
-    for rows, value, winners in winning_classes(refined, scores, image_hw, settings, floors, allowed):
-        labels[rows] = winners if floors.any() else winners.masked_fill((1 - value) ** 2 >= value, 0)
+    has_thresholds = any(settings.value_thresholds(len(refined)))
+    labels = empty_labels(image_hw, len(refined), refined.device)
+    for rows, value, winners in winning_classes(refined, competitors, image_hw, settings):
+        labels[rows] = winners if has_thresholds else winners.masked_fill((1 - value) ** 2 >= value, 0)
     return labels
 
 
 def empty_labels(image_hw: tuple[int, int], classes: int, device: torch.device) -> Integer[Tensor, "height width"]:
-    """A label map without content, in the smallest format that holds the labels."""
-    return torch.empty(image_hw, dtype=torch.uint8 if classes < 256 else torch.int32, device=device)
+    """A label map without content."""
+    return torch.empty(image_hw, dtype=label_format(classes), device=device)
+
+
+def label_format(classes: int) -> torch.dtype:
+    """The smallest number format that holds the labels of so many classes."""
+    return torch.uint8 if classes < 256 else torch.int32
 
 
 def winning_classes(
     refined: Float[Tensor, "classes side_h side_w"],
-    scores: Float[Tensor, " classes"],
+    competitors: Competitors,
     image_hw: tuple[int, int],
     settings: MethodSettings,
-    floors: Float[Tensor, " classes"],
-    allowed: Collection[int] | None = None,
 ) -> Iterator[tuple[slice, Float[Tensor, "rows width"], Integer[Tensor, "rows width"]]]:
     """The largest value of a class at every pixel, and its label: c + 1 for class c, 0 where all values are 0.
 
-    A class competes with its map, resized bilinearly, relative to the map's maximum and times its score. Unless labels
-    are given, classes whose score is not above their threshold (`MethodSettings.score_thresholds`) do not compete. Nor
-    does a class where its value is below its floor.
+    A class competes with its map, resized bilinearly, relative to the map's maximum and times its score, but not where
+    its value is below its floor. Of equal values the first class's counts.
 
     Args:
-        scores, settings, allowed: as for `label_map`.
-        floors: on the scale of the values, at least 0; on the CPU.
+        settings: ``normalize_maps``.
 
     Yields:
         Blocks of rows from top to bottom: the rows, values and labels.
     """
-    if allowed is None:
-        limits = torch.tensor(settings.score_thresholds(len(scores)), dtype=torch.float32)
-        present = (scores > limits).nonzero().flatten().tolist()
-    else:
-        present = sorted(allowed)
-    if not present:
-        background = empty_labels(image_hw, len(scores), refined.device).zero_()
+    classes, numbers, scores, floors = competitors
+    if not classes:
+        background = empty_labels(image_hw, len(refined), refined.device).zero_()
         yield slice(0, image_hw[0]), refined.new_zeros(image_hw), background
         return
-    maps = ResizedMaps(refined[present], image_hw)
+    maps = ResizedMaps(refined[numbers], image_hw)
     blocks = maps.blocks()
-    values = MapValues(maps, blocks, scores[present].to(refined), settings.normalize_maps)
-    lowest = floors[present].to(refined)
-    competing = ((values.block_maxima >= lowest) & (values.block_maxima > 0)).tolist()
+    values = MapValues(maps, blocks, scores, settings.normalize_maps)
+    kind = label_format(len(refined))
+    if refined.is_cuda:  # asking which classes matter in a block would cost more than all of them
+        for rows in blocks:
+            yield rows, *winners_at_once(reaching(values.block(rows, EVERY), floors), (numbers + 1).to(kind))
+        return
+    competing = ((values.block_maxima >= floors) & (values.block_maxima > 0)).tolist()
     for rows, reaches in zip(blocks, competing, strict=True):
-        best = refined.new_zeros(rows.stop - rows.start, image_hw[1])
-        labels = empty_labels((len(best), image_hw[1]), len(scores), refined.device).zero_()
-        chosen = [index for index, reached in enumerate(reaches) if reached]
-        block = values.block(rows, chosen)
-        block.masked_fill_(block < lowest[chosen, None, None], 0)
-        for index, value in zip(chosen, block, strict=True):
-            labels.masked_fill_(value > best, present[index] + 1)
-            best = torch.maximum(best, value)
-        yield rows, best, labels
+        chosen = [position for position, reached in enumerate(reaches) if reached]
+        block = reaching(values.block(rows, chosen), floors[chosen])
+        yield rows, *winners_in_turn(block, [classes[position] + 1 for position in chosen], kind)
+
+
+def reaching(
+    values: Float[Tensor, "chosen rows width"], floors: Float[Tensor, " chosen"]
+) -> Float[Tensor, "chosen rows width"]:
+    """The values, changed in place to 0 where they are below the class's floor."""
+    return values.masked_fill_(values < floors[:, None, None], 0)
+
+
+def winners_at_once(
+    values: Float[Tensor, "chosen rows width"], labels: Integer[Tensor, " chosen"]
+) -> tuple[Float[Tensor, "rows width"], Integer[Tensor, "rows width"]]:
+    """The largest value at every pixel and the label of its class, with few kernels."""
+    best, winner = values.amax(dim=0), values.argmax(dim=0)  # of equal values the first
+    return best, labels[winner].masked_fill_(best <= 0, 0)
+
+
+def winners_in_turn(
+    values: Float[Tensor, "chosen rows width"], labels: Sequence[int], kind: torch.dtype
+) -> tuple[Float[Tensor, "rows width"], Integer[Tensor, "rows width"]]:
+    """The same class after class, without the memory of a number for every class and pixel."""
+    best = values.new_zeros(values.shape[1:])
+    winner = torch.zeros(values.shape[1:], dtype=kind, device=values.device)
+    for label, value in zip(labels, values, strict=True):
+        winner.masked_fill_(value > best, label)
+        best = torch.maximum(best, value)
+    return best, winner
 
 
 class MapValues:
@@ -160,8 +230,7 @@ class MapValues:
         self, maps: ResizedMaps, blocks: list[slice], scores: Float[Tensor, " classes"], normalize: bool
     ) -> None:
         self.maps, self.scores = maps, scores
-        every = list(range(len(scores)))
-        whole = (maps.block(rows, every).flatten(1) for rows in blocks)
+        whole = (maps.block(rows, EVERY).flatten(1) for rows in blocks)
         extremes = [(block.amax(dim=1), block.amin(dim=1) if normalize else None) for block in whole]
         maxima = torch.stack([high for high, _ in extremes])
         self.divisors = maxima.amax(dim=0) + 1e-5
@@ -170,14 +239,14 @@ class MapValues:
             minima = torch.stack([low for _, low in extremes if low is not None])
             self.offsets = minima.amin(dim=0) / self.divisors * scores
             self.spans = maxima.amax(dim=0) / self.divisors * scores - self.offsets + 1e-6
-        self.block_maxima = self.values(maxima.T, every).T
+        self.block_maxima = self.values(maxima.T, EVERY).T
 
-    def block(self, rows: slice, chosen: list[int]) -> Float[Tensor, "chosen rows width"]:
+    def block(self, rows: slice, chosen: Chosen) -> Float[Tensor, "chosen rows width"]:
         """The values of the chosen classes in a block of rows."""
         maps = self.maps.block(rows, chosen)
         return self.values(maps.flatten(1), chosen).view_as(maps)
 
-    def values(self, maps: Float[Tensor, "chosen entries"], chosen: list[int]) -> Float[Tensor, "chosen entries"]:
+    def values(self, maps: Float[Tensor, "chosen entries"], chosen: Chosen) -> Float[Tensor, "chosen entries"]:
         """Map entries to values."""
         values = (maps / self.divisors[chosen, None]).mul_(self.scores[chosen, None])
         if self.offsets is not None and self.spans is not None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple, Protocol
 
@@ -16,11 +17,12 @@ from cliper.coarse import Queries, class_maps, coarse_maps, lost_to, probabiliti
 from cliper.compensation import guided, refine
 from cliper.diffusion import DiffusionModel, LayerQueriesAndKeys, check_head
 from cliper.fusion import FusedFeatures, fuse
-from cliper.labels import class_scores, label_map, winning_classes
-from cliper.preprocess import ImageArray, InputSpec, Prepared
+from cliper.labels import Competitors, class_scores, find_competitors, label_map, winning_classes
+from cliper.preprocess import InputSpec, Prepared
 from cliper.runs import Runs, find_runs
 from cliper.settings import MethodSettings
 from cliper.sliding import windowed_logits
+from cliper.transfer import channels_first, upload
 from cliper.vision import VisionTower, check_width
 
 AllowedClasses = Sequence[Collection[int] | None]
@@ -181,21 +183,33 @@ class Cliper:
         with stage("labels"):
             # The guided filter moves outlines. Its maxima say less of small objects than those of the coarse maps.
             pooled = maps.coarse if self.settings.compensation == "guided" else maps.refined
-            scores = torch.stack([class_scores(*of) for of in zip(maps.coarse, pooled, strict=True)]).cpu()
-            found = list(zip(maps.refined, scores, (image.image_hw for image in prepared), strict=True))
-            runs = find_runs([label_map(*of, self.settings, may) for of, may in zip(found, allowed, strict=True)])
-            winners = [self.winners(*of) if keep_winners else None for of in found]
-            lost = torch.stack(maps.lost_to).cpu().numpy()
-        return [Prediction(*parts) for parts in zip(scores.numpy(), runs, winners, lost, strict=True)]
+            scores, lost = self.scores_on_host(maps, pooled)
+            sizes = [image.image_hw for image in prepared]
+            decide = partial(find_competitors, scores, self.settings, allowed, self.tower.device)
+            found = zip(maps.refined, decide(), sizes, strict=True)
+            runs = find_runs([label_map(*of, self.settings) for of in found])
+            winners: list[Winners | None] = [None] * len(prepared)
+            if keep_winners:
+                found = zip(maps.refined, decide(with_floors=False), sizes, strict=True)
+                winners = [self.winners(*of) for of in found]
+        return [Prediction(*parts) for parts in zip(scores.numpy(), runs, winners, lost.numpy(), strict=True)]
+
+    def scores_on_host(
+        self, maps: Maps, pooled: Sequence[Float[Tensor, "classes _height _width"]]
+    ) -> tuple[Float32[Tensor, "images classes"], Integer[Tensor, "images classes"]]:
+        """Scores and what classes lost to, on the CPU after one transfer."""
+        scores = torch.stack([class_scores(*of) for of in zip(maps.coarse, pooled, strict=True)])
+        lost = torch.stack(maps.lost_to)
+        if not scores.is_cuda:
+            return scores, lost
+        both = torch.stack([scores, lost.float()]).cpu()
+        return both[0], both[1].long()
 
     def winners(
-        self,
-        refined: Float[Tensor, "classes side_h side_w"],
-        scores: Float[Tensor, " classes"],
-        image_hw: tuple[int, int],
+        self, refined: Float[Tensor, "classes side_h side_w"], competitors: Competitors, image_hw: tuple[int, int]
     ) -> Winners:
-        """Who wins each pixel of an image, from its class maps and scores."""
-        blocks = winning_classes(refined, scores, image_hw, self.settings, floors=torch.zeros(len(scores)))
+        """Who wins each pixel of an image, from its class maps and competitors without floors."""
+        blocks = winning_classes(refined, competitors, image_hw, self.settings)
         _, values, labels = zip(*blocks, strict=True)
         return Winners(torch.cat(values).cpu().numpy(), torch.cat(labels).cpu().numpy())
 
@@ -285,13 +299,3 @@ def needs_diffusion(settings: MethodSettings) -> bool:
 def stage(name: str) -> record_function:
     """Names a stretch of work for torch's profiler, from which the benchmark reads how long it took."""
     return record_function(f"cliper/{name}")
-
-
-def channels_first(images: Sequence[ImageArray], device: torch.device) -> Tensor:
-    """Images of one size as a uint8 batch [batch, 3, height, width] on the device."""
-    return upload(torch.from_numpy(np.stack(images)), device).permute(0, 3, 1, 2).contiguous()
-
-
-def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """To the GPU without waiting for it, or unchanged on a CPU."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

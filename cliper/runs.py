@@ -25,10 +25,11 @@ class Runs:
 
 
 def find_runs(label_maps: Sequence[Integer[Tensor, "_height _width"]]) -> list[Runs]:
-    """The runs of label maps of any sizes, found where the maps are; only the runs leave a GPU, in two transfers."""
+    """The runs of label maps of any sizes, found where the maps are; only the runs leave a GPU, in one transfer."""
     where = torch.cat([first_pixels(labels).flatten() for labels in label_maps]).nonzero()[:, 0]
-    values = torch.cat([labels.flatten() for labels in label_maps])[where].cpu().numpy()
-    firsts = where.cpu().numpy()
+    values = torch.cat([labels.flatten() for labels in label_maps])[where]
+    firsts, values = torch.stack([where, values.long()]).cpu().numpy()
+    values = values.astype(np.uint8 if label_maps[0].dtype == torch.uint8 else np.int32)
     ends = np.cumsum([labels.numel() for labels in label_maps])
     bounds = np.searchsorted(firsts, ends[:-1])
     found = []

@@ -20,17 +20,18 @@ from cliper.coarse import Queries, class_maps, coarse_maps
 from cliper.compensation import refine
 from cliper.diffusion import DiffusionModel, attention_layers
 from cliper.fusion import EarlyAttention, scale_rows
-from cliper.labels import ResizedMaps, label_map
+from cliper.labels import ResizedMaps, winners_at_once, winners_in_turn
 from cliper.loading import load_diffusion, load_text_encoder, load_vision_tower
 from cliper.models import find_clip, find_diffusion
-from cliper.pipeline import channels_first
 from cliper.preprocess import FEW_PATCHES, InputSpec, most_patches, patch_grid_hw, resize_nearest
 from cliper.runs import find_runs
 from cliper.settings import VIT_B_16, VIT_L_14, MethodSettings, encoder_defaults
 from cliper.sliding import window_corners
 from cliper.text import TEMPLATE_SETS, embed_phrases, parse_templates
+from cliper.transfer import channels_first
 from cliper.vision import check_supported, normalize
 from schemas.runs import labels_from_runs
+from tests.support.stages import labels_of
 from tests.support.tiny import write_tiny_diffusion
 
 CPU = torch.device("cpu")
@@ -86,7 +87,7 @@ class TestPreprocess:
         assert columns >= 1
         assert rows * columns <= most_patches(shorter, patch)
         if not InputSpec(shorter, patch).is_coarser((height, width)):
-            assert min(rows, columns) == max(1, int(shorter / patch + 0.5))
+            assert min(rows, columns) == int(shorter / patch + 0.5)
 
     @pytest.mark.parametrize(
         ("image_hw", "shorter", "coarser"),
@@ -184,9 +185,9 @@ class TestResizedMaps:
         refined = F.interpolate(torch.rand(1, 5, 6, 6), (24, 30), mode="bilinear")[0]
         settings = some_settings(normalize_maps=normalize_maps, background_threshold=background_threshold)
         scores = torch.tensor([1.2, 0.9, 0.1, 1.0, 0.8])
-        whole = label_map(refined, scores, (300, 400), settings)
+        whole = labels_of(refined, scores, (300, 400), settings)
         monkeypatch.setattr(labels_module, "CPU_BLOCK_VALUES", 1)
-        assert (label_map(refined, scores, (300, 400), settings) == whole).float().mean() > 0.9999
+        assert (labels_of(refined, scores, (300, 400), settings) == whole).float().mean() > 0.9999
         assert len(whole.unique()) > 3, "the case is not worth testing if few classes win"
 
 
@@ -250,6 +251,21 @@ class TestSliding:
         assert window_corners((112, length), (112, crop), 112) == [(0, left) for left in expected]
 
 
+class TestWinners:
+    def test_at_once_and_in_turn_are_the_same(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        values = (
+            torch.randint(0, 4, (5, 30, 40), generator=generator) / 4
+        )  # with many equal values, and pixels of zeros
+        values[:, :3] = 0
+        labels = [2, 3, 7, 300, 1]
+        best, winner = winners_in_turn(values, labels, torch.int32)
+        best_at_once, winner_at_once = winners_at_once(values, torch.tensor(labels, dtype=torch.int32))
+        assert torch.equal(best, best_at_once)
+        assert torch.equal(winner, winner_at_once)
+        assert set(winner.unique().tolist()) == {0, *labels}
+
+
 class TestCompensation:
     def test_product_is_applied_in_the_order_of_the_heads(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -266,18 +282,18 @@ class TestLabels:
     def test_ties_go_to_the_first_class_and_background_wins_its_tie(self) -> None:
         refined = torch.ones(2, 2, 2)
         settings = some_settings(score_threshold=0.0, background_threshold=0.1, normalize_maps=False)
-        assert label_map(refined, torch.tensor([1.0, 1.0]), (4, 4), settings).unique().tolist() == [1]
+        assert labels_of(refined, torch.tensor([1.0, 1.0]), (4, 4), settings).unique().tolist() == [1]
 
     def test_no_class_above_the_threshold_is_background(self) -> None:
         for background_threshold in (0.0, 0.5):
             settings = some_settings(score_threshold=1.0, background_threshold=background_threshold)
-            labels = label_map(torch.rand(3, 4, 4), torch.tensor([1.0, 0.5, 0.1]), (5, 7), settings)
+            labels = labels_of(torch.rand(3, 4, 4), torch.tensor([1.0, 0.5, 0.1]), (5, 7), settings)
             assert labels.shape == (5, 7)
             assert labels.unique().tolist() == [0]
 
     def test_a_flat_map_normalises_to_nothing(self) -> None:
         settings = some_settings(score_threshold=0.0, background_threshold=0.5, normalize_maps=True)
-        assert label_map(torch.ones(1, 2, 2), torch.tensor([1.0]), (4, 4), settings).unique().tolist() == [0]
+        assert labels_of(torch.ones(1, 2, 2), torch.tensor([1.0]), (4, 4), settings).unique().tolist() == [0]
 
 
 class TestDiffusion:

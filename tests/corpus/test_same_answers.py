@@ -15,7 +15,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cliper.coarse import Queries
-from cliper.labels import class_scores, label_map
+from cliper.labels import class_scores
 from cliper.loading import load_diffusion, load_vision_tower
 from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import Cliper
@@ -29,7 +29,7 @@ from schemas.rows import Status
 from tests.corpus.images import odd_images
 from tests.reference.label_map import plain_label_map
 from tests.support.corpora import decode_image
-from tests.support.stages import result_of
+from tests.support.stages import labels_of, result_of
 
 CPU = torch.device("cpu")
 READABLE = {name: data for name, (data, status) in odd_images().items() if status == Status.OK}
@@ -82,7 +82,7 @@ def test_of_a_large_image_made_in_blocks(normalize_maps: bool, background_thresh
     scores = torch.tensor([1.3, 0.9, 0.05, 1.0, 0.8, 1.9, 0.7])
     changes = {"normalize_maps": normalize_maps, "background_threshold": background_threshold}
     settings = MethodSettings(**vars(VIT_B_16) | {"score_threshold": 0.1} | changes)
-    labels = label_map(refined, scores, (1501, 2003), settings)
+    labels = labels_of(refined, scores, (1501, 2003), settings)
     same = labels == plain_label_map(refined, scores, (1501, 2003), settings)
     assert same.float().mean() > 0.999999  # processors without fused multiply-add may round the last place otherwise
     assert len(labels.unique()) > 4, "the case is not worth testing if few classes win"

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from cliper.models import DEMO
-from cliper.pipeline import ImageArray
+from cliper.preprocess import ImageArray
 from cliper.settings import MethodSettings
 from cluster.actors import CliperSpec
 from demo.world.names import NAMES

@@ -30,6 +30,8 @@ NO_KERNEL = frozenset(
     ]
 )  # fmt: skip
 """Operations that only look at a tensor in another way, or reserve memory."""
+ONE_KERNEL = ("upsample",)
+"""Operations that torch can express by others, and a GPU does not."""
 PRODUCTS = frozenset(["mm", "bmm", "addmm", "baddbmm", "convolution", "mv", "addmv"])
 WAITS = frozenset(["nonzero", "masked_select", "unique", "_local_scalar_dense", "is_nonzero"])
 """Operations whose result the host needs before it can go on."""
@@ -87,7 +89,7 @@ class FakeGpu(TorchDispatchMode):
             return operation(*args, **kwargs)
         if name == "scaled_dot_product_attention":
             return self.attention(*args[:3])
-        if is_composite(operation):
+        if is_composite(operation) and not name.startswith(ONE_KERNEL):
             with self:
                 result = operation.decompose(*args, **kwargs)
             if result is not NotImplemented:

@@ -9,8 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from cliper.baselines import Baseline
+from cliper.labels import find_competitors, label_map
 from cliper.pipeline import Cliper, Prediction
 from cliper.preprocess import InputSpec, Prepared
+from cliper.settings import MethodSettings
 from schemas.runs import labels_from_runs
 
 
@@ -61,3 +63,15 @@ def result_of(prediction: Prediction) -> Result:
     runs = prediction.runs
     labels = labels_from_runs(runs.starts, runs.labels, runs.image_hw).astype(np.int32)
     return Result(torch.from_numpy(prediction.scores), torch.from_numpy(labels))
+
+
+def labels_of(
+    refined: Tensor,
+    scores: Tensor,
+    image_hw: tuple[int, int],
+    settings: MethodSettings,
+    allowed: Collection[int] | None = None,
+) -> Tensor:
+    """The label map of one image."""
+    (competitors,) = find_competitors(scores[None], settings, [allowed], refined.device)
+    return label_map(refined, competitors, image_hw, settings)
