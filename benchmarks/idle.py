@@ -34,6 +34,7 @@ class Idle:
     classes: int
     clock: Path
     largest_batch: int = 8
+    problems: Sequence[str] = ()
 
     def build(self, device: torch.device) -> "Idle":
         """Start a new clock in the actor."""

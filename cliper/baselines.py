@@ -101,6 +101,8 @@ class Baseline:
         ValueError: ``proxyclip`` without a proxy, or text embeddings of another width than the tower's.
     """
 
+    problems: Sequence[str] = ()
+
     def __init__(
         self,
         tower: VisionTower,

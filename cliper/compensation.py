@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliper.diffusion import LayerQueriesAndKeys
 from cliper.settings import MethodSettings
 
 EPSILON = 1e-5
@@ -54,6 +55,26 @@ def refine(
         case "head":
             maps = spread(*heads[settings.head], maps, settings, scratch)
     return maps.float().unflatten(1, (side, side))
+
+
+def refine_together(
+    coarse: Sequence[Float[Tensor, "classes _height _width"]], layers: Sequence[LayerQueriesAndKeys],
+    settings: MethodSettings,
+) -> list[Float[Tensor, "classes side side"]]:  # fmt: skip
+    """`refine` with kernels, for ``compensation="product"`` and all images of a batch at once.
+
+    Logits, maxima and thresholds are in float32. `refine` rounds logits to the queries' format, so entries near the
+    threshold can fall on its other side.
+    """
+    from cliper import kernels  # Triton is only there where torch knows CUDA
+
+    side = round(layers[0][0].shape[2] ** 0.5)
+    resized = [F.interpolate(of[None], (side, side), mode="bilinear", align_corners=False)[0] for of in coarse]
+    maps = torch.stack([of.flatten(1).T for of in resized])
+    threshold = None if settings.preset == "paper" else settings.attention_threshold
+    for query, key in reversed(layers):
+        maps = kernels.spread_heads(maps, query, key, threshold)
+    return list(maps.transpose(1, 2).unflatten(2, (side, side)))
 
 
 def guided(

@@ -7,7 +7,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cliper.settings import MethodSettings
-from cliper.vision import VisionTower, attention_probabilities, merge_heads, project_qkv, project_value, trace
+from cliper.vision import (
+    VisionTower,
+    VisualTrace,
+    attention_probabilities,
+    merge_heads,
+    merged_value,
+    project_qkv,
+    project_value,
+    trace,
+)
 
 SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -17,13 +26,13 @@ class FusedFeatures:
     """Dense features in the space of the text embeddings.
 
     Attributes:
-        dense: one per kept feature, each [batch, patches, dimensions]; the class token is dropped.
+        dense: of every kept feature; the class token is dropped.
         attention: the attention that the last kept feature went through, mean over heads, without the class token's
             row and column. Rows need not sum to 1.
         selected: index into ``dense`` of the feature at ``select_layer``.
     """
 
-    dense: list[Float[Tensor, "batch patches dimensions"]]
+    dense: Float[Tensor, "features batch patches dimensions"]
     attention: Float[Tensor, "batch patches patches"]
     selected: int
 
@@ -75,6 +84,8 @@ def fuse(
     traced = trace(tower, pixels, settings.preset, keep_attention=settings.attention == "early-layer")
     last = tower.blocks[-1]
     selected = settings.select_layer % len(traced.features)
+    if tower.kernels and traced.attention_sum is not None and settings.preset != "paper":
+        return fuse_with_kernels(tower, traced, settings)
     early = EarlyAttention(traced.attention_sum) if traced.attention_sum is not None else None
     dense = []
     attention = None
@@ -86,12 +97,30 @@ def fuse(
         x = last.ln_1(feature)
         attention = replaced_attention(settings, last.attn, x, early, blocks=len(tower.blocks))
         mixed = merge_heads(attention.to(x.dtype) @ project_value(last.attn, x))
-        projected = tower.model.ln_post(last.attn.out_proj(mixed)) @ tower.model.proj
-        dense.append(projected[:, 1:].float())
+        dense.append(project_dense(tower, mixed))
     assert attention is not None, "select_layer was checked against the encoder"
-    return FusedFeatures(
-        dense=dense, attention=attention.mean(dim=1)[:, 1:, 1:], selected=selected if settings.early_embeddings else 0
-    )
+    return FusedFeatures(torch.stack(dense), attention.mean(dim=1)[:, 1:, 1:], selected if len(dense) > 1 else 0)
+
+
+def fuse_with_kernels(tower: VisionTower, traced: VisualTrace, settings: MethodSettings) -> FusedFeatures:
+    """`fuse` for early-layer attention in the presets that normalise it again and again: all features at once."""
+    assert traced.attention_sum is not None, "early-layer attention needs a trace with attention maps"
+    from cliper import kernels  # Triton is only there where torch knows CUDA
+
+    last, rounds = tower.blocks[-1], len(traced.features)
+    selected = settings.select_layer % rounds
+    first, end = (0, rounds) if settings.early_embeddings else (selected, selected + 1)
+    rows, sums = kernels.scaling_rounds(traced.attention_sum, end)
+    value = merged_value(last.attn, last.ln_1(torch.stack(traced.features[first:end])))
+    mixed, attention = kernels.symmetric_products(traced.attention_sum, rows[first:], sums[first:], value)
+    return FusedFeatures(project_dense(tower, mixed), attention[:, 1:, 1:], selected - first)
+
+
+def project_dense(
+    tower: VisionTower, mixed: Float[Tensor, "*batch tokens width"]
+) -> Float[Tensor, "*batch patches dimensions"]:
+    """From values after attention to the space of the text embeddings, in float32 and without the class token."""
+    return (tower.model.ln_post(tower.blocks[-1].attn.out_proj(mixed)) @ tower.model.proj)[..., 1:, :].float()
 
 
 def replaced_attention(

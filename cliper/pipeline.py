@@ -1,7 +1,7 @@
 """CLIPer from prepared images to label maps: the whole method in the order in which it happens."""
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from cliper.coarse import Queries, class_maps, coarse_maps, lost_to, probabilities, query_logits
-from cliper.compensation import guided, refine
+from cliper.compensation import guided, refine, refine_together
 from cliper.diffusion import DiffusionModel, LayerQueriesAndKeys, check_head
 from cliper.fusion import FusedFeatures, fuse
 from cliper.labels import Competitors, class_scores, find_competitors, label_map, winning_classes
@@ -64,9 +64,11 @@ class Segmenter(Protocol):
 
     Attributes:
         largest_batch: most images that should go together.
+        problems: what failed when the models were loaded, and is done in another way.
     """
 
     largest_batch: int
+    problems: Sequence[str]
 
     def memory_bytes(self, image: Prepared) -> int:
         """Memory that labelling an image takes beside the models, about; the largest parts of it."""
@@ -88,6 +90,8 @@ def batch_limit(device: torch.device) -> int:
     return sys.maxsize if device.type == "cuda" else 1
 
 
+MAP_VALUES = 2**28
+"""Logits that are computed together on a GPU: 1 GiB."""
 MATRICES = 6
 """Attention matrices of each head that early-layer fusion holds at its peak (measured with ViT-B/16: 5 to 6)."""
 
@@ -139,6 +143,8 @@ class Cliper:
     Raises:
         ValueError: the settings do not go with the models.
     """
+
+    problems: Sequence[str] = ()
 
     def __init__(
         self, tower: VisionTower, queries: Queries, settings: MethodSettings, diffusion: DiffusionModel | None = None
@@ -247,8 +253,10 @@ class Cliper:
             found |= dict(zip(group, zip(fused.attention, *maps, strict=True), strict=True))
         attention, coarse, lost = (list(of) for of in zip(*(found[i] for i in range(len(prepared))), strict=True))
         refined, layers = coarse, features.layers
-        with stage("compensation"):  # image after image, so that only one's attention is in memory
-            if layers is not None:
+        with stage("compensation"):  # without kernels image after image, so that only one's attention is in memory
+            if layers is not None and self.tower.kernels and self.settings.compensation == "product":
+                refined = refine_together(coarse, layers, self.settings)
+            elif layers is not None:
                 of_images = [[(query[i], key[i]) for query, key in layers] for i in range(len(prepared))]
                 refined = [refine(single, of, self.settings) for single, of in zip(coarse, of_images, strict=True)]
             elif self.settings.compensation == "guided":
@@ -277,8 +285,7 @@ class Cliper:
     ) -> tuple[Float[Tensor, "batch classes grid_h grid_w"], Int[Tensor, "batch classes"]]:
         """From dense features to coarse maps and what classes lose to, in the order of ``queries``."""
         settings, queries = self.settings, self.queries
-        logits = (query_logits(dense, queries, settings.logit_scale) for dense in fused.dense)
-        maps, background = zip(*(probabilities(of, queries) for of in logits), strict=True)
+        maps, background = zip(*self.class_probabilities(fused.dense), strict=True)
         if settings.sliding_crop_px:
             windowed = [windowed_logits(self.tower, single, queries, settings) for single in pixels]
             stacked = (class_maps(torch.stack(of), queries) for of in zip(*windowed, strict=True))
@@ -289,6 +296,19 @@ class Cliper:
         lost = lost_to(coarse, sum(maps), sum(background), queries)
         patch_size_px = self.tower.patch_size_px
         return coarse.unflatten(-1, (pixels.shape[2] // patch_size_px, pixels.shape[3] // patch_size_px)), lost
+
+    def class_probabilities(
+        self, dense: Float[Tensor, "features batch patches dimensions"]
+    ) -> Iterator[tuple[Float[Tensor, "batch classes patches"], Float[Tensor, "batch background patches"]]]:
+        """Probabilities of classes and background words for every feature; on a GPU of several features at a time."""
+        features, batch, patches, _ = dense.shape
+        together = 1
+        if dense.is_cuda:
+            together = max(1, min(features, MAP_VALUES // (batch * patches * len(self.queries.rows))))
+        for some in dense.split(together):
+            logits = query_logits(some.flatten(0, 1), self.queries, self.settings.logit_scale)
+            found = (of.unflatten(0, (-1, batch)) for of in probabilities(logits, self.queries))
+            yield from zip(*found, strict=True)
 
 
 def needs_diffusion(settings: MethodSettings) -> bool:

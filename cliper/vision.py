@@ -22,11 +22,13 @@ class VisionTower:
     Attributes:
         model: open_clip's vision transformer; its weights are only read.
         mean, std: per channel, of pixels in 0 to 1, that the tower was trained with.
+        kernels: `cliper.kernels` compute attention; only for fp16 on a GPU, after `cliper.selfcheck`.
     """
 
     model: VisionTransformer
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    kernels: bool = False
 
     @property
     def patch_size_px(self) -> int:
@@ -94,7 +96,8 @@ class VisualTrace:
         features: one per feature k, each [batch, tokens, width], class token first. Preset ``release``: for k < N-1 the
             normalised input of block k (its ``ln_1`` applied), then the output of block N-2; preset ``paper``: the
             output of block k for k <= N-2.
-        attention_sum: sum over blocks 0 to N-2 of the attention probabilities, in float32; None if not asked for.
+        attention_sum: sum over blocks 0 to N-2 of the attention probabilities, in float32, from kernels in the tower's
+            format; None if not asked for.
     """
 
     features: list[Float[Tensor, "batch tokens width"]]
@@ -115,22 +118,73 @@ def trace(
     """
     x = embed_patches(tower, pixels.to(tower.device, tower.dtype), positions)
     features = []
-    attention_sum = None
+    early = None
+    if keep_attention:
+        early = FlashMaps(len(tower.blocks) - 1) if tower.kernels else PlainMaps()
     for block in tower.blocks[:-1]:
         normalised = block.ln_1(x)
-        query, key, value = project_qkv(block.attn, normalised)
-        if keep_attention:
-            probabilities = attention_probabilities(query, key)
-            mixed = probabilities.to(value.dtype) @ value
-            attention_sum = probabilities if attention_sum is None else attention_sum + probabilities
+        if early is not None:
+            mixed = early.mix(block.attn, normalised)
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value)
-        x = x + block.ls_1(block.attn.out_proj(merge_heads(mixed)))
+            query, key, value = project_qkv(block.attn, normalised)
+            mixed = merge_heads(F.scaled_dot_product_attention(query, key, value))
+        x = x + block.ls_1(block.attn.out_proj(mixed))
         x = x + block.ls_2(block.mlp(block.ln_2(x)))
         features.append(normalised if preset != "paper" else x)
     if preset != "paper":
         features.append(x)
-    return VisualTrace(features, attention_sum)
+    return VisualTrace(features, early.total() if early is not None else None)
+
+
+class PlainMaps:
+    """Attention of block after block, and the sum of the maps."""
+
+    def __init__(self) -> None:
+        self.sum: Tensor | None = None
+
+    def mix(
+        self, attention: nn.MultiheadAttention, x: Float[Tensor, "batch tokens width"]
+    ) -> Float[Tensor, "batch tokens width"]:
+        """The block's values after its attention, of all heads."""
+        query, key, value = project_qkv(attention, x)
+        probabilities = attention_probabilities(query, key)
+        self.sum = probabilities if self.sum is None else self.sum + probabilities
+        return merge_heads(probabilities.to(value.dtype) @ value)
+
+    def total(self) -> Float[Tensor, "batch heads tokens tokens"]:
+        """The sum of the maps so far, in float32."""
+        assert self.sum is not None, "a tower has more than one block"
+        return self.sum
+
+
+class FlashMaps:
+    """The same with flash attention, which leaves no maps behind. Their sum is computed in the end, once, from queries,
+    keys and the sums that normalised them."""
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+        self.packed: Tensor | None = None
+        self.normalisers: list[Tensor] = []
+
+    def mix(
+        self, attention: nn.MultiheadAttention, x: Float[Tensor, "batch tokens width"]
+    ) -> Float[Tensor, "batch tokens width"]:
+        """See `PlainMaps.mix`."""
+        if self.packed is None:
+            self.packed = x.new_empty(self.blocks, *x.shape[:2], 3 * x.shape[2])
+        packed = self.packed[len(self.normalisers)]
+        rows, weight = packed.view(-1, packed.shape[-1]), attention.in_proj_weight.T
+        torch.addmm(attention.in_proj_bias, x.flatten(0, 1), weight, out=rows)
+        query, key, value = packed.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed, normaliser = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[:2]
+        self.normalisers.append(normaliser)
+        return merge_heads(mixed)
+
+    def total(self) -> Float[Tensor, "batch heads tokens tokens"]:
+        """See `PlainMaps.total`; in the tower's format."""
+        from cliper import kernels  # Triton is only there where torch knows CUDA
+
+        return kernels.early_sum(self.packed, torch.stack(self.normalisers))
 
 
 def embed_patches(
@@ -180,9 +234,15 @@ def project_value(
     attention: nn.MultiheadAttention, x: Float[Tensor, "batch tokens width"]
 ) -> Float[Tensor, "batch heads tokens head_width"]:
     """Value of each head alone."""
+    return merged_value(attention, x).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+
+
+def merged_value(
+    attention: nn.MultiheadAttention, x: Float[Tensor, "*batch tokens width"]
+) -> Float[Tensor, "*batch tokens width"]:
+    """Values of all heads, side by side."""
     width = attention.embed_dim
-    projected = F.linear(x, attention.in_proj_weight[-width:], attention.in_proj_bias[-width:])
-    return projected.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+    return F.linear(x, attention.in_proj_weight[-width:], attention.in_proj_bias[-width:])
 
 
 def attention_probabilities(

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -85,12 +85,18 @@ class CliperSpec:
         """Load the models. Neither text encoder nor the autoencoder's decoder is among them."""
         dtype = resolve_precision(self.precision, device)
         tower = load_vision_tower(self.clip, device, dtype)
+        problems: list[str] = []
+        if device.type == "cuda" and dtype == torch.float16:
+            problems = check_kernels(device)
+            tower = replace(tower, kernels=not problems)
         diffusion = None
         if self.diffusion is not None and self.empty_prompt is not None:
             diffusion = load_diffusion(self.diffusion, torch.tensor(self.empty_prompt), device, dtype)
             if device.type == "cuda":
                 diffusion.compile()
-        return Cliper(tower, build_queries(self.embeddings, self.settings.preset), self.settings, diffusion)
+        cliper = Cliper(tower, build_queries(self.embeddings, self.settings.preset), self.settings, diffusion)
+        cliper.problems = tuple(problems)
+        return cliper
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,13 @@ class BaselineSpec:
         tower = load_vision_tower(self.clip, device, dtype)
         proxy = load_proxy(self.proxy, device, dtype) if self.proxy else None
         return Baseline(tower, build_queries(self.embeddings, "release"), self.method, self.settings, proxy)
+
+
+def check_kernels(device: torch.device) -> list[str]:
+    """What is wrong with the kernels on this GPU; empty if they do what their plain versions do."""
+    from cliper.selfcheck import Case, disagreements  # Triton is only there where torch knows CUDA
+
+    return disagreements(device, Case(torch.float16))
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
@@ -165,6 +178,10 @@ class Labeller:
         self.watchdog = Watchdog(stall_timeout_s)
         segmenter = load_models(spec)
         memory_bytes = math.inf if ray.get_gpu_ids() else Cluster.now().node_memory_bytes
+        for problem in segmenter.problems:
+            logger.warning("slower without kernels: %s", problem)
+            counter.note.remote(f"Labelling works without its GPU kernels, slower: {problem}")
+        prometheus.add(prometheus.PLAIN_KERNELS, bool(segmenter.problems))
         self.batches = SafeBatches(segmenter, segmenter.largest_batch, spec.inputs.patch_size_px, memory_bytes)
 
     def __call__(self, batch: pa.Table) -> pa.Table:

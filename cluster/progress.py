@@ -51,17 +51,17 @@ class ProgressCounter:
         self.stall_timeout_s = stall_timeout_s
         self.counts: Counter[str] = Counter()
         self.works: dict[str, Work] = {}
-        self.lost: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
 
     def add(self, **counts: int) -> None:
         self.counts.update(counts)
 
     def get(self) -> tuple[Counter[str], list[str]]:
-        """The counts, and a sentence about each process that was lost."""
+        """The counts, and sentences about processes that were lost or work around something."""
         for name, work in self.works.items():
             if time.monotonic() - work.since > self.stall_timeout_s:
                 self.note_lost(work.process, f"made no progress for {self.stall_timeout_s:g} s and is replaced", name)
-        return self.counts, list(self.lost.values())
+        return self.counts, list(self.notes.values())
 
     def begin(self, names: Sequence[str], process: str) -> list[int]:
         """How often work on each of these began before and never ended, because its process died."""
@@ -73,7 +73,11 @@ class ProgressCounter:
         return [work.begun if work else 0 for work in before]
 
     def note_lost(self, process: str, what: str, name: str) -> None:
-        self.lost.setdefault(process, f"The labelling {process} {what}; it was busy with {name}.")
+        self.notes.setdefault(process, f"The labelling {process} {what}; it was busy with {name}.")
+
+    def note(self, sentence: str) -> None:
+        """A sentence that the driver prints once, whichever processes send it."""
+        self.notes[sentence] = sentence
 
     def end(self, names: Sequence[str]) -> None:
         """The work on these has ended."""
@@ -115,13 +119,14 @@ class ProgressDisplay:
 
     Attributes:
         counts: what was counted so far. A little is missing if the counter's node has died.
+        told: notes that were printed.
     """
 
     def __init__(self, counter: ActorHandle, total: int | None, resources: Resources, console: Console) -> None:
         self.counter, self.total, self.resources, self.console = counter, total, resources, console
         self.before_restarts: Counter[str] = Counter()
         self.latest: Counter[str] = Counter()
-        self.told: set[str] = set()
+        self.told: list[str] = []
         self.head, self.head_answers = ray.get_runtime_context().gcs_address, True
         self.finished = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -142,16 +147,16 @@ class ProgressDisplay:
         return self.before_restarts + self.latest
 
     def ask(self, timeout_s: float) -> None:
-        """Read the counter, and say which processes were lost. Nothing happens if it does not answer."""
+        """Read the counter, and print new notes. Nothing happens if it does not answer."""
         try:
             answer: Any = ray.get(self.counter.get.remote(), timeout=timeout_s)
         except RayError:
             return
-        found, lost = answer
-        for sentence in lost:
+        found, notes = answer
+        for sentence in notes:
             if sentence not in self.told:
                 self.console.print(sentence, soft_wrap=True)
-        self.told.update(lost)
+                self.told.append(sentence)
         if not self.latest <= found:
             self.before_restarts = self.counts
         self.latest = found

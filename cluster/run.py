@@ -59,11 +59,13 @@ class RunStats:
         images_before: images that had their row before it.
         bytes_read: bytes of images that it read.
         files: sizes by path of the rows files that have one row of every image.
+        notes: what was said of processes that were lost or work around something.
     """
 
     images_before: int
     bytes_read: int
     files: dict[str, int]
+    notes: list[str]
 
 
 def run_to_completion(pipeline: Pipeline, console: Console, retry_failed: bool = False) -> RunStats:
@@ -91,15 +93,16 @@ def run_to_completion(pipeline: Pipeline, console: Console, retry_failed: bool =
     if done.images:
         console.print(f"Continuing: {done.images:,} images are labelled already.")
     left, bytes_read, files = done.remaining(pipeline.corpus), 0, done.files
+    notes: list[str] = []
     if left.shards:
-        bytes_read = label(replace(pipeline, corpus=left), console)
+        bytes_read, notes = label(replace(pipeline, corpus=left), console)
         output.recover()
         files = complete_files(output, pipeline.corpus)
-    return RunStats(done.images, bytes_read, files)
+    return RunStats(done.images, bytes_read, files, notes)
 
 
-def label(pipeline: Pipeline, console: Console) -> int:
-    """Label a corpus on Ray. Returns bytes of images that were read. Raises as `run_to_completion`."""
+def label(pipeline: Pipeline, console: Console) -> tuple[int, list[str]]:
+    """Label a corpus on Ray. Returns as `run_pipeline`, raises as `run_to_completion`."""
     memory_bytes = pipeline.corpus.limits.decode_memory_bytes
     resources = replace(session.start(pipeline.cluster), task_memory_bytes=memory_bytes)
     check_memory(resources, pipeline.cluster)
@@ -132,11 +135,11 @@ def complete_files(output: Output, corpus: Corpus) -> dict[str, int]:
     return done.files
 
 
-def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> int:
+def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> tuple[int, list[str]]:
     """Run the pipeline over a corpus.
 
     Returns:
-        Bytes of images that were read.
+        Bytes of images that were read, and notes, see `RunStats`.
 
     Raises:
         ray.exceptions.RayError: a stage failed; what is written stays and counts.
@@ -175,7 +178,7 @@ def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> 
             schema=pipeline.encoder.schema.with_metadata(pipeline.manifest.parquet_metadata()),
             compression="zstd",
         )
-    return progress.counts["bytes_read"]
+    return progress.counts["bytes_read"], progress.told
 
 
 def configure(output: Output) -> None:

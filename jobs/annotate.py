@@ -201,7 +201,7 @@ class LabellingJob:
             counts.passed_over.update(corpus.passed_over)
             new_images, seconds = counts.images - stats.images_before, time.monotonic() - started
             class_names = self.vocabulary.class_names
-            summary = summary_document(counts, class_names, new_images, seconds, stats.bytes_read)
+            summary = summary_document(counts, class_names, new_images, seconds, stats.bytes_read, stats.notes)
             output.write_summary(summary)
             show_summary(summary, output.location.url, console)
             check_failures(counts, options.max_failed_fraction)

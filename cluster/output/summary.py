@@ -86,9 +86,9 @@ def coarser_sentence(images: int) -> str:
 
 
 def summary_document(
-    counts: Counts, class_names: list[str], new_images: int, seconds: float, bytes_read: int
+    counts: Counts, class_names: list[str], new_images: int, seconds: float, bytes_read: int, notes: list[str]
 ) -> dict[str, Any]:
-    """The content of ``summary.json``: counts over the whole output, then the last run's images, time and input."""
+    """The content of ``summary.json``: counts over the whole output, then the last run's images, time, input, notes."""
     found = {name: counts.by_category[index] for index, name in enumerate(class_names, start=1)}
     return {
         "images": counts.images,
@@ -103,6 +103,7 @@ def summary_document(
         "new_images": new_images,
         "seconds": round(seconds, 3),
         "bytes_read": bytes_read,
+        "notes": notes,
     }
 
 
@@ -135,5 +136,7 @@ def show_summary(summary: dict[str, Any], where: str, console: Console) -> None:
                 f" and {len(words) - MOST_WORDS:,} more" * (len(words) > MOST_WORDS)
             )
             console.print(f"{hint}: {listed}", soft_wrap=True)
+    for note in summary["notes"]:
+        console.print(note, soft_wrap=True)
     console.print(f"Last run: {new_images:,} images in {seconds:,.1f} s, {speed}")
     console.print(f"Output: {where}", soft_wrap=True)

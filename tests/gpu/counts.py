@@ -1,7 +1,7 @@
 """What labelling costs on a GPU, counted without one: ``python -m tests.gpu.counts``, with ``--write`` to keep it."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -37,6 +37,7 @@ def count(clip: str, compensation: Compensation, batch: int = BATCH) -> dict[str
     device = torch.device("cuda")
     with fake_gpu() as gpu, patch.object(full_size, "randomised", gpu.on_device):
         tower, defaults = full_size.build_tower(clip, device, torch.float16)
+        tower = replace(tower, kernels=True)  # as an actor has them on a GPU
         diffusion = full_size.build_diffusion(clip, device, torch.float16) if compensation != "none" else None
         rows = torch.randn(CLASSES + 25, tower.model.proj.shape[1], generator=torch.Generator().manual_seed(0))
         settings = MethodSettings(**vars(defaults) | {"compensation": compensation})

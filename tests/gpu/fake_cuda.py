@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -21,6 +21,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 from torch.utils.flop_counter import flop_registry
+
+from cliper.kernels import TILE
 
 NO_KERNEL = frozenset(
     [
@@ -38,6 +40,53 @@ WAITS = frozenset(["nonzero", "masked_select", "unique", "_local_scalar_dense", 
 PIXELS_PER_RUN = 100
 ALLOCATION_BYTES = 512
 """Memory is handed out in multiples of this."""
+
+
+class Cost(NamedTuple):
+    """Of one of `cliper.kernels`' functions."""
+
+    kernels: int
+    bytes_moved: int
+    flop: int
+
+
+def early_sum_cost(qkv: Tensor, lse: Tensor, total: Tensor) -> Cost:
+    layers, batch, heads, tokens = lse.shape
+    width = qkv.shape[3] // (3 * heads)
+    read = 2 * size_bytes(qkv) // 3 + size_bytes(lse)
+    return Cost(1, read + size_bytes(total), 2 * layers * batch * heads * tokens**2 * width)
+
+
+def scaling_rounds_cost(total: Tensor, rounds: int, scales: tuple[Tensor, Tensor]) -> Cost:
+    # Each launch reads the maps once. Column sums are passed on in parts, one for each tile.
+    parts = total[..., 0].numel() * 4 * -(-total.shape[2] // TILE)
+    moved = (rounds + 1) * (size_bytes(total) + 2 * parts) + sum(map(size_bytes, scales))
+    return Cost(rounds + 2, moved, 4 * rounds * total.numel())
+
+
+def symmetric_products_cost(
+    total: Tensor, rows: Tensor, sums: Tensor, value: Tensor, results: tuple[Tensor, Tensor]
+) -> Cost:
+    # Every round, and the mean, reads every tile and the one across the diagonal. Operations on vectors come first.
+    moved = (len(value) + 1) * 2 * size_bytes(total) + 9 * size_bytes(sums) + size_bytes(value)
+    flop = 2 * total.numel() * len(value) * value.shape[3] // total.shape[1]
+    return Cost(7, moved + sum(map(size_bytes, results)), flop)
+
+
+def spread_heads_cost(maps: Tensor, query: Tensor, key: Tensor, threshold: float | None, after: Tensor) -> Cost:
+    batch, heads, positions, width = query.shape
+    vectors = 4 * batch * heads * positions
+    passes = 2 if threshold is None else 3  # over queries and keys: normalisers, peaks, the product
+    moved = passes * (size_bytes(query) + size_bytes(key) + vectors) + heads * (size_bytes(maps) + size_bytes(after))
+    flop = 2 * batch * heads * positions**2 * (passes * width + maps.shape[2])
+    return Cost(heads + passes - 1, moved, flop)
+
+
+OWN_KERNELS: dict[str, Callable[..., Cost]] = {
+    "early_sum": early_sum_cost, "scaling_rounds": scaling_rounds_cost, "symmetric_products": symmetric_products_cost,
+    "spread_heads": spread_heads_cost,
+}  # fmt: skip
+"""What the package's own functions start and move. What tiles read again comes from the cache and does not count."""
 
 
 @dataclass
@@ -117,7 +166,9 @@ class FakeGpu(TorchDispatchMode):
         outputs = [value for value in tree_iter(result) if isinstance(value, Tensor) and value.device.type == "cuda"]
         for output in outputs:
             self.hold(output)
-        if name not in NO_KERNEL:
+        if operation.namespace == "cliper":
+            self.add(OWN_KERNELS[name](*args, result))
+        elif name not in NO_KERNEL:
             self.count_kernel(operation, [*on_gpu, *outputs], args, kwargs, result)
         return result
 
@@ -149,6 +200,12 @@ class FakeGpu(TorchDispatchMode):
             places = mask.new_empty(mask.numel() // PIXELS_PER_RUN, mask.ndim, dtype=torch.int64)
         self.hold(places)
         return places
+
+    def add(self, cost: "Cost") -> None:
+        counts = self.counts
+        counts.kernels += cost.kernels
+        counts.bytes_moved += cost.bytes_moved
+        counts.flop += cost.flop
 
     def count_kernel(
         self, operation: Any, tensors: Sequence[Tensor], args: tuple, kwargs: dict[str, Any], result: Any

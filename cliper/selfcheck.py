@@ -1,0 +1,108 @@
+"""Whether the kernels compute what their plain versions do, on the device at hand and on small random cases."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cliper import kernels
+from cliper.compensation import spread
+from cliper.fusion import EarlyAttention, scale_rows
+from cliper.settings import VIT_B_16, MethodSettings
+
+ROUNDS = 4
+PEAK_SHARE = 1e-3
+FEW = 0.01
+"""Rounding can move attention across the threshold: so many entries may differ by more than `PEAK_SHARE` of a map's
+greatest."""
+
+
+class Case(NamedTuple):
+    """Sizes of a case; none needs to divide a kernel's tile.
+
+    Attributes:
+        strength: of the logits. Large ones give attention to few entries, and underflow in half precision.
+        tolerance: of the largest value; for the fusion.
+    """
+
+    dtype: torch.dtype
+    tokens: int = 129
+    heads: int = 2
+    width: int = 64
+    side: int = 12
+    classes: int = 5
+    strength: float = 4.0
+    tolerance: float = 2e-3
+
+
+def disagreements(device: torch.device, case: Case, seed: int = 0) -> list[str]:
+    """What is wrong, a sentence for each kernel that fails or differs; empty if all is well."""
+    found = []
+    for check in (check_fusion, check_compensation):
+        try:
+            found += check(device, case, torch.Generator().manual_seed(seed))
+        except Exception as error:  # a compiler's errors have no common class
+            found.append(f"{check.__name__}: {type(error).__name__}: {error}")
+    return found
+
+
+def check_fusion(device: torch.device, case: Case, generator: torch.Generator) -> list[str]:
+    """The kernels of early-layer fusion."""
+    layers, batch, heads, width = 3, 2, case.heads, case.width
+    qkv = torch.randn(layers, batch, case.tokens, 3 * heads * width, generator=generator)
+    qkv[..., : heads * width] *= case.strength
+    qkv = qkv.to(device, case.dtype)
+    value = torch.randn(ROUNDS, batch, case.tokens, heads * width, generator=generator).to(device, case.dtype)
+    query, key, _ = qkv.float().unflatten(-1, (3, heads, width)).permute(3, 0, 1, 4, 2, 5)
+    logits = query @ key.transpose(-1, -2) * width**-0.5
+    total = kernels.early_sum(qkv, logits.logsumexp(dim=-1))
+    found = differing("early_sum", total, logits.softmax(dim=-1).sum(dim=0), case.tolerance)
+    rows, sums = kernels.scaling_rounds(total, ROUNDS)
+    mixed, mean = kernels.symmetric_products(total, rows, sums, value)
+    if (total == 0).all(dim=-2).any():  # half precision lost a whole column, which the plain version never does
+        return found if mixed.isfinite().all() and mean.isfinite().all() else [*found, "symmetric_products: not finite"]
+    early = EarlyAttention(total.float())
+    for index in range(ROUNDS):
+        early.next_round()
+        found += differing("row_scales", rows[index], early.rows[..., 0], 5e-5)
+        found += differing("column_sums", sums[index + 1], early.column_sums[..., 0, :], 5e-5)
+        attention = scale_rows(early.symmetric())
+        plain = attention @ value[index].float().unflatten(-1, (heads, width)).transpose(1, 2)
+        found += differing("symmetric_products", mixed[index], plain.transpose(1, 2).flatten(2), case.tolerance)
+    return found + differing("mean_attention", mean, attention.mean(dim=1), 5e-5)
+
+
+def check_compensation(device: torch.device, case: Case, generator: torch.Generator) -> list[str]:
+    """The kernels of fine-grained compensation, for both ways of using attention."""
+    batch, positions = 2, case.side**2
+    packed = torch.randn(2, batch, positions, case.heads, case.width, generator=generator)
+    packed[0] *= case.strength
+    query, key = packed.to(device, case.dtype).transpose(2, 3)
+    maps = torch.rand(batch, positions, case.classes, generator=generator)
+    maps[..., 0] *= 1e6  # coarse values have no bound
+    maps = maps.to(device)
+    found = []
+    for settings in (
+        MethodSettings(**vars(VIT_B_16), preset="release"),
+        MethodSettings(**vars(VIT_B_16), preset="paper"),
+    ):
+        threshold = None if settings.preset == "paper" else settings.attention_threshold
+        after = kernels.spread_heads(maps, query, key, threshold)
+        plain = torch.stack([plainly_spread(*of, settings) for of in zip(maps, query, key, strict=True)])
+        far = (after - plain).abs() > PEAK_SHARE * plain.amax(dim=1, keepdim=True)
+        if not after.isfinite().all() or far.float().mean() > FEW:
+            found.append(f"spread, preset {settings.preset}: {far.float().mean():.1%} of the entries differ")
+    return found
+
+
+def plainly_spread(maps: Tensor, query: Tensor, key: Tensor, settings: MethodSettings) -> Tensor:
+    """Maps of one image [positions, classes] after all heads."""
+    now, scratch = maps.T, maps.new_empty(len(maps), len(maps))
+    for one_query, one_key in reversed(list(zip(query.float(), key.float(), strict=True))):
+        now = spread(one_query, one_key, now, settings, scratch)
+    return now.T
+
+
+def differing(name: str, found: Tensor, expected: Tensor, tolerance: float) -> list[str]:
+    error = float((found.float() - expected).abs().max() / expected.abs().max())
+    return [] if error <= tolerance else [f"{name}: differs by {error:.1e} of the largest value"]

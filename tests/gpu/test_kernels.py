@@ -1,0 +1,71 @@
+"""The kernels without a GPU: interpreted beside their plain versions, compiled for GPUs that are not there."""
+
+import json
+import os
+import subprocess
+import sys
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from cliper import kernels, selfcheck
+from cliper.selfcheck import Case, disagreements
+from tests.gpu.compiled import ARCHITECTURES, SIGNATURES
+
+CPU = torch.device("cpu")
+MOST_SPILLED_BYTES = 200
+"""Each thread's; none of the kernels keeps more than that out of its registers."""
+
+
+def run_module(name: str, **environment: str) -> str:
+    """What a module prints in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", name]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_kernels_equal_their_plain_versions() -> None:
+    """Sizes that divide no tile, three seeds, small and extreme logits, fp16 and fp32."""
+    assert run_module("tests.gpu.interpreted", TRITON_INTERPRET="1") == ""
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_every_architecture() -> None:
+    found = [json.loads(line) for line in run_module("tests.gpu.compiled").splitlines()]
+    assert {(compiled["kernel"], compiled["architecture"]) for compiled in found} == {
+        (name, architecture) for name in SIGNATURES for architecture in ARCHITECTURES
+    }
+    assert set(SIGNATURES) == {name for name in vars(kernels) if name.endswith("_kernel")}
+    assert max(compiled["spilled_bytes"] for compiled in found) <= MOST_SPILLED_BYTES, found
+
+
+def test_a_device_that_cannot_run_them_is_reported() -> None:
+    found = disagreements(CPU, Case(torch.float32))
+    assert [problem.partition(":")[0] for problem in found] == ["check_fusion", "check_compensation"]
+
+
+def plain_early_sum(qkv: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
+    heads = lse.shape[2]
+    query, key, _ = qkv.float().unflatten(-1, (3, heads, -1)).permute(3, 0, 1, 4, 2, 5)
+    logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    return (logits - lse[..., None]).exp().sum(dim=0)
+
+
+def test_wrong_results_are_reported() -> None:
+    """A sum that is right is accepted. One that is a hundredth off is not, nor are maps that stay as they are."""
+    fusion = selfcheck.check_fusion
+    for factor, wrong in [(1.0, []), (1.01, ["early_sum"])]:
+        with (
+            patch.object(kernels, "early_sum", lambda qkv, lse, factor=factor: factor * plain_early_sum(qkv, lse)),
+            patch.object(kernels, "scaling_rounds", side_effect=InterruptedError),
+            pytest.raises(InterruptedError),
+            patch.object(selfcheck, "differing", wraps=selfcheck.differing) as compared,
+        ):
+            fusion(CPU, Case(torch.float32), torch.Generator().manual_seed(0))
+        assert [problem.partition(":")[0] for problem in selfcheck.differing(*compared.call_args.args)] == wrong
+    with patch.object(kernels, "spread_heads", lambda maps, *_: maps):
+        problems = selfcheck.check_compensation(CPU, Case(torch.float32), torch.Generator().manual_seed(0))
+    assert [problem[:14] for problem in problems] == ["spread, preset", "spread, preset"]
