@@ -2,11 +2,12 @@
 
 `CLIPER_GOLDEN=DIR` runs every case folder below DIR instead of the project's own. A case folder holds `case.json`
 (settings under the release's names), `expected.npz` (recorded tensors) and the image; `weights` in the case names
-a folder with `clip/` (open_clip) and `diffusion/` (diffusers).
+a folder with `clip/` (open_clip) and `diffusion/` (diffusers). With `TRITON_INTERPRET=1` the kernels are used.
 """
 
 import json
 import os
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def run(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], Stages]:
     weights = (folder / case["weights"]).resolve()
     cpu, dtype = torch.device("cpu"), torch.float32
     tower = load_vision_tower(find_clip(f"local-dir:{weights / 'clip'}"), cpu, dtype)
+    tower = replace(tower, kernels=os.environ.get("TRITON_INTERPRET") == "1")
     foreground, background = (torch.from_numpy(expected[f"text_{part}"]) for part in ("foreground", "background"))
     queries = Queries.build(foreground, background, torch.arange(len(foreground)))
     diffusion = None

@@ -18,9 +18,9 @@ MOST_SPILLED_BYTES = 200
 """Each thread's; none of the kernels keeps more than that out of its registers."""
 
 
-def run_module(name: str, **environment: str) -> str:
+def run_module(name: str, *arguments: str, **environment: str) -> str:
     """What a module prints in a process of its own."""
-    command = [sys.executable, "-W", "ignore", "-m", name]
+    command = [sys.executable, "-W", "ignore", "-m", name, *arguments]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -30,6 +30,14 @@ def run_module(name: str, **environment: str) -> str:
 def test_kernels_equal_their_plain_versions() -> None:
     """Sizes that divide no tile, three seeds, small and extreme logits, fp16 and fp32."""
     assert run_module("tests.gpu.interpreted", TRITON_INTERPRET="1") == ""
+
+
+@pytest.mark.slow
+def test_a_recorded_case_passes_through_the_kernels() -> None:
+    """One without compensation: the interpreter takes minutes for 4,096 positions."""
+    case = "refine_none and not text"
+    printed = run_module("pytest", "tests/golden", "-p", "no:cacheprovider", "-k", case, TRITON_INTERPRET="1")
+    assert "5 passed" in printed
 
 
 @pytest.mark.slow
