@@ -3,18 +3,23 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cliper import kernels
 from cliper.compensation import spread
 from cliper.fusion import EarlyAttention, scale_rows
 from cliper.settings import VIT_B_16, MethodSettings
+from cliper.vision import FlashMaps, PlainMaps
 
 ROUNDS = 4
 PEAK_SHARE = 1e-3
 FEW = 0.01
 """Rounding can move attention across the threshold: so many entries may differ by more than `PEAK_SHARE` of a map's
 greatest."""
+
+
+HALF_PRODUCTS = 10
+"""Times the tolerance: the plain version rounds its logits to the tower's format before the softmax."""
 
 
 class Case(NamedTuple):
@@ -38,12 +43,27 @@ class Case(NamedTuple):
 def disagreements(device: torch.device, case: Case, seed: int = 0) -> list[str]:
     """What is wrong, a sentence for each kernel that fails or differs; empty if all is well."""
     found = []
-    for check in (check_fusion, check_compensation):
+    for check in (check_early_maps, check_fusion, check_compensation):
         try:
             found += check(device, case, torch.Generator().manual_seed(seed))
         except Exception as error:  # a compiler's errors have no common class
             found.append(f"{check.__name__}: {type(error).__name__}: {error}")
     return found
+
+
+def check_early_maps(device: torch.device, case: Case, generator: torch.Generator) -> list[str]:
+    """Flash attention of two blocks and the sum of their maps."""
+    blocks, batch, width = 2, 2, case.heads * case.width
+    x = torch.randn(batch, case.tokens, width, generator=generator).to(device, case.dtype)
+    plain, flash, found = PlainMaps(), FlashMaps(blocks), []
+    for _ in range(blocks):
+        attention = nn.MultiheadAttention(width, case.heads, batch_first=True)
+        weight = torch.randn(3 * width, width, generator=generator) * (case.strength / width) ** 0.5
+        attention.in_proj_weight.data = weight
+        attention = attention.to(device, case.dtype).requires_grad_(False)
+        mixed = [maps.mix(attention, x).float() for maps in (plain, flash)]
+        found += differing("flash attention", mixed[1], mixed[0], HALF_PRODUCTS * case.tolerance)
+    return found + differing("sum of early maps", flash.total(), plain.total(), HALF_PRODUCTS * case.tolerance)
 
 
 def check_fusion(device: torch.device, case: Case, generator: torch.Generator) -> list[str]:
