@@ -218,6 +218,17 @@ def test_words_come_from_a_pipe_too(finished_run: FinishedRun, tmp_path: Path) -
     assert [category["name"] for category in categories] == ["sky", "sea"]
 
 
+def test_a_baseline_labels_too(finished_run: FinishedRun, tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", {"one.jpg": jpeg(1), "two.jpg": jpeg(2, (90, 60))})
+    flags = finished_run.flags[:4]  # vocabulary and CLIP
+    run = finished_run.ray.annotate(str(tmp_path / "in"), str(tmp_path / "out"), *flags, "--method", "clearclip")
+    assert run.returncode == 0, run.stderr
+    output = OutputReader(str(tmp_path / "out"), {})
+    assert {row["status"] for row in output.rows().values()} == {"ok"}
+    settings = output.json("manifest.json")["settings"]
+    assert (settings["method"], settings["harness"], settings["crop_px"]) == ("clearclip", "published", 448)
+
+
 def test_memory_that_no_machine_has_is_refused(finished_run: FinishedRun, tmp_path: Path) -> None:
     """Ray would wait for ever for a node that has it."""
     flags = [*finished_run.flags, "--decode-memory-mb", "99000000"]
