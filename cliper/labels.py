@@ -1,6 +1,7 @@
 """Class scores and the label map at the image's own size."""
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -72,11 +73,12 @@ class Competitors(NamedTuple):
 
     Attributes:
         classes: from 0, ascending.
-        numbers, scores, floors: the same classes, their scores and least values, where the maps are.
+        numbers, labels, scores, floors: the same classes, their labels, scores and least values, where the maps are.
     """
 
     classes: list[int]
     numbers: Int64[Tensor, " competing"]
+    labels: Integer[Tensor, " competing"]
     scores: Float32[Tensor, " competing"]
     floors: Float32[Tensor, " competing"]
 
@@ -108,8 +110,11 @@ def find_competitors(
         torch.stack([torch.tensor(of, dtype=torch.float32), own[of], floors[of]])
         for of, own in zip(chosen, scores, strict=True)
     ]
-    sent = upload(torch.cat(packed, dim=1), device).split([len(of) for of in chosen], dim=1)
-    return [Competitors(of, rows[0].long(), rows[1], rows[2]) for of, rows in zip(chosen, sent, strict=True)]
+    numbers, sent_scores, sent_floors = upload(torch.cat(packed, dim=1), device)
+    columns = (numbers.long(), (numbers + 1).to(label_format(scores.shape[1])), sent_scores, sent_floors)
+    sizes = [len(of) for of in chosen]
+    of_images = zip(*(column.split(sizes) for column in columns), strict=True)
+    return [Competitors(of, *parts) for of, parts in zip(chosen, of_images, strict=True)]
 
 
 def label_map(
@@ -164,7 +169,7 @@ def winning_classes(
     Yields:
         Blocks of rows from top to bottom: the rows, values and labels.
     """
-    classes, numbers, scores, floors = competitors
+    classes, numbers, of_classes, scores, floors = competitors
     if not classes:
         background = empty_labels(image_hw, len(refined), refined.device).zero_()
         yield slice(0, image_hw[0]), refined.new_zeros(image_hw), background
@@ -172,12 +177,12 @@ def winning_classes(
     maps = ResizedMaps(refined[numbers], image_hw)
     blocks = maps.blocks()
     values = MapValues(maps, blocks, scores, settings.normalize_maps)
-    kind = label_format(len(refined))
     if refined.is_cuda:  # asking which classes matter in a block would cost more than all of them
         for rows in blocks:
-            yield rows, *winners_at_once(reaching(values.block(rows, EVERY), floors), (numbers + 1).to(kind))
+            yield rows, *winners_at_once(reaching(values.block(rows, EVERY), floors), of_classes)
         return
-    competing = ((values.block_maxima >= floors) & (values.block_maxima > 0)).tolist()
+    highest, kind = values.block_maxima(), label_format(len(refined))
+    competing = ((highest >= floors) & (highest > 0)).tolist()
     for rows, reaches in zip(blocks, competing, strict=True):
         chosen = [position for position, reached in enumerate(reaches) if reached]
         block = reaching(values.block(rows, chosen), floors[chosen])
@@ -221,25 +226,25 @@ class MapValues:
         maps, scores: of the classes that compete.
         blocks: of rows, as from `ResizedMaps.blocks`.
         normalize: stretch values to start at 0 and end at 1.
-
-    Attributes:
-        block_maxima: the largest value of every class in every block [blocks, classes].
     """
 
     def __init__(
         self, maps: ResizedMaps, blocks: list[slice], scores: Float[Tensor, " classes"], normalize: bool
     ) -> None:
         self.maps, self.scores = maps, scores
-        whole = (maps.block(rows, EVERY).flatten(1) for rows in blocks)
-        extremes = [(block.amax(dim=1), block.amin(dim=1) if normalize else None) for block in whole]
-        maxima = torch.stack([high for high, _ in extremes])
-        self.divisors = maxima.amax(dim=0) + 1e-5
+        extremes = [maps.block(rows, EVERY).flatten(1).aminmax(dim=1) for rows in blocks]
+        self.highest_of_blocks = [of_block.max for of_block in extremes]
+        highest = reduce(torch.maximum, self.highest_of_blocks)
+        self.divisors = highest + 1e-5
         self.offsets = self.spans = None
         if normalize:
-            minima = torch.stack([low for _, low in extremes if low is not None])
-            self.offsets = minima.amin(dim=0) / self.divisors * scores
-            self.spans = maxima.amax(dim=0) / self.divisors * scores - self.offsets + 1e-6
-        self.block_maxima = self.values(maxima.T, EVERY).T
+            lowest = reduce(torch.minimum, (of_block.min for of_block in extremes))
+            self.offsets = lowest / self.divisors * scores
+            self.spans = highest / self.divisors * scores - self.offsets + 1e-6
+
+    def block_maxima(self) -> Float[Tensor, "blocks classes"]:
+        """The largest value of every class in every block."""
+        return self.values(torch.stack(self.highest_of_blocks, dim=1), EVERY).T
 
     def block(self, rows: slice, chosen: Chosen) -> Float[Tensor, "chosen rows width"]:
         """The values of the chosen classes in a block of rows."""
