@@ -232,13 +232,14 @@ class MapValues:
         self, maps: ResizedMaps, blocks: list[slice], scores: Float[Tensor, " classes"], normalize: bool
     ) -> None:
         self.maps, self.scores = maps, scores
-        extremes = [maps.block(rows, EVERY).flatten(1).aminmax(dim=1) for rows in blocks]
-        self.highest_of_blocks = [of_block.max for of_block in extremes]
+        whole = (maps.block(rows, EVERY).flatten(1) for rows in blocks)  # aminmax is 30 times slower on a CPU
+        extremes = [(block.amax(dim=1), block.amin(dim=1) if normalize else None) for block in whole]
+        self.highest_of_blocks = [high for high, _ in extremes]
         highest = reduce(torch.maximum, self.highest_of_blocks)
         self.divisors = highest + 1e-5
         self.offsets = self.spans = None
         if normalize:
-            lowest = reduce(torch.minimum, (of_block.min for of_block in extremes))
+            lowest = reduce(torch.minimum, (low for _, low in extremes if low is not None))
             self.offsets = lowest / self.divisors * scores
             self.spans = highest / self.divisors * scores - self.offsets + 1e-6
 
