@@ -17,8 +17,13 @@ from cluster import prometheus
 from schemas.rows import Status
 
 MONITORING = Path(__file__).parents[2] / "cluster" / "deploy" / "monitoring"
-GPU_SERIES = {"ray_node_gpus_utilization", "ray_node_gram_used", "ray_node_gram_available"}
-"""Ray's series that only nodes with GPUs have."""
+GPU_SERIES = {
+    "ray_node_gpus_utilization",
+    "ray_node_gram_used",
+    "ray_node_gram_available",
+    "ray_cliper_plain_kernels_total",
+}
+"""Series that only nodes with GPUs have."""
 RAY_SERIES = {
     "ray_actors",
     "ray_data_num_tasks_running",
@@ -35,7 +40,9 @@ RAY_SERIES = {
     "ray_object_store_used_memory",
 }
 """Ray's series that every node has while a job runs; the end-to-end test looks for each of them."""
-OUR_SERIES = {f"ray_{value.info['name']}_total" for value in vars(prometheus).values() if isinstance(value, Counter)}
+OUR_SERIES = {
+    f"ray_{value.info['name']}_total" for value in vars(prometheus).values() if isinstance(value, Counter)
+} - GPU_SERIES
 COLUMNS = 24
 
 
