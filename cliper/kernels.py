@@ -22,6 +22,27 @@ CLASSES = 32
 
 
 @triton.jit
+def load_tile(start, rows, row_stride, row_count, columns, column_stride, column_count):
+    """A tile of a matrix; 0 outside of it."""
+    inside = (rows < row_count)[:, None] & (columns < column_count)[None, :]
+    return tl.load(start + rows[:, None] * row_stride + columns[None, :] * column_stride, mask=inside, other=0.0)
+
+
+@triton.jit
+def symmetric_tile(start, row_scales, column_scales, means, rows, columns, tokens):
+    """A tile of a round's attention: scaled, symmetric, centred and clamped; its rows are not scaled again."""
+    mask, inside = rows < tokens, columns < tokens
+    there = load_tile(start, rows, tokens, tokens, columns, 1, tokens).to(tl.float32)
+    back = load_tile(start, rows, 1, tokens, columns, tokens, tokens).to(tl.float32)
+    there *= tl.load(row_scales + rows, mask=mask, other=0.0)[:, None]
+    there *= tl.load(column_scales + columns, mask=inside, other=0.0)[None, :]
+    back *= tl.load(row_scales + columns, mask=inside, other=0.0)[None, :]
+    back *= tl.load(column_scales + rows, mask=mask, other=0.0)[:, None]
+    centred = (there + back) / 2 - tl.load(means + columns, mask=inside, other=0.0)[None, :]
+    return tl.where(mask[:, None] & inside[None, :], tl.maximum(centred, 0.0), 0.0)
+
+
+@triton.jit
 def early_sum_kernel(
     qkv, lse, total, layers, tokens, heads, layer_stride, batch_stride, token_stride, scale,
     width: tl.constexpr, padded: tl.constexpr, tile: tl.constexpr,
@@ -31,19 +52,17 @@ def early_sum_kernel(
     rows, columns = tl.program_id(0) * tile + tl.arange(0, tile), tl.program_id(1) * tile + tl.arange(0, tile)
     entries = tl.arange(0, padded)
     of_layer = qkv + (pair // heads) * batch_stride + (pair % heads) * width
-    row_mask, column_mask, inside = rows < tokens, columns < tokens, entries < width
-    at_rows = rows[:, None] * token_stride + entries[None, :]
-    at_columns = columns[None, :] * token_stride + entries[:, None] + heads * width
     sums = tl.zeros((tile, tile), tl.float32)
     for layer in range(layers):
-        query = tl.load(of_layer + at_rows, mask=row_mask[:, None] & inside[None, :], other=0.0)
-        key = tl.load(of_layer + at_columns, mask=column_mask[None, :] & inside[:, None], other=0.0)
-        normaliser = tl.load(lse + (layer * tl.num_programs(2) + pair) * tokens + rows, mask=row_mask, other=0.0)
+        query = load_tile(of_layer, rows, token_stride, tokens, entries, 1, width)
+        key = load_tile(of_layer + heads * width, entries, 1, width, columns, token_stride, tokens)
+        place = (layer * tl.num_programs(2) + pair) * tokens
+        normaliser = tl.load(lse + place + rows, mask=rows < tokens, other=0.0)
         logits = tl.dot(query, key, input_precision="ieee") * (scale * LOG2_E) - (normaliser * LOG2_E)[:, None]
         sums += tl.exp2(logits)
         of_layer += layer_stride
     target = total + pair.to(tl.int64) * tokens * tokens + rows[:, None] * tokens + columns[None, :]
-    tl.store(target, sums.to(total.dtype.element_ty), mask=row_mask[:, None] & column_mask[None, :])
+    tl.store(target, sums.to(total.dtype.element_ty), mask=(rows < tokens)[:, None] & (columns < tokens)[None, :])
 
 
 @triton.jit
@@ -70,9 +89,7 @@ def scaling_round_kernel(
                 column_sums += tl.load(parts_before + (other * pairs + pair) * tokens + columns, mask=inside, other=0.0)
             if part == 0:
                 tl.store(sums_out + pair * tokens + columns, column_sums, mask=inside)
-            values = tl.load(
-                start + rows[:, None] * tokens + columns[None, :], mask=mask[:, None] & inside[None, :], other=0.0
-            )
+            values = load_tile(start, rows, tokens, tokens, columns, 1, tokens)
             # A column that half precision made all zeros gives nothing, whatever its scale.
             sums += tl.sum(values.to(tl.float32) / tl.maximum(column_sums, TINY)[None, :], axis=1)
         row_scales = 1.0 / tl.maximum(sums, TINY)
@@ -80,9 +97,7 @@ def scaling_round_kernel(
     for first in range(0, tokens, tile):
         columns = first + tl.arange(0, tile)
         inside = columns < tokens
-        values = tl.load(  # just read: it comes from the cache
-            start + rows[:, None] * tokens + columns[None, :], mask=mask[:, None] & inside[None, :], other=0.0
-        )
+        values = load_tile(start, rows, tokens, tokens, columns, 1, tokens)  # just read: it comes from the cache
         own = tl.sum(values.to(tl.float32) * row_scales[:, None], axis=0)
         tl.store(parts + (part * pairs + pair) * tokens + columns, own, mask=inside)
 
@@ -98,34 +113,22 @@ def symmetric_product_kernel(
     before = tl.program_id(2) * pairs  # pairs of image and head of earlier rounds
     rows = tl.program_id(0) * tile + tl.arange(0, tile)
     mask, entries = rows < tokens, tl.arange(0, padded)
-    inside_width = entries < width
     start, vectors = total + pair.to(tl.int64) * tokens * tokens, (before + pair) * tokens
     at_heads = before.to(tl.int64) * tokens * width + (pair // heads) * tokens * heads * width + (pair % heads) * width
-    own_rows = tl.load(row_scales + vectors + rows, mask=mask, other=0.0) / 2
-    own_columns = tl.load(column_scales + vectors + rows, mask=mask, other=0.0)
     product, sums = tl.zeros((tile, padded), tl.float32), tl.zeros((tile,), tl.float32)
     for first in range(0, tokens, tile):
         columns = first + tl.arange(0, tile)
-        inside = columns < tokens
-        both = mask[:, None] & inside[None, :]
-        there = tl.load(start + rows[:, None] * tokens + columns[None, :], mask=both, other=0.0).to(tl.float32)
-        back = tl.load(start + columns[None, :] * tokens + rows[:, None], mask=both, other=0.0).to(tl.float32)
-        their_rows = tl.load(row_scales + vectors + columns, mask=inside, other=0.0) / 2
-        their_columns = tl.load(column_scales + vectors + columns, mask=inside, other=0.0)
-        mean = tl.load(means + vectors + columns, mask=inside, other=0.0)
-        weights = there * own_rows[:, None] * their_columns[None, :] + back * their_rows[None, :] * own_columns[:, None]
-        # Times the number of tokens: weights are about 1 then, where half precision is finest.
-        weights = tl.where(both, tl.maximum(weights - mean[None, :], 0.0), 0.0) * tokens
-        values = tl.load(
-            value + at_heads + columns[:, None] * heads * width + entries[None, :],
-            mask=inside[:, None] & inside_width[None, :], other=0.0,
-        )  # fmt: skip
+        weights = symmetric_tile(
+            start, row_scales + vectors, column_scales + vectors, means + vectors, rows, columns, tokens
+        )
+        weights *= tokens  # they are about 1 then, where half precision is finest
+        values = load_tile(value + at_heads, columns, heads * width, tokens, entries, 1, width)
         product = tl.dot(weights.to(values.dtype), values, product, input_precision="ieee")
         sums += tl.sum(weights, axis=1)
     tl.store(sums_out + vectors + rows, sums / tokens, mask=mask)
     result = product / tl.maximum(sums, TINY)[:, None]
     target = mixed + at_heads + rows[:, None] * heads * width + entries[None, :]
-    tl.store(target, result.to(mixed.dtype.element_ty), mask=mask[:, None] & inside_width[None, :])
+    tl.store(target, result.to(mixed.dtype.element_ty), mask=mask[:, None] & (entries < width)[None, :])
 
 
 @triton.jit
@@ -135,24 +138,17 @@ def mean_attention_kernel(
     """A tile of the mean over heads of a round's attention, symmetric, centred, clamped and row-scaled."""
     image = tl.program_id(2)
     rows, columns = tl.program_id(0) * tile + tl.arange(0, tile), tl.program_id(1) * tile + tl.arange(0, tile)
-    mask, inside = rows < tokens, columns < tokens
-    both = mask[:, None] & inside[None, :]
     summed = tl.zeros((tile, tile), tl.float32)
     for head in range(heads):
         pair = image * heads + head
         start, vectors = total + pair.to(tl.int64) * tokens * tokens, pair * tokens
-        there = tl.load(start + rows[:, None] * tokens + columns[None, :], mask=both, other=0.0).to(tl.float32)
-        back = tl.load(start + columns[None, :] * tokens + rows[:, None], mask=both, other=0.0).to(tl.float32)
-        own_rows = tl.load(row_scales + vectors + rows, mask=mask, other=0.0) / 2
-        own_columns = tl.load(column_scales + vectors + rows, mask=mask, other=0.0)
-        their_rows = tl.load(row_scales + vectors + columns, mask=inside, other=0.0) / 2
-        their_columns = tl.load(column_scales + vectors + columns, mask=inside, other=0.0)
-        mean = tl.load(means + vectors + columns, mask=inside, other=0.0)
-        weights = there * own_rows[:, None] * their_columns[None, :] + back * their_rows[None, :] * own_columns[:, None]
-        own_sums = tl.load(row_sums + vectors + rows, mask=mask, other=1.0)
-        summed += tl.maximum(weights - mean[None, :], 0.0) / tl.maximum(own_sums, TINY)[:, None]
+        weights = symmetric_tile(
+            start, row_scales + vectors, column_scales + vectors, means + vectors, rows, columns, tokens
+        )
+        own_sums = tl.load(row_sums + vectors + rows, mask=rows < tokens, other=1.0)
+        summed += weights / tl.maximum(own_sums, TINY)[:, None]
     target = mean_out + image.to(tl.int64) * tokens * tokens + rows[:, None] * tokens + columns[None, :]
-    tl.store(target, summed / heads, mask=both)
+    tl.store(target, summed / heads, mask=(rows < tokens)[:, None] & (columns < tokens)[None, :])
 
 
 @triton.jit
@@ -164,19 +160,13 @@ def row_normaliser_kernel(
     pair = tl.program_id(1)
     start = (pair // heads) * batch_stride + (pair % heads) * head_stride
     rows, entries = tl.program_id(0) * tile + tl.arange(0, tile), tl.arange(0, padded)
-    mask, inside_width = rows < positions, entries < width
-    queries = tl.load(
-        query + start + rows[:, None] * position_stride + entries[None, :],
-        mask=mask[:, None] & inside_width[None, :], other=0.0,
-    )  # fmt: skip
+    mask = rows < positions
+    queries = load_tile(query + start, rows, position_stride, positions, entries, 1, width)
     highest, sums = tl.full((tile,), -float("inf"), tl.float32), tl.zeros((tile,), tl.float32)
     for first in range(0, positions, tile):
         columns = first + tl.arange(0, tile)
         inside = columns < positions
-        keys = tl.load(
-            key + start + columns[None, :] * position_stride + entries[:, None],
-            mask=inside[None, :] & inside_width[:, None], other=0.0,
-        )  # fmt: skip
+        keys = load_tile(key + start, entries, 1, width, columns, position_stride, positions)
         logits = tl.dot(queries, keys, input_precision="ieee") * (scale * LOG2_E)
         logits = tl.where(inside[None, :], logits, -float("inf"))
         highest_now = tl.maximum(highest, tl.max(logits, axis=1))
@@ -194,19 +184,13 @@ def column_peaks_kernel(
     pair = tl.program_id(1)
     start = (pair // heads) * batch_stride + (pair % heads) * head_stride
     columns, entries = tl.program_id(0) * tile + tl.arange(0, tile), tl.arange(0, padded)
-    mask, inside_width = columns < positions, entries < width
-    keys = tl.load(
-        key + start + columns[None, :] * position_stride + entries[:, None],
-        mask=mask[None, :] & inside_width[:, None], other=0.0,
-    )  # fmt: skip
+    mask = columns < positions
+    keys = load_tile(key + start, entries, 1, width, columns, position_stride, positions)
     highest = tl.full((tile,), -float("inf"), tl.float32)
     for first in range(0, positions, tile):
         rows = first + tl.arange(0, tile)
         inside = rows < positions
-        queries = tl.load(
-            query + start + rows[:, None] * position_stride + entries[None, :],
-            mask=inside[:, None] & inside_width[None, :], other=0.0,
-        )  # fmt: skip
+        queries = load_tile(query + start, rows, position_stride, positions, entries, 1, width)
         normaliser = tl.load(lse + pair * positions + rows, mask=inside, other=float("inf"))
         logits = tl.dot(queries, keys, input_precision="ieee") * (scale * LOG2_E) - normaliser[:, None]
         highest = tl.maximum(highest, tl.max(logits, axis=0))
@@ -224,31 +208,22 @@ def spread_kernel(
     start, vectors = image * batch_stride + head * head_stride, (image * heads + head) * positions
     rows, entries = tl.program_id(0) * tile + tl.arange(0, tile), tl.arange(0, padded)
     chosen = tl.program_id(2) * class_tile + tl.arange(0, class_tile)
-    mask, inside_width, of_classes = rows < positions, entries < width, chosen < classes
-    queries = tl.load(
-        query + start + rows[:, None] * position_stride + entries[None, :],
-        mask=mask[:, None] & inside_width[None, :], other=0.0,
-    )  # fmt: skip
+    mask, of_classes = rows < positions, chosen < classes
+    queries = load_tile(query + start, rows, position_stride, positions, entries, 1, width)
     normaliser = tl.load(lse + vectors + rows, mask=mask, other=float("inf"))
     at_maps = image * positions * classes
     product, sums = tl.zeros((tile, class_tile), tl.float32), tl.zeros((tile,), tl.float32)
     for first in range(0, positions, tile):
         columns = first + tl.arange(0, tile)
         inside = columns < positions
-        keys = tl.load(
-            key + start + columns[None, :] * position_stride + entries[:, None],
-            mask=inside[None, :] & inside_width[:, None], other=0.0,
-        )  # fmt: skip
+        keys = load_tile(key + start, entries, 1, width, columns, position_stride, positions)
         weights = tl.exp2(tl.dot(queries, keys, input_precision="ieee") * (scale * LOG2_E) - normaliser[:, None])
         if relative:
             peak = tl.exp2(tl.load(peaks + vectors + columns, mask=inside, other=0.0)) + EPSILON
             weights = weights / peak[None, :]
             weights = tl.where(weights >= threshold, weights, 0.0)
         weights = tl.where(inside[None, :], weights, 0.0)
-        values = tl.load(
-            maps + at_maps + columns[:, None] * classes + chosen[None, :],
-            mask=inside[:, None] & of_classes[None, :], other=0.0,
-        )  # fmt: skip
+        values = load_tile(maps + at_maps, columns, classes, positions, chosen, 1, classes)
         product = tl.dot(weights, values, product, input_precision="tf32x3")
         sums += tl.sum(weights, axis=1)
     if relative:
@@ -331,17 +306,8 @@ def symmetric_products(total: Tensor, rows: Tensor, sums: Tensor, value: Tensor)
     )  # fmt: skip
     mean = total.new_empty(batch, tokens, tokens, dtype=torch.float32)
     mean_attention_kernel[(tiles, tiles, batch)](
-        total,
-        rows[-1],
-        columns[-1],
-        means[-1],
-        row_sums[-1],
-        mean,
-        tokens,
-        heads,
-        tile=TILE,
-        num_warps=MANY_WARPS,
-    )
+        total, rows[-1], columns[-1], means[-1], row_sums[-1], mean, tokens, heads, tile=TILE, num_warps=MANY_WARPS
+    )  # fmt: skip
     return mixed, mean
 
 
