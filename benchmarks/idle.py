@@ -36,7 +36,11 @@ class Idle:
     largest_batch: int = 8
     problems: Sequence[str] = ()
 
-    def build(self, device: torch.device) -> "Idle":
+    def images_at_once(self, batch: int) -> int:
+        """See `cluster.actors.SegmenterSpec.images_at_once`."""
+        return batch
+
+    def build(self, device: torch.device, batch: int | None = None) -> "Idle":
         """Start a new clock in the actor."""
         self.clock.write_text("")
         return self

@@ -128,7 +128,7 @@ def measure(
     else:
         floor = products_seconds(run, device, dtype) / batch_size
         if on_gpu and diffusion is not None:
-            diffusion.compile()  # as the actors do; after products were counted, which compiled code hides
+            diffusion.compile([])  # as the actors do; after products were counted, which compiled code hides
     runs, stages = profiled(run, device)
     seconds = {"total": min(timed(run, device) for _ in range(options.repeats)) / batch_size}
     seconds |= {name: of_batch / batch_size for name, of_batch in stages.items()}

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from cliper.diffusion import LayerQueriesAndKeys
 from cliper.settings import MethodSettings
@@ -58,10 +59,10 @@ def refine(
 
 
 def refine_together(
-    coarse: Sequence[Float[Tensor, "classes _height _width"]], layers: Sequence[LayerQueriesAndKeys],
+    coarse: Sequence[Float[Tensor, "_classes _height _width"]], layers: Sequence[LayerQueriesAndKeys],
     settings: MethodSettings,
-) -> list[Float[Tensor, "classes side side"]]:  # fmt: skip
-    """`refine` with kernels, for ``compensation="product"`` and all images of a batch at once.
+) -> list[Float[Tensor, "_classes side side"]]:  # fmt: skip
+    """`refine` with kernels, for ``compensation="product"`` and all images of a batch at once, each with its classes.
 
     Logits, maxima and thresholds are in float32. `refine` rounds logits to the queries' format, so entries near the
     threshold can fall on its other side.
@@ -70,11 +71,12 @@ def refine_together(
 
     side = round(layers[0][0].shape[2] ** 0.5)
     resized = [F.interpolate(of[None], (side, side), mode="bilinear", align_corners=False)[0] for of in coarse]
-    maps = torch.stack([of.flatten(1).T for of in resized])
+    maps = pad_sequence([of.flatten(1) for of in resized], batch_first=True).mT.contiguous()
     threshold = None if settings.preset == "paper" else settings.attention_threshold
     for query, key in reversed(layers):
         maps = kernels.spread_heads(maps, query, key, threshold)
-    return list(maps.transpose(1, 2).unflatten(2, (side, side)))
+    refined = maps.mT.unflatten(2, (side, side))
+    return [of_image[: len(of)] for of_image, of in zip(refined, coarse, strict=True)]
 
 
 def guided(

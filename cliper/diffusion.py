@@ -10,9 +10,10 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, Transformer2DModel, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from cliper.compiled import CompiledPart
 from cliper.settings import MethodSettings
 
 SCHEDULE_STEPS = 50
@@ -68,6 +69,19 @@ def query_and_key(
     return projected.unflatten(-1, (block.attn1.heads, -1)).transpose(2, 3)
 
 
+class LatentEncoder(nn.Module):
+    """The autoencoder's posterior mean times the scaling factor."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, pixels: UInt8[Tensor, "batch 3 side_px side_px"]) -> Float[Tensor, "batch channels h w"]:
+        """From RGB pixels, in float32."""
+        posterior = self.vae.encode((pixels.float() / 127.5 - 1).to(self.vae.dtype)).latent_dist
+        return posterior.mean.float() * self.vae.config["scaling_factor"]
+
+
 @dataclass(frozen=True)
 class DiffusionModel:
     """The parts of Stable Diffusion that the method uses.
@@ -85,21 +99,23 @@ class DiffusionModel:
     empty_prompt: Float[Tensor, "1 text_tokens text_width"]
 
     @cached_property
-    def cut_unet(self) -> nn.Module:
+    def encoder(self) -> CompiledPart:
+        return CompiledPart("autoencoder", LatentEncoder(self.vae))
+
+    @cached_property
+    def cut_unet(self) -> CompiledPart:
         """Shares the UNet's weights, ends with the last self-attention that is needed, returns queries and keys."""
         shared = {id(tensor): tensor for tensor in (*self.unet.parameters(), *self.unet.buffers())}
         cut = deepcopy(self.unet, shared)
         cut.up_blocks[-1] = FirstAttentions(cut.up_blocks[-1])
         cut.conv_norm_out, cut.conv_out = None, nn.Identity()
-        return cut
+        return CompiledPart("UNet", cut)
 
-    def compile(self, **options: Any) -> None:
-        """Prepare the two parts whose inputs never change shape for a GPU: convolution weights with channels last,
-        and `torch.compile`, with its options, at their next call.
-        """
-        for part in (self.vae.encoder, self.cut_unet):
-            part.to(memory_format=torch.channels_last)
-            part.compile(**options)
+    def compile(self, problems: list[str], **options: Any) -> None:
+        """Prepare both parts for a GPU: convolution weights with channels last, and `CompiledPart.compile`."""
+        for part in (self.encoder, self.cut_unet):
+            part.plain.to(memory_format=torch.channels_last)
+            part.compile(problems, **options)
 
     @property
     def latent_hw(self) -> tuple[int, int]:
@@ -110,20 +126,27 @@ class DiffusionModel:
         """See `input_side_px`."""
         return input_side_px(self.unet.config, self.vae.config)
 
-    @property
+    @cached_property
     def timestep(self) -> int:
         self.scheduler.set_timesteps(SCHEDULE_STEPS)
         return int(self.scheduler.timesteps[SCHEDULE_INDEX])
+
+    @cached_property
+    def shares(self) -> tuple[float, float]:
+        """Of the latents and of the noise in what the UNet sees."""
+        kept = self.scheduler.alphas_cumprod[self.timestep]
+        return float(kept**0.5), float((1 - kept) ** 0.5)
+
+    @cached_property
+    def conditions(self) -> tuple[Tensor, Tensor]:
+        """Timestep and empty prompt, where the UNet is."""
+        device = self.unet.device
+        return torch.tensor(self.timestep, device=device), self.empty_prompt.to(device, self.unet.dtype)
 
     def noise(self, seed: int) -> Float[Tensor, "channels latent_h latent_w"]:
         """Standard normal noise that depends on the seed alone, whatever the device and the batch."""
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(self.vae.config["latent_channels"], *self.latent_hw, generator=generator)
-
-    def latents(self, pixels: Float[Tensor, "batch 3 side_px side_px"]) -> Float[Tensor, "batch channels h w"]:
-        """The autoencoder's posterior mean times the scaling factor, in float32; pixels are in -1 to 1."""
-        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
-        return posterior.mean.float() * self.vae.config["scaling_factor"]
 
     def queries_and_keys(
         self,
@@ -135,11 +158,11 @@ class DiffusionModel:
         The latents are mixed with standard normal noise and sent through the UNet with the empty prompt and without
         guidance. The pass ends as soon as the last attention needed has been reached.
         """
-        device, dtype = self.unet.device, self.unet.dtype
-        timestep = torch.tensor(self.timestep)
-        noisy = self.scheduler.add_noise(latents, noise.to(device), timestep[None])
-        prompt = self.empty_prompt.to(device, dtype).expand(len(latents), -1, -1)
-        maps = self.cut_unet(noisy.to(dtype), timestep.to(device), encoder_hidden_states=prompt, return_dict=False)[0]
+        of_latents, of_noise = self.shares
+        noisy = (of_latents * latents + of_noise * noise).to(self.unet.dtype)
+        timestep, prompt = self.conditions
+        prompt = prompt.expand(len(latents), -1, -1)
+        maps = self.cut_unet(noisy, timestep, encoder_hidden_states=prompt, return_dict=False)[0]
         return [(maps[layer, 0], maps[layer, 1]) for layer in (1, 0)]
 
 

@@ -28,8 +28,12 @@ SMALLEST_BLOCK_ROWS = 8
 def class_scores(
     coarse: Float[Tensor, "classes height width"], refined: Float[Tensor, "classes side_h side_w"]
 ) -> Float[Tensor, " classes"]:
-    """Max-pooled image-level scores: the mean of both maps' maxima (paper table 2). At least 0, can exceed 2."""
-    return (coarse.flatten(1).amax(dim=1) + refined.flatten(1).amax(dim=1)) / 2
+    """Max-pooled image-level scores: the mean of both maps' maxima (paper table 2). At least 0, can exceed 2.
+
+    Refined values are weighted means of coarse ones. Rounding must not take their maximum above that of the coarse map.
+    """
+    highest = coarse.flatten(1).amax(dim=1)
+    return (highest + refined.flatten(1).amax(dim=1).minimum(highest)) / 2
 
 
 class ResizedMaps:

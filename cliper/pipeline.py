@@ -1,7 +1,8 @@
 """CLIPer from prepared images to label maps: the whole method in the order in which it happens."""
 
 import sys
-from collections.abc import Collection, Iterator, Sequence
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -10,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Integer
+from PIL import Image
 from torch import Tensor
 from torch.profiler import record_function
 
@@ -51,19 +53,22 @@ class Prediction:
         winners: None unless asked for.
         lost_to: the background word (from 0) that is more probable than a class where the class's map is highest, -1 if
             none is; None if the method does not say.
+        refined: with ``skip_absent`` the classes (from 0) whose maps were sharpened. Scores of the others are the
+            maxima of their coarse maps. None without.
     """
 
     scores: Float32[np.ndarray, " classes"]
     runs: Runs
     winners: Winners | None = None
     lost_to: Integer[np.ndarray, " classes"] | None = None
+    refined: list[int] | None = None
 
 
 class Segmenter(Protocol):
     """A method that labels images.
 
     Attributes:
-        largest_batch: most images that should go together.
+        largest_batch: most images that should go together. Who runs out of memory lowers it.
         problems: what failed when the models were loaded, and is done in another way.
     """
 
@@ -90,10 +95,18 @@ def batch_limit(device: torch.device) -> int:
     return sys.maxsize if device.type == "cuda" else 1
 
 
+GATHERED_BATCHES = 8
+"""With ``skip_absent`` so many batches are looked at together, to fill batches with images that may show a class."""
+
 MAP_VALUES = 2**28
 """Logits that are computed together on a GPU: 1 GiB."""
 MATRICES = 6
 """Attention matrices of each head that early-layer fusion holds at its peak (measured with ViT-B/16: 5 to 6)."""
+
+
+def images_at_once(settings: MethodSettings, batch: int) -> int:
+    """Images that a labelling process on a GPU should get together, if the models take them in batches."""
+    return batch * (GATHERED_BATCHES if settings.skip_absent else 1)
 
 
 def attention_bytes(image: Prepared, patch_size_px: int) -> int:
@@ -102,16 +115,17 @@ def attention_bytes(image: Prepared, patch_size_px: int) -> int:
     return 4 * (height // patch_size_px * (width // patch_size_px)) ** 2
 
 
+ClipFeatures = tuple[list[int], Float[Tensor, "_batch 3 _input_height _input_width"], FusedFeatures]
+"""For images of one patch grid their positions, normalised pixels and dense features."""
+DiffusionAttention = tuple[list[int], list[LayerQueriesAndKeys]]
+"""For a batch of images their positions, and the diffusion model's queries and keys."""
+
+
 class Features(NamedTuple):
-    """What the models see in images, whatever the vocabulary.
+    """What the models see in images, whatever the vocabulary. Without a diffusion model there is no attention."""
 
-    Attributes:
-        groups: for images of one patch grid their positions in the batch, normalised pixels and dense features.
-        layers: the diffusion model's queries and keys for all images; None without.
-    """
-
-    groups: list[tuple[list[int], Float[Tensor, "_batch 3 _input_height _input_width"], FusedFeatures]]
-    layers: list[LayerQueriesAndKeys] | None
+    clip: Iterable[ClipFeatures]
+    diffusion: Iterable[DiffusionAttention]
 
 
 class Maps(NamedTuple):
@@ -120,22 +134,29 @@ class Maps(NamedTuple):
     Attributes:
         attention: the replaced attention of the last feature, mean over heads.
         coarse: coarse class maps on the patch grid.
-        refined: class maps after fine-grained compensation; the coarse maps where it is switched off.
-        lost_to: see `Prediction`.
+        refined: class maps after fine-grained compensation; the coarse maps where it is switched off. The map of a
+            class that was left out is its coarse maximum everywhere.
+        lost_to, chosen: see `Prediction.lost_to` and `Prediction.refined`.
     """
 
     attention: list[Float[Tensor, "_patches _patches"]]
     coarse: list[Float[Tensor, "classes _grid_h _grid_w"]]
     refined: list[Float[Tensor, "classes _side_h _side_w"]]
     lost_to: list[Integer[Tensor, " classes"]]
+    chosen: list[list[int] | None]
 
 
 class Cliper:
     """Training-free open-vocabulary segmentation (arXiv 2411.13836).
 
+    Threads may share it. They start work for the models one after the other, so that none calls compiled code while
+    another compiles.
+
     Args:
         queries: text embeddings of the vocabulary.
         diffusion: needed unless ``settings.compensation`` is ``none`` or ``guided``.
+        batch: images that go through the models together. If there are fewer for the diffusion model, the last one
+            fills up, so that compiled code sees one shape. None: as many as there are.
 
     Attributes:
         inputs: how images must be prepared.
@@ -147,10 +168,15 @@ class Cliper:
     problems: Sequence[str] = ()
 
     def __init__(
-        self, tower: VisionTower, queries: Queries, settings: MethodSettings, diffusion: DiffusionModel | None = None
+        self,
+        tower: VisionTower,
+        queries: Queries,
+        settings: MethodSettings,
+        diffusion: DiffusionModel | None = None,
+        batch: int | None = None,
     ) -> None:
         settings.check_encoder(len(tower.blocks), tower.patch_size_px)
-        if not needs_diffusion(settings):
+        if not settings.needs_diffusion:
             diffusion = None
         elif diffusion is None:
             raise ValueError(f"compensation={settings.compensation!r} needs a diffusion model")
@@ -161,7 +187,8 @@ class Cliper:
         self.diffusion = diffusion
         side_px = diffusion.side_px if diffusion else None
         self.inputs = InputSpec(settings.shorter_side_px, tower.patch_size_px, diffusion_side_px=side_px)
-        self.largest_batch = batch_limit(tower.device)
+        self.batch, self.lock = batch, threading.Lock()
+        self.largest_batch = images_at_once(settings, batch) if batch else batch_limit(tower.device)
 
     def memory_bytes(self, image: Prepared) -> int:
         """See `Segmenter.memory_bytes`: attention of all heads, or of sliding windows as one matrix."""
@@ -174,7 +201,15 @@ class Cliper:
         self, prepared: Sequence[Prepared], allowed: AllowedClasses | None = None, keep_winners: bool = False
     ) -> list[Prediction]:
         """See `Segmenter.predict`."""
-        return self.read_out(self.maps(prepared), prepared, allowed, keep_winners)
+        with self.lock:
+            maps = self.maps(prepared, allowed=allowed)
+        return self.read_out(maps, prepared, allowed, keep_winners)
+
+    def warm_up(self, image_hw: tuple[int, int] = (480, 640)) -> None:
+        """Label a batch of blank images, so that everything is compiled before the first real one."""
+        count = self.batch or 1
+        blank = self.inputs.prepare(Image.new("RGB", image_hw[::-1]), seed=0)
+        self.predict([blank] * count, allowed=[[0]] * count)
 
     @torch.inference_mode()
     def read_out(
@@ -198,7 +233,8 @@ class Cliper:
             if keep_winners:
                 found = zip(maps.refined, decide(with_floors=False), sizes, strict=True)
                 winners = [self.winners(*of) for of in found]
-        return [Prediction(*parts) for parts in zip(scores.numpy(), runs, winners, lost.numpy(), strict=True)]
+        parts = zip(scores.numpy(), runs, winners, lost.numpy(), maps.chosen, strict=True)
+        return [Prediction(*of_image) for of_image in parts]
 
     def scores_on_host(
         self, maps: Maps, pooled: Sequence[Float[Tensor, "classes _height _width"]]
@@ -220,65 +256,149 @@ class Cliper:
         return Winners(torch.cat(values).cpu().numpy(), torch.cat(labels).cpu().numpy())
 
     @torch.inference_mode()
-    def maps(self, prepared: Sequence[Prepared], noise: Sequence[Tensor] | None = None) -> Maps:
-        """All stages up to the class maps; arguments as for `features`."""
-        return self.maps_of(self.features(prepared, noise), prepared)
-
-    @torch.inference_mode()
-    def features(self, prepared: Sequence[Prepared], noise: Sequence[Tensor] | None = None) -> Features:
-        """The stages that do not depend on the vocabulary. Images of one patch grid share a batch.
+    def maps(
+        self,
+        prepared: Sequence[Prepared],
+        noise: Sequence[Tensor] | None = None,
+        allowed: AllowedClasses | None = None,
+    ) -> Maps:
+        """All stages up to the class maps. With ``skip_absent``, classes that cannot be present keep their coarse maps.
 
         Args:
             prepared: images of any sizes.
             noise: per image the diffusion noise [channels, latent_h, latent_w], in place of the seed's.
+            allowed: see `Segmenter.predict`.
         """
-        layers = self.diffusion_attention(prepared, noise)
-        groups = []
-        order = sorted(range(len(prepared)), key=lambda i: prepared[i].clip.shape)
-        for _, members in groupby(order, key=lambda i: prepared[i].clip.shape):
-            group = list(members)
-            with stage("preprocess"):
-                pixels = self.tower.normalize(channels_first([prepared[i].clip for i in group], self.tower.device))
-            with stage("clip"):
-                groups.append((group, pixels, fuse(self.tower, pixels, self.settings)))
-        return Features(groups, layers)
+        coarse = self.look(self.clip_features(prepared))
+        chosen: list[list[int] | None] = [None] * len(prepared)
+        if self.settings.skip_absent:
+            chosen = self.possible_classes(coarse, allowed or chosen)
+        members = [index for index, classes in enumerate(chosen) if classes is None or classes]
+        return self.sharpen(coarse, self.diffusion_attention(prepared, members, noise), chosen, prepared)
+
+    @torch.inference_mode()
+    def features(self, prepared: Sequence[Prepared]) -> Features:
+        """The stages that do not depend on the vocabulary."""
+        everyone = range(len(prepared))
+        return Features(list(self.clip_features(prepared)), list(self.diffusion_attention(prepared, everyone)))
 
     @torch.inference_mode()
     def maps_of(self, features: Features, prepared: Sequence[Prepared]) -> Maps:
-        """From features to class maps, in the vocabulary's order."""
+        """From features to class maps."""
+        return self.sharpen(self.look(features.clip), features.diffusion, [None] * len(prepared), prepared)
+
+    def clip_features(self, prepared: Sequence[Prepared]) -> Iterator[ClipFeatures]:
+        """Early-layer fusion. Images of one patch grid share a batch."""
+        order = sorted(range(len(prepared)), key=lambda i: prepared[i].clip.shape)
+        for _, members in groupby(order, key=lambda i: prepared[i].clip.shape):
+            for group in self.batches(list(members)):
+                with stage("preprocess"):
+                    pixels = self.tower.normalize(channels_first([prepared[i].clip for i in group], self.tower.device))
+                with stage("clip"):
+                    fused = fuse(self.tower, pixels, self.settings)
+                yield group, pixels, fused
+
+    def batches(self, members: Sequence[int]) -> Iterator[list[int]]:
+        """As many images at a time as the memory holds."""
+        size = self.batch_now() or max(len(members), 1)
+        for start in range(0, len(members), size):
+            yield list(members[start : start + size])
+
+    def batch_now(self) -> int:
+        """``batch``, or less if the memory does not hold so many images; 0 without a limit."""
+        return min(self.batch, self.largest_batch) if self.batch else 0
+
+    def look(self, features: Iterable[ClipFeatures]) -> list[tuple[Tensor, ...]]:
+        """For every image the attention of the last feature, coarse maps and what classes lose to, in the order of
+        ``queries``."""
         found: dict[int, tuple[Tensor, ...]] = {}
-        for group, pixels, fused in features.groups:
+        for group, pixels, fused in features:
             with stage("clip"):
                 maps = self.coarse_maps(fused, pixels)
             found |= dict(zip(group, zip(fused.attention, *maps, strict=True), strict=True))
-        attention, coarse, lost = (list(of) for of in zip(*(found[i] for i in range(len(prepared))), strict=True))
-        refined, layers = coarse, features.layers
-        with stage("compensation"):  # without kernels image after image, so that only one's attention is in memory
-            if layers is not None and self.tower.kernels and self.settings.compensation == "product":
-                refined = refine_together(coarse, layers, self.settings)
-            elif layers is not None:
-                of_images = [[(query[i], key[i]) for query, key in layers] for i in range(len(prepared))]
-                refined = [refine(single, of, self.settings) for single, of in zip(coarse, of_images, strict=True)]
-            elif self.settings.compensation == "guided":
+        return [found[index] for index in range(len(found))]
+
+    def possible_classes(self, coarse: Sequence[tuple[Tensor, ...]], allowed: AllowedClasses) -> list[list[int] | None]:
+        """The classes that can be present in each image, in the order of ``queries``.
+
+        Refined values are weighted means of coarse ones. So a class's score is at most the maximum of its coarse map,
+        and a class whose maximum does not pass the threshold on scores is absent.
+        """
+        queries = self.queries
+        limits = torch.empty(queries.classes)
+        limits[queries.class_order] = torch.tensor(self.settings.score_thresholds(queries.classes))
+        highest = torch.stack([maps.flatten(1).amax(dim=1) for _, maps, _ in coarse]).cpu()
+        return [
+            (own > limits).nonzero().flatten().tolist()
+            if given is None
+            else queries.class_order[sorted(given)].tolist()
+            for own, given in zip(highest, allowed, strict=True)
+        ]
+
+    def sharpen(
+        self,
+        coarse: Sequence[tuple[Tensor, ...]],
+        diffusion: Iterable[DiffusionAttention],
+        chosen: Sequence[list[int] | None],
+        prepared: Sequence[Prepared],
+    ) -> Maps:
+        """Fine-grained compensation of the chosen classes; then everything in the vocabulary's order."""
+        attention, maps, lost = (list(of) for of in zip(*coarse, strict=True))
+        refined = list(maps)
+        for members, layers in diffusion:
+            with stage("compensation"):
+                some = [self.needed(maps[i], chosen[i]) for i in members]
+                for index, sharp in zip(members, self.compensate(some, layers), strict=True):
+                    refined[index] = sharp
+        if self.settings.compensation == "guided":
+            with stage("compensation"):
                 guides = (channels_first([image.clip], self.tower.device) for image in prepared)
-                refined = [guided(single, guide) for single, guide in zip(coarse, guides, strict=True)]
-        return Maps(attention, *([single[self.queries.class_order] for single in of] for of in (coarse, refined, lost)))
+                refined = [guided(single, guide) for single, guide in zip(maps, guides, strict=True)]
+        for index, classes in enumerate(chosen):
+            if classes is not None:
+                sharp = refined[index] if self.tower.kernels else refined[index][classes]
+                refined[index] = filled_up(maps[index], classes, sharp)
+        order = self.queries.class_order
+        numbers = [None if of is None else order.argsort()[of].sort().values.tolist() for of in chosen]
+        maps, refined, lost = ([single[order] for single in of] for of in (maps, refined, lost))
+        return Maps(attention, maps, refined, lost, numbers)
+
+    def needed(
+        self, coarse: Float[Tensor, "classes height width"], chosen: Sequence[int] | None
+    ) -> Float[Tensor, "_classes height width"]:
+        """The maps to compensate: of the chosen classes from kernels, which treat each class by itself, else of all,
+        because products of other sizes round differently and could move a label.
+        """
+        return coarse if chosen is None or not self.tower.kernels else coarse[chosen]
+
+    def compensate(
+        self, coarse: Sequence[Float[Tensor, "_classes _height _width"]], layers: Sequence[LayerQueriesAndKeys]
+    ) -> Iterable[Float[Tensor, "_classes side side"]]:
+        """`refine` for a batch. Without kernels image after image, so that only one's attention is in memory."""
+        if self.tower.kernels and self.settings.compensation == "product":
+            return refine_together(coarse, layers, self.settings)
+        of_images = ([(query[i], key[i]) for query, key in layers] for i in range(len(coarse)))
+        return [refine(single, of, self.settings) for single, of in zip(coarse, of_images, strict=True)]
 
     def diffusion_attention(
-        self, prepared: Sequence[Prepared], noise: Sequence[Tensor] | None = None
-    ) -> list[LayerQueriesAndKeys] | None:
-        """The diffusion model's queries and keys for all images; None where compensation is switched off."""
-        model = self.diffusion
+        self, prepared: Sequence[Prepared], members: Sequence[int], noise: Sequence[Tensor] | None = None
+    ) -> Iterator[DiffusionAttention]:
+        """The diffusion model's queries and keys for some of the images; nothing without such a model."""
+        model, device = self.diffusion, self.tower.device
         if model is None:
-            return None
-        with stage("preprocess"):
-            images = [image.affinity for image in prepared if image.affinity is not None]
-            pixels = channels_first(images, self.tower.device).float() / 127.5 - 1
-            noise = noise or [model.noise(image.seed) for image in prepared]
-        with stage("vae"):
-            latents = model.latents(pixels)
-        with stage("unet"):
-            return model.queries_and_keys(latents, upload(torch.stack(list(noise)), self.tower.device))
+            return
+        for batch in self.batches(members):
+            filled = batch + batch[-1:] * (self.batch_now() - len(batch))
+            with stage("preprocess"):
+                images = [image for image in (prepared[i].affinity for i in filled) if image is not None]
+                pixels = channels_first(images, device)
+                noises = [noise[i] if noise else model.noise(prepared[i].seed) for i in filled]
+                on_device = upload(torch.stack(noises), device)
+            with stage("vae"):
+                latents = model.encoder(pixels)
+            with stage("unet"):
+                layers = model.queries_and_keys(latents, on_device)
+            yield batch, [(query[: len(batch)], key[: len(batch)]) for query, key in layers]
 
     def coarse_maps(
         self, fused: FusedFeatures, pixels: Float[Tensor, "batch 3 input_height input_width"]
@@ -311,9 +431,18 @@ class Cliper:
             yield from zip(*found, strict=True)
 
 
-def needs_diffusion(settings: MethodSettings) -> bool:
-    """True if maps are sharpened by a diffusion model."""
-    return settings.compensation not in {"guided", "none"}
+def filled_up(
+    coarse: Float[Tensor, "classes height width"],
+    chosen: Sequence[int],
+    refined: Float[Tensor, "chosen side_h side_w"],
+) -> Float[Tensor, "classes _side_h _side_w"]:
+    """Refined maps of all classes: of those not chosen the coarse maximum everywhere, so that their score is it too."""
+    highest = coarse.flatten(1).amax(dim=1)[:, None, None]
+    if not chosen:
+        return highest
+    maps = highest.repeat(1, *refined.shape[1:])
+    maps[chosen] = refined
+    return maps
 
 
 def stage(name: str) -> record_function:

@@ -1,12 +1,13 @@
-"""Whether the kernels compute what their plain versions do, on the device at hand and on small random cases."""
+"""Whether kernels and compiled parts compute what their plain versions do, on this device and on random cases."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cliper import kernels
 from cliper.compensation import spread
+from cliper.diffusion import DiffusionModel
 from cliper.fusion import EarlyAttention, scale_rows
 from cliper.settings import VIT_B_16, MethodSettings
 from cliper.vision import FlashMaps, PlainMaps
@@ -20,6 +21,10 @@ greatest."""
 
 HALF_PRODUCTS = 10
 """Times the tolerance: the plain version rounds its logits to the tower's format before the softmax."""
+
+
+COMPILED_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.1}
+"""Of the largest value. Compiled code keeps intermediate values in fp32, so that it rounds less often."""
 
 
 class Case(NamedTuple):
@@ -49,6 +54,32 @@ def disagreements(device: torch.device, case: Case, seed: int = 0) -> list[str]:
         except Exception as error:  # a compiler's errors have no common class
             found.append(f"{check.__name__}: {type(error).__name__}: {error}")
     return found
+
+
+@torch.inference_mode()
+def check_compiled(model: DiffusionModel, batch: int, problems: list[str], **options: Any) -> None:
+    """Compile the parts of a diffusion model for a batch. A part that then differs runs as it is.
+
+    Args:
+        batch: images.
+        problems: gets a sentence for each part that fails or differs.
+        options: of `torch.compile`.
+    """
+    generator, device = torch.Generator().manual_seed(0), model.unet.device
+    size = (batch, 3, model.side_px, model.side_px)
+    pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator).to(device)
+    noise = torch.stack([model.noise(seed) for seed in range(batch)]).to(device)
+    latents = model.encoder(pixels)
+    attention = model.queries_and_keys(latents, noise)
+    model.compile(problems, **options)
+    found = differing("latents", model.encoder(pixels), latents, COMPILED_TOLERANCE[model.vae.dtype])
+    for difference in found:
+        model.encoder.give_up(difference)
+    compiled = model.queries_and_keys(latents, noise)
+    parts = zip(("query", "key") * len(compiled), sum(compiled, ()), sum(attention, ()), strict=True)
+    for name, after, before in parts:
+        for difference in differing(name, after, before.float(), COMPILED_TOLERANCE[model.unet.dtype]):
+            model.cut_unet.give_up(difference)
 
 
 def check_early_maps(device: torch.device, case: Case, generator: torch.Generator) -> list[str]:

@@ -184,6 +184,13 @@ class MethodSettings(EncoderDefaults):
         default=0,
         metadata=declare("Side of the sliding windows in pixels of CLIP's input. 0 switches them off", 0, 8192),
     )
+    skip_absent: bool = field(
+        default=False,
+        metadata=declare(
+            "Run the diffusion model only for images in which a class can be present, and only for those classes. "
+            "Label maps stay the same. Scores of the other classes are the maxima of their coarse maps"
+        ),
+    )
     presence_threshold: float = field(
         default=0.5,
         metadata=declare(
@@ -206,9 +213,16 @@ class MethodSettings(EncoderDefaults):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.skip_absent and not self.needs_diffusion:
+            raise ValueError(f"skip_absent saves work of a diffusion model: compensation {self.compensation} has none")
         for name in CLASS_THRESHOLDS:
             for value in getattr(self, f"class_{name}s"):
                 check_range(f"{name} of a class", value, self.__dataclass_fields__[name].metadata["range"])
+
+    @property
+    def needs_diffusion(self) -> bool:
+        """True if maps are sharpened by a diffusion model."""
+        return self.compensation not in {"guided", "none"}
 
     def document(self) -> dict[str, Any]:
         """The settings that the preset uses, for the manifest."""

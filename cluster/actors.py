@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,18 +14,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import torch
+from huggingface_hub.constants import HF_HOME
 from ray.actor import ActorHandle
 
 from cliper.baselines import Baseline, BaselineMethod, BaselineSettings
 from cliper.coarse import Queries
+from cliper.diffusion import DiffusionModel
 from cliper.loading import load_diffusion, load_vision_tower
 from cliper.models import ClipSpec, DiffusionSpec
-from cliper.pipeline import Cliper, Segmenter
+from cliper.pipeline import Cliper, Segmenter, images_at_once
 from cliper.preprocess import InputSpec, Prepared
 from cliper.proxy import load_proxy, proxy_patch_size_px
 from cliper.settings import MethodSettings, Preset
+from cliper.vision import VisionTower
 from cluster import prometheus
-from cluster.batches import Failure, SafeBatches
+from cluster.batches import Failure, SafeBatches, is_out_of_memory
 from cluster.corpus.prepare import read_prepared
 from cluster.encoders import Encoder, Row
 from cluster.progress import deaths, report
@@ -49,8 +53,16 @@ class SegmenterSpec(Protocol):
     def inputs(self) -> InputSpec:
         """How images must be prepared."""
 
-    def build(self, device: torch.device) -> Segmenter:
-        """Load the models."""
+    def images_at_once(self, batch: int) -> int:
+        """Images that an actor on a GPU should get together, if its models take them in batches."""
+
+    def build(self, device: torch.device, batch: int | None = None) -> Segmenter:
+        """Load the models.
+
+        Args:
+            device: of the models.
+            batch: images that go through the models together on a GPU; None for as many as there are.
+        """
 
 
 @dataclass(frozen=True)
@@ -81,22 +93,21 @@ class CliperSpec:
         patch_size_px = self.clip.patch_size_px
         return InputSpec(self.settings.shorter_side_px, patch_size_px, diffusion_side_px=self.diffusion_side_px)
 
-    def build(self, device: torch.device) -> Cliper:
+    def images_at_once(self, batch: int) -> int:
+        """See `SegmenterSpec.images_at_once`."""
+        return images_at_once(self.settings, batch)
+
+    def build(self, device: torch.device, batch: int | None = None) -> Cliper:
         """Load the models. Neither text encoder nor the autoencoder's decoder is among them."""
         dtype = resolve_precision(self.precision, device)
         tower = load_vision_tower(self.clip, device, dtype)
-        problems: list[str] = []
-        if device.type == "cuda" and dtype == torch.float16:
-            problems = check_kernels(device)
-            tower = replace(tower, kernels=not problems)
         diffusion = None
         if self.diffusion is not None and self.empty_prompt is not None:
             diffusion = load_diffusion(self.diffusion, torch.tensor(self.empty_prompt), device, dtype)
-            if device.type == "cuda":
-                diffusion.compile()
-        cliper = Cliper(tower, build_queries(self.embeddings, self.settings.preset), self.settings, diffusion)
-        cliper.problems = tuple(problems)
-        return cliper
+        queries = build_queries(self.embeddings, self.settings.preset)
+        if device.type != "cuda":
+            return Cliper(tower, queries, self.settings, diffusion)
+        return build_for_gpu(tower, queries, self.settings, diffusion, batch)
 
 
 @dataclass(frozen=True)
@@ -122,19 +133,47 @@ class BaselineSpec:
         """How images must be prepared."""
         return self.settings.inputs(self.clip.patch_size_px, proxy_patch_size_px(self.proxy) if self.proxy else None)
 
-    def build(self, device: torch.device) -> Baseline:
-        """Load the models."""
+    def images_at_once(self, batch: int) -> int:
+        """See `SegmenterSpec.images_at_once`."""
+        return batch
+
+    def build(self, device: torch.device, batch: int | None = None) -> Baseline:
+        """Load the models. Each image goes through them alone."""
         dtype = resolve_precision(self.precision, device)
         tower = load_vision_tower(self.clip, device, dtype)
         proxy = load_proxy(self.proxy, device, dtype) if self.proxy else None
         return Baseline(tower, build_queries(self.embeddings, "release"), self.method, self.settings, proxy)
 
 
-def check_kernels(device: torch.device) -> list[str]:
-    """What is wrong with the kernels on this GPU; empty if they do what their plain versions do."""
-    from cliper.selfcheck import Case, disagreements  # Triton is only there where torch knows CUDA
+def build_for_gpu(
+    tower: VisionTower,
+    queries: Queries,
+    settings: MethodSettings,
+    diffusion: DiffusionModel | None,
+    batch: int | None,
+) -> Cliper:
+    """CLIPer with kernels and compiled parts, each compared with its plain version first, and warm."""
+    from cliper.selfcheck import Case, check_compiled, disagreements  # Triton is only there where torch knows CUDA
 
-    return disagreements(device, Case(torch.float16))
+    torch.backends.cudnn.benchmark = True  # the parts with many convolutions see one shape
+    problems: list[str] = []
+    if tower.dtype == torch.float16:
+        problems += disagreements(tower.device, Case(torch.float16))
+        tower = replace(tower, kernels=not problems)
+    while True:
+        cliper = Cliper(tower, queries, settings, diffusion, batch)
+        cliper.problems = problems
+        try:
+            if diffusion is not None:
+                check_compiled(diffusion, batch or 1, problems)
+            cliper.warm_up()
+            return cliper
+        except Exception as error:
+            if not is_out_of_memory(error) or (batch or 1) == 1:
+                raise
+            batch = (batch or 1) // 2
+            logger.warning("the GPU's memory does not hold a batch: trying batches of %d", batch)
+            torch.cuda.empty_cache()
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
@@ -151,16 +190,25 @@ def build_queries(embeddings: VocabularyEmbeddings, preset: Preset) -> Queries:
     return build(classes, background, torch.tensor(embeddings.class_of_row))
 
 
-def load_models(spec: SegmenterSpec) -> Segmenter:
-    """Load the models in an actor's process, onto its GPU if it has one."""
+def load_models(spec: SegmenterSpec, batch: int) -> Segmenter:
+    """Load the models in an actor's process, onto its GPU if it has one. Arguments as for `SegmenterSpec.build`."""
     on_gpu = bool(ray.get_gpu_ids())
     if not on_gpu:
         # Not shared out among actors: sums split over other numbers of threads round differently, and the number of
         # actors must not change a row.
         torch.set_num_threads(os.cpu_count() or 1)
+    else:
+        keep_compiled_code()
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
-    torch._dynamo.config.suppress_errors = True  # what cannot be compiled here runs as it is, with a warning
-    return spec.build(torch.device("cuda" if on_gpu else "cpu"))
+    return spec.build(torch.device("cuda" if on_gpu else "cpu"), batch)
+
+
+def keep_compiled_code() -> None:
+    """Keep it beside the node's models, so that the next process and the next job start sooner."""
+    folder = Path(HF_HOME) / "compiled"
+    if os.access(HF_HOME, os.W_OK):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "torch"))
+        os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
 
 
 class Labeller:
@@ -170,19 +218,29 @@ class Labeller:
         spec: the method and its models.
         encoder: makes rows of predictions.
         counter: is told how many images are done.
+        batch: images that go through the models together on a GPU.
         stall_timeout_s: the process ends, and Ray replaces it, if a batch takes longer.
     """
 
-    def __init__(self, spec: SegmenterSpec, encoder: Encoder, counter: ActorHandle, stall_timeout_s: float) -> None:
+    def __init__(
+        self, spec: SegmenterSpec, encoder: Encoder, counter: ActorHandle, batch: int, stall_timeout_s: float
+    ) -> None:
         self.encoder, self.counter, self.inputs = encoder, counter, spec.inputs
         self.watchdog = Watchdog(stall_timeout_s)
-        segmenter = load_models(spec)
+        segmenter = load_models(spec, batch)
         memory_bytes = math.inf if ray.get_gpu_ids() else Cluster.now().node_memory_bytes
-        for problem in segmenter.problems:
-            logger.warning("slower without kernels: %s", problem)
-            counter.note.remote(f"Labelling works without its GPU kernels, slower: {problem}")
-        prometheus.add(prometheus.PLAIN_KERNELS, bool(segmenter.problems))
         self.batches = SafeBatches(segmenter, segmenter.largest_batch, spec.inputs.patch_size_px, memory_bytes)
+        self.problems_told = 0
+        self.tell_problems()
+
+    def tell_problems(self) -> None:
+        """Tell what runs slower than it could. A part may also fail later, with a batch of another size."""
+        problems = self.batches.segmenter.problems[self.problems_told :]
+        for problem in problems:
+            logger.warning("slower than it could be: %s", problem)
+            self.counter.note.remote(f"Labelling is slower than it could be: {problem}")
+        prometheus.add(prometheus.PLAIN_KERNELS, not self.problems_told and bool(problems))
+        self.problems_told += len(problems)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         try:
@@ -205,6 +263,7 @@ class Labeller:
             if count >= DEATHS:
                 self.label_alone(*pair)
         self.counter.end.remote(names)
+        self.tell_problems()
         prometheus.add_images(row["status"] for row in rows)
         ok = sum(row["status"] == Status.OK for row in rows)
         report(self.counter, ok=ok, failed=len(rows) - ok)

@@ -51,10 +51,15 @@ class SafeBatches:
     def __init__(
         self, segmenter: Segmenter, chunk_size: int, patch_size_px: int, memory_bytes: float = math.inf
     ) -> None:
-        self.segmenter, self.chunk_size, self.patch_size_px = segmenter, chunk_size, patch_size_px
-        self.memory_bytes = memory_bytes
+        self.segmenter, self.patch_size_px, self.memory_bytes = segmenter, patch_size_px, memory_bytes
+        segmenter.largest_batch = chunk_size
         self.largest_chunk, self.chunks_since = chunk_size, 0
         self.has_worked, self.failures = False, 0
+
+    @property
+    def chunk_size(self) -> int:
+        """Most images at a time, for now. The method knows it, because it may fill up smaller batches."""
+        return self.segmenter.largest_batch
 
     def predict(
         self,
@@ -120,14 +125,15 @@ class SafeBatches:
         return min(len(prepared), self.chunk_size)
 
     def shrink(self, tried: int) -> None:
-        self.chunk_size, self.chunks_since = min(self.chunk_size, tried // 2), 0  # another thread may have been here
+        # Another thread may have been here.
+        self.segmenter.largest_batch, self.chunks_since = min(self.chunk_size, tried // 2), 0
         logger.warning("%d images at a time do not fit into the memory; continuing with %d", tried, self.chunk_size)
 
     def grow(self) -> None:
         """A few images that need much memory must not make all others slow."""
         self.chunks_since += 1
         if self.chunk_size < self.largest_chunk and self.chunks_since >= REGROWTH:
-            self.chunk_size, self.chunks_since = min(2 * self.chunk_size, self.largest_chunk), 0
+            self.segmenter.largest_batch, self.chunks_since = min(2 * self.chunk_size, self.largest_chunk), 0
 
 
 def is_out_of_memory(error: Exception) -> bool:

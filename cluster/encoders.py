@@ -70,6 +70,7 @@ class AnnotationEncoder:
         present = {annotation["category_id"] - 1 for annotation in annotations}
         return {
             "class_scores": scores,
+            "refined_classes": None if prediction.refined is None else [index + 1 for index in prediction.refined],
             "class_probabilities": self.settings.probabilities(scores),
             "lost_to": self.lost_to(prediction, present),
             "annotations": annotations,

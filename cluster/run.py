@@ -145,7 +145,7 @@ def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> 
         ray.exceptions.RayError: a stage failed; what is written stays and counts.
     """
     configure(pipeline.output)
-    counter = start_counter(pipeline.cluster.stall_timeout_s)
+    counter, batch = start_counter(pipeline.cluster.stall_timeout_s), pipeline.cluster.batch_size
     slots = max(1, int(Cluster.now().cpus) - (0 if resources.gpus_per_actor else resources.actors))
     source = CorpusDatasource(pipeline.corpus, pipeline.prepare, partial(report, counter), slots)
     rows = ray.data.read_datasource(
@@ -155,9 +155,9 @@ def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> 
         memory=resources.task_memory_bytes,
     ).map_batches(
         Labeller,
-        fn_constructor_args=(pipeline.spec, pipeline.encoder, counter, pipeline.cluster.stall_timeout_s),
+        fn_constructor_args=(pipeline.spec, pipeline.encoder, counter, batch, pipeline.cluster.stall_timeout_s),
         batch_format="pyarrow",
-        batch_size=pipeline.cluster.batch_size,
+        batch_size=pipeline.spec.images_at_once(batch) if resources.gpus_per_actor else batch,
         compute=ActorPoolStrategy(
             # Fixed, because Ray does not tell a driver how far a cluster can grow. Ray Data works with the actors that
             # have started; the autoscaler sees the demand of the others.

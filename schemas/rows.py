@@ -18,6 +18,9 @@ field                    meaning
 ``error``                null, or one sentence that says what is wrong
 ``class_scores``         max-pooled image-level score of every class, in vocabulary order; at least 0, may exceed 1
                          (and 2); null on failure
+``refined_classes``      with ``--skip-absent`` the classes, as positions in the vocabulary from 1, whose scores are as
+                         without it; scores of the others are the maxima of their coarse maps, never less than without.
+                         Null otherwise
 ``class_probabilities``  with preset ``open`` the probability of every class that the image shows it, 0 to 1, a monotone
                          function of its score; null with other presets and on failure
 ``lost_to``              for up to five absent classes, those with the highest scores, the background word that is more
@@ -35,7 +38,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 class Status(StrEnum):
@@ -118,6 +121,7 @@ ROW_SCHEMA = pa.schema(
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
         pa.field("class_scores", pa.list_(pa.float32())),
+        pa.field("refined_classes", pa.list_(pa.int32())),
         pa.field("class_probabilities", pa.list_(pa.float32())),
         pa.field("lost_to", pa.list_(LOST)),
         pa.field("annotations", pa.list_(ANNOTATION)),

@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from cliper.loading import check_diffusion, embed_empty_prompt
 from cliper.models import ClipSpec, DiffusionSpec, ModelError, find_clip, find_diffusion
-from cliper.pipeline import needs_diffusion
 from cliper.published import Benchmark, profile_settings
 from cliper.settings import CLASS_THRESHOLDS, EncoderDefaults, MethodSettings, OpenDefaults
 from cluster.actors import CliperSpec
@@ -83,7 +82,7 @@ def find_models(
             defaults = replace(defaults, **profile_settings(options.profile, clip.patch_size_px))
         settings = options.resolve(defaults, clip.open_defaults, file, class_names)
         settings.check_encoder(clip.blocks, clip.patch_size_px)
-        if not needs_diffusion(settings):
+        if not settings.needs_diffusion:
             return Models(clip, None, settings, file)
         diffusion = find_diffusion(options.diffusion)
         side_px, heads = check_diffusion(diffusion, settings)

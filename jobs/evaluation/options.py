@@ -84,6 +84,8 @@ class EvaluateOptions:
             raise RequestError(f"--max-failed-fraction must be between 0 and 1, not {self.max_failed_fraction}")
         if self.choice.baseline and (self.grid or self.calibrate):
             raise RequestError(f"--grid and --calibrate are for --method cliper, not {self.choice.method}")
+        if self.models.skip_absent:
+            raise RequestError("--skip-absent leaves scores out that an evaluation needs: it is for jobs/annotate.py")
         if self.models.diffusion == "none" and not NEED_DIFFUSION.isdisjoint(self.grid):
             raise RequestError(f"--grid {' and '.join(sorted(NEED_DIFFUSION))} compare compensations: give --diffusion")
         if self.given_labels and self.calibrate and (self.models.preset == "open" or self.calibrate_for == "f1"):

@@ -90,8 +90,7 @@ def attention(cliper: Cliper, image: Image.Image, prepared: Prepared, points: Se
         "CLIP, last block": attention_probabilities(query, key)[0].mean(dim=0)[1:, 1:],
         "CLIP, early blocks": traced.attention_sum[0].mean(dim=0)[1:, 1:] / (len(tower.blocks) - 1),
     }
-    layers = cliper.diffusion_attention([prepared])
-    assert layers is not None, "the figure needs a diffusion model"
+    ((_, layers),) = cliper.diffusion_attention([prepared], [0])
     heads = [pair for queries, keys in layers for pair in zip(queries[0], keys[0], strict=True)]
     side = round(len(heads[0][0]) ** 0.5)
     rows = []

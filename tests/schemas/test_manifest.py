@@ -12,7 +12,7 @@ REQUEST: dict[str, Any] = {
     "settings": {"logit_scale": 50.0},
 }
 MANIFEST = labelling_manifest(**REQUEST)
-FINGERPRINT = "9536ce7da698ab99ac9393d33fc62589139be7f814e3cf5e2f8255aa8b6cf29d"
+FINGERPRINT = "a1bb1904e69b7f2cf017555e4cf41fff678732fade24fb109e059d2f2867eac2"
 
 
 def test_outputs_of_earlier_versions_keep_their_fingerprint_and_fields() -> None:
@@ -21,7 +21,7 @@ def test_outputs_of_earlier_versions_keep_their_fingerprint_and_fields() -> None
     assert list(document) == [
         "fingerprint", "categories", "schema_version", "input", "vocabulary", "models", "settings",
     ]  # fmt: skip
-    assert document["schema_version"] == 5
+    assert document["schema_version"] == 6
 
 
 def test_document_names_categories_and_fingerprint() -> None:
