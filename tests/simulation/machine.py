@@ -92,11 +92,12 @@ class Histories(RuleBasedStateMachine):
         self.store.lose_power()
         assert self.output.is_finished() == finished, "the power failure took rows of a finished output"
 
-    @rule(first=pauses, second=pauses, delay_s=st.floats(0, 60), dies=st.none() | operations)
-    def two_runs(self, first: tuple[int, float] | None, second: tuple[int, float] | None, delay_s: float,
-                 dies: int | None) -> None:  # fmt: skip
-        """One may stand still for so long that the other takes it for dead."""
+    @rule(first=pauses, second=pauses, workers=pauses, delay_s=st.floats(0, 60), dies=st.none() | operations)
+    def two_runs(self, first: tuple[int, float] | None, second: tuple[int, float] | None,
+                 workers: tuple[int, float] | None, delay_s: float, dies: int | None) -> None:  # fmt: skip
+        """One, or its workers, may stand still for so long that the other takes it for dead."""
         runs = [Process(pause_at=first, changes_left=dies, outlives=3), Process(pause_at=second)]
+        runs[0].companion = Process(pause_at=workers)
         self.start(runs[0])
         self.start(runs[1], delay_s)
         self.go()
@@ -173,7 +174,7 @@ class Histories(RuleBasedStateMachine):
     def start(self, process: Process, delay_s: float = 0.0) -> None:
         """Run the command in a process."""
         process.name = f"run{next(self.runs)}"
-        process.companion = Process()
+        process.companion = process.companion or Process()
 
         def job() -> None:
             self.world.sleep(delay_s)
