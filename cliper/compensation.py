@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliper.diffusion import LayerQueriesAndKeys
+from cliper.groups import Groups
 from cliper.settings import MethodSettings
 
 EPSILON = 1e-5
@@ -58,23 +59,27 @@ def refine(
 
 
 def refine_together(
-    coarse: Sequence[Float[Tensor, "classes _height _width"]], layers: Sequence[LayerQueriesAndKeys],
-    settings: MethodSettings,
-) -> list[Float[Tensor, "classes side side"]]:  # fmt: skip
+    coarse: Groups, layers: Sequence[LayerQueriesAndKeys], settings: MethodSettings
+) -> Float[Tensor, "images classes side side"]:
     """`refine` with kernels, for ``compensation="product"`` and all images of a batch at once.
 
     Logits, maxima and thresholds are in float32. `refine` rounds logits to the queries' format, so entries near the
     threshold can fall on its other side.
+
+    Args:
+        coarse: coarse maps [classes, height, width] of each image on its patch grid.
+        layers: queries and keys of all images.
+        settings: as for `refine`.
     """
     from cliper import kernels  # Triton is only there where torch knows CUDA
 
     side = round(layers[0][0].shape[2] ** 0.5)
-    resized = [F.interpolate(of[None], (side, side), mode="bilinear", align_corners=False)[0] for of in coarse]
-    maps = torch.stack([of.flatten(1).T for of in resized])
+    resized = coarse.map(lambda of: F.interpolate(of, (side, side), mode="bilinear", align_corners=False))
+    maps = resized.stacked().flatten(2).transpose(1, 2).contiguous()
     threshold = None if settings.preset == "paper" else settings.attention_threshold
     for query, key in reversed(layers):
         maps = kernels.spread_heads(maps, query, key, threshold)
-    return list(maps.transpose(1, 2).unflatten(2, (side, side)))
+    return maps.transpose(1, 2).unflatten(2, (side, side))
 
 
 def guided(

@@ -3,13 +3,12 @@
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int, Integer
+from jaxtyping import Float, Float32, Int, Integer, Shaped
 from torch import Tensor
 from torch.profiler import record_function
 
@@ -17,9 +16,18 @@ from cliper.coarse import Queries, class_maps, coarse_maps, lost_to, probabiliti
 from cliper.compensation import guided, refine, refine_together
 from cliper.diffusion import DiffusionModel, LayerQueriesAndKeys, check_head
 from cliper.fusion import FusedFeatures, fuse
-from cliper.labels import Competitors, class_scores, find_competitors, label_map, winning_classes
+from cliper.groups import Groups
+from cliper.labels import (
+    Competitors,
+    class_scores,
+    find_competitors,
+    label_map,
+    label_together,
+    send,
+    winning_classes,
+)
 from cliper.preprocess import InputSpec, Prepared
-from cliper.runs import Runs, find_runs
+from cliper.runs import Runs, find_runs, runs_from
 from cliper.settings import MethodSettings
 from cliper.sliding import windowed_logits
 from cliper.transfer import channels_first, upload
@@ -115,19 +123,20 @@ class Features(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """What the method computes of images before the readout, stage by stage; one entry per image.
+    """What the method computes of images before the readout, stage by stage.
 
     Attributes:
-        attention: the replaced attention of the last feature, mean over heads.
-        coarse: coarse class maps on the patch grid.
-        refined: class maps after fine-grained compensation; the coarse maps where it is switched off.
-        lost_to: see `Prediction`.
+        attention: the replaced attention of the last feature, mean over heads, [patches, patches] of each image.
+        coarse: coarse class maps on the patch grid, [classes, grid_h, grid_w].
+        refined: class maps after fine-grained compensation, [classes, side_h, side_w]; the coarse maps where it is
+            switched off.
+        lost_to: see `Prediction`; [classes].
     """
 
-    attention: list[Float[Tensor, "_patches _patches"]]
-    coarse: list[Float[Tensor, "classes _grid_h _grid_w"]]
-    refined: list[Float[Tensor, "classes _side_h _side_w"]]
-    lost_to: list[Integer[Tensor, " classes"]]
+    attention: Groups
+    coarse: Groups
+    refined: Groups
+    lost_to: Groups
 
 
 class Cliper:
@@ -158,6 +167,8 @@ class Cliper:
             check_head(diffusion.unet, settings)
         check_width(tower, queries.rows)
         self.tower, self.queries, self.settings = tower, queries.to(tower.device), settings
+        in_order = torch.equal(queries.class_order, torch.arange(queries.classes))
+        self.class_order = None if in_order else queries.class_order.to(tower.device)
         self.diffusion = diffusion
         side_px = diffusion.side_px if diffusion else None
         self.inputs = InputSpec(settings.shorter_side_px, tower.patch_size_px, diffusion_side_px=side_px)
@@ -189,23 +200,27 @@ class Cliper:
         with stage("labels"):
             # The guided filter moves outlines. Its maxima say less of small objects than those of the coarse maps.
             pooled = maps.coarse if self.settings.compensation == "guided" else maps.refined
-            scores, lost = self.scores_on_host(maps, pooled)
+            scores, lost = self.scores_on_host(class_scores(maps.coarse, pooled), maps.lost_to.stacked())
             sizes = [image.image_hw for image in prepared]
-            decide = partial(find_competitors, scores, self.settings, allowed, self.tower.device)
-            found = zip(maps.refined, decide(), sizes, strict=True)
-            runs = find_runs([label_map(*of, self.settings) for of in found])
+            competitors = find_competitors(scores, self.settings, allowed)
+            if self.tower.kernels:
+                labels, first = label_together(maps.refined, competitors, sizes, self.settings)
+                runs = runs_from(first, labels, sizes)
+            else:
+                found = zip(maps.refined, send(competitors, self.tower.device), sizes, strict=True)
+                runs = find_runs([label_map(*of, self.settings) for of in found])
             winners: list[Winners | None] = [None] * len(prepared)
             if keep_winners:
-                found = zip(maps.refined, decide(with_floors=False), sizes, strict=True)
+                competitors = find_competitors(scores, self.settings, allowed, with_floors=False)
+                found = zip(maps.refined, send(competitors, self.tower.device), sizes, strict=True)
                 winners = [self.winners(*of) for of in found]
         return [Prediction(*parts) for parts in zip(scores.numpy(), runs, winners, lost.numpy(), strict=True)]
 
+    @staticmethod
     def scores_on_host(
-        self, maps: Maps, pooled: Sequence[Float[Tensor, "classes _height _width"]]
+        scores: Float32[Tensor, "images classes"], lost: Integer[Tensor, "images classes"]
     ) -> tuple[Float32[Tensor, "images classes"], Integer[Tensor, "images classes"]]:
         """Scores and what classes lost to, on the CPU after one transfer."""
-        scores = torch.stack([class_scores(*of) for of in zip(maps.coarse, pooled, strict=True)])
-        lost = torch.stack(maps.lost_to)
         if not scores.is_cuda:
             return scores, lost
         both = torch.stack([scores, lost.float()]).cpu()
@@ -246,23 +261,31 @@ class Cliper:
     @torch.inference_mode()
     def maps_of(self, features: Features, prepared: Sequence[Prepared]) -> Maps:
         """From features to class maps, in the vocabulary's order."""
-        found: dict[int, tuple[Tensor, ...]] = {}
-        for group, pixels, fused in features.groups:
-            with stage("clip"):
-                maps = self.coarse_maps(fused, pixels)
-            found |= dict(zip(group, zip(fused.attention, *maps, strict=True), strict=True))
-        attention, coarse, lost = (list(of) for of in zip(*(found[i] for i in range(len(prepared))), strict=True))
+        members = [group for group, _, _ in features.groups]
+        with stage("clip"):
+            stacks = [self.coarse_maps(fused, pixels) for _, pixels, fused in features.groups]
+        coarse, lost = (Groups(members, of) for of in zip(*stacks, strict=True))
         refined, layers = coarse, features.layers
         with stage("compensation"):  # without kernels image after image, so that only one's attention is in memory
             if layers is not None and self.tower.kernels and self.settings.compensation == "product":
-                refined = refine_together(coarse, layers, self.settings)
+                refined = Groups.together(refine_together(coarse, layers, self.settings))
             elif layers is not None:
                 of_images = [[(query[i], key[i]) for query, key in layers] for i in range(len(prepared))]
-                refined = [refine(single, of, self.settings) for single, of in zip(coarse, of_images, strict=True)]
+                refined = Groups.apart(
+                    [refine(single, of, self.settings) for single, of in zip(coarse, of_images, strict=True)]
+                )
             elif self.settings.compensation == "guided":
                 guides = (channels_first([image.clip], self.tower.device) for image in prepared)
-                refined = [guided(single, guide) for single, guide in zip(coarse, guides, strict=True)]
-        return Maps(attention, *([single[self.queries.class_order] for single in of] for of in (coarse, refined, lost)))
+                refined = Groups.apart([guided(single, guide) for single, guide in zip(coarse, guides, strict=True)])
+        attention = Groups(members, [fused.attention for _, _, fused in features.groups])
+        in_order = coarse.map(self.in_order)
+        return Maps(
+            attention, in_order, in_order if refined is coarse else refined.map(self.in_order), lost.map(self.in_order)
+        )
+
+    def in_order(self, stack: Shaped[Tensor, "images classes *rest"]) -> Shaped[Tensor, "images classes *rest"]:
+        """Classes in the vocabulary's order; a contiguous tensor."""
+        return stack.contiguous() if self.class_order is None else stack.index_select(1, self.class_order)
 
     def diffusion_attention(
         self, prepared: Sequence[Prepared], noise: Sequence[Tensor] | None = None

@@ -1,5 +1,6 @@
 """Whether the kernels compute what their plain versions do, on the device at hand and on small random cases."""
 
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,9 @@ from torch import Tensor, nn
 from cliper import kernels
 from cliper.compensation import spread
 from cliper.fusion import EarlyAttention, scale_rows
+from cliper.groups import Groups
+from cliper.labels import find_competitors, label_map, label_together, send
+from cliper.runs import first_pixels
 from cliper.settings import VIT_B_16, MethodSettings
 from cliper.vision import FlashMaps, PlainMaps
 
@@ -18,6 +22,9 @@ FEW = 0.01
 greatest."""
 
 
+IMAGES_HW = [(37, 53), (1, 1), (200, 150), (90, 1), (1, 130), (6, 5)]
+FEW_PIXELS = 1e-3
+"""Rounding can decide between two classes of nearly the same value."""
 HALF_PRODUCTS = 10
 """Times the tolerance: the plain version rounds its logits to the tower's format before the softmax."""
 
@@ -43,7 +50,7 @@ class Case(NamedTuple):
 def disagreements(device: torch.device, case: Case, seed: int = 0) -> list[str]:
     """What is wrong, a sentence for each kernel that fails or differs; empty if all is well."""
     found = []
-    for check in (check_early_maps, check_fusion, check_compensation):
+    for check in (check_early_maps, check_fusion, check_compensation, check_labels):
         try:
             found += check(device, case, torch.Generator().manual_seed(seed))
         except Exception as error:  # a compiler's errors have no common class
@@ -112,6 +119,38 @@ def check_compensation(device: torch.device, case: Case, generator: torch.Genera
         far = (after - plain).abs() > PEAK_SHARE * plain.amax(dim=1, keepdim=True)
         if not after.isfinite().all() or far.float().mean() > FEW:
             found.append(f"spread, preset {settings.preset}: {far.float().mean():.1%} of the entries differ")
+    return found
+
+
+def check_labels(device: torch.device, case: Case, generator: torch.Generator) -> list[str]:
+    """The kernels of labels, for images and maps of several sizes, and all ways of using thresholds."""
+    maps = []
+    for map_hw, images in ((case.side, case.side + 2), 3), ((1, 1), 1), ((2, case.side), 2):
+        stack = torch.rand(images, case.classes, *map_hw, generator=generator) ** case.strength
+        stack[:, 0] *= 1e6  # as in check_compensation
+        stack[:, -1] = stack[:, case.classes // 2]  # of equal values the first class's counts
+        stack[:, case.classes // 3] = 0
+        maps.append(stack.to(device))
+    refined = Groups([[4, 0, 2], [1], [3, 5]], maps)
+    scores = 2 * torch.rand(len(IMAGES_HW), case.classes, generator=generator)
+    scores[:, -1] = scores[:, case.classes // 2]
+    allowed = [None, None, [], None, range(case.classes), [case.classes - 1]]
+    found = []
+    for normalize, threshold in product((False, True), (0.0, 0.4)):
+        settings = MethodSettings(**vars(VIT_B_16) | {"normalize_maps": normalize, "background_threshold": threshold})
+        competitors = find_competitors(scores, settings, allowed)
+        labels, first = label_together(refined, competitors, IMAGES_HW, settings)
+        plain = [label_map(*of, settings) for of in zip(refined, send(competitors, device), IMAGES_HW, strict=True)]
+        share = (labels != torch.cat([of.flatten() for of in plain])).float().mean()
+        name = f"labels, normalize {normalize}, threshold {threshold}"
+        if share > FEW_PIXELS:
+            found.append(f"{name}: {share:.1%} of the pixels differ")
+        own = [
+            of.view(image_hw)
+            for of, image_hw in zip(labels.split([h * w for h, w in IMAGES_HW]), IMAGES_HW, strict=True)
+        ]
+        if not torch.equal(first, torch.cat([first_pixels(of).flatten() for of in own])):
+            found.append(f"{name}: runs begin elsewhere")
     return found
 
 
