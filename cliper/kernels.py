@@ -300,7 +300,11 @@ def winning_labels_kernel(
     maps, images, numbers, scores, floors, highest, lowest, labels,
     normalize: tl.constexpr, has_thresholds: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
-    """The labels of some pixels of an image; see `cliper.labels.label_map`."""
+    """The labels of some pixels of an image; see `cliper.labels.label_map`.
+
+    To be compiled without fused products and sums: a map without contrast would no longer become 0 when it is
+    normalised.
+    """
     image = images + tl.program_id(1) * IMAGE_COLUMNS
     height, width = tl.load(image + 3).to(tl.int32), tl.load(image + 4).to(tl.int32)
     pixels = tl.program_id(0) * tile + tl.arange(0, tile)
@@ -483,11 +487,13 @@ def label_pixels(
     first = maps.new_empty(sum(pixels), dtype=torch.bool)
     highest, lowest = torch.empty_like(scores), torch.empty_like(scores)
     if any(competing):
-        map_extremes_kernel[(len(images), max(competing))](maps, images, numbers, highest, lowest, tile=PIXELS)
+        map_extremes_kernel[(len(images), max(competing))](
+            maps, images, numbers, highest, lowest, tile=PIXELS, enable_fp_fusion=False
+        )  # fmt: skip
     grid = (triton.cdiv(max(pixels), PIXELS), len(images))
     winning_labels_kernel[grid](
         maps, images, numbers, scores, floors, highest, lowest, labels,
-        normalize=normalize, has_thresholds=has_thresholds, tile=PIXELS,
+        normalize=normalize, has_thresholds=has_thresholds, tile=PIXELS, enable_fp_fusion=False,
     )  # fmt: skip
     first_pixels_kernel[grid](labels, images, first, tile=PIXELS)
     return labels, first
