@@ -33,7 +33,7 @@ class Groups:
     @cached_property
     def images(self) -> list[Tensor]:
         """A view for each image, in the batch's order."""
-        views = {}
+        views: dict[int, Tensor] = {}
         for members, stack in zip(self.members, self.stacks, strict=True):
             views |= dict(zip(members, stack, strict=True))
         return [views[index] for index in range(len(views))]

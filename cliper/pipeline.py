@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, Int, Integer, Shaped
 from torch import Tensor
 from torch.profiler import record_function
 
-from cliper.coarse import Queries, class_maps, coarse_maps, lost_to, probabilities, query_logits
+from cliper.coarse import Queries, class_maps, coarse_maps, lost_to, probabilities, query_logits, sum_of_features
 from cliper.compensation import guided, refine, refine_together
 from cliper.diffusion import DiffusionModel, LayerQueriesAndKeys, check_head
 from cliper.fusion import FusedFeatures, fuse
@@ -167,8 +167,7 @@ class Cliper:
             check_head(diffusion.unet, settings)
         check_width(tower, queries.rows)
         self.tower, self.queries, self.settings = tower, queries.to(tower.device), settings
-        in_order = torch.equal(queries.class_order, torch.arange(queries.classes))
-        self.class_order = None if in_order else queries.class_order.to(tower.device)
+        self.is_in_order = torch.equal(queries.class_order, torch.arange(queries.classes))
         self.diffusion = diffusion
         side_px = diffusion.side_px if diffusion else None
         self.inputs = InputSpec(settings.shorter_side_px, tower.patch_size_px, diffusion_side_px=side_px)
@@ -285,7 +284,7 @@ class Cliper:
 
     def in_order(self, stack: Shaped[Tensor, "images classes *rest"]) -> Shaped[Tensor, "images classes *rest"]:
         """Classes in the vocabulary's order; a contiguous tensor."""
-        return stack.contiguous() if self.class_order is None else stack.index_select(1, self.class_order)
+        return stack.contiguous() if self.is_in_order else stack.index_select(1, self.queries.class_order)
 
     def diffusion_attention(
         self, prepared: Sequence[Prepared], noise: Sequence[Tensor] | None = None
@@ -296,7 +295,7 @@ class Cliper:
             return None
         with stage("preprocess"):
             images = [image.affinity for image in prepared if image.affinity is not None]
-            pixels = channels_first(images, self.tower.device).float() / 127.5 - 1
+            pixels = channels_first(images, self.tower.device) / 127.5 - 1
             noise = noise or [model.noise(image.seed) for image in prepared]
         with stage("vae"):
             latents = model.latents(pixels)
@@ -312,26 +311,29 @@ class Cliper:
         if settings.sliding_crop_px:
             windowed = [windowed_logits(self.tower, single, queries, settings) for single in pixels]
             stacked = (class_maps(torch.stack(of), queries) for of in zip(*windowed, strict=True))
-            maps = tuple((whole + seen_closer) / 2 for whole, seen_closer in zip(maps, stacked, strict=True))
+            features = (single for block in maps for single in block)
+            maps = tuple((whole + closer)[None] / 2 for whole, closer in zip(features, stacked, strict=True))
         coarse = coarse_maps(
             maps, fused.attention, fused.selected, settings.attention_threshold, settings.early_embeddings
         )
-        lost = lost_to(coarse, sum(maps), sum(background), queries)
+        lost = lost_to(coarse, sum_of_features(maps), sum_of_features(background), queries)
         patch_size_px = self.tower.patch_size_px
         return coarse.unflatten(-1, (pixels.shape[2] // patch_size_px, pixels.shape[3] // patch_size_px)), lost
 
     def class_probabilities(
         self, dense: Float[Tensor, "features batch patches dimensions"]
-    ) -> Iterator[tuple[Float[Tensor, "batch classes patches"], Float[Tensor, "batch background patches"]]]:
-        """Probabilities of classes and background words for every feature; on a GPU of several features at a time."""
+    ) -> Iterator[
+        tuple[Float[Tensor, "_features batch classes patches"], Float[Tensor, "_features batch background patches"]]
+    ]:
+        """Probabilities of classes and background words for every feature: block by block, on a CPU one by one."""
         features, batch, patches, _ = dense.shape
         together = 1
         if dense.is_cuda:
             together = max(1, min(features, MAP_VALUES // (batch * patches * len(self.queries.rows))))
         for some in dense.split(together):
             logits = query_logits(some.flatten(0, 1), self.queries, self.settings.logit_scale)
-            found = (of.unflatten(0, (-1, batch)) for of in probabilities(logits, self.queries))
-            yield from zip(*found, strict=True)
+            maps, background = (of.unflatten(0, (-1, batch)) for of in probabilities(logits, self.queries))
+            yield maps, background
 
 
 def needs_diffusion(settings: MethodSettings) -> bool:

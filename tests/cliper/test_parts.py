@@ -29,7 +29,7 @@ from cliper.settings import VIT_B_16, VIT_L_14, MethodSettings, encoder_defaults
 from cliper.sliding import window_corners
 from cliper.text import TEMPLATE_SETS, embed_phrases, parse_templates
 from cliper.transfer import channels_first
-from cliper.vision import check_supported, normalize
+from cliper.vision import channel_statistics, check_supported, normalize
 from schemas.runs import labels_from_runs
 from tests.support.stages import labels_of
 from tests.support.tiny import write_tiny_diffusion
@@ -110,7 +110,7 @@ class TestPreprocess:
         clip = InputSpec(32, 16).prepare(Image.fromarray(image), 0).clip
         assert np.array_equal(clip, np.asarray(Image.fromarray(image).resize((48, 32), Image.Resampling.BICUBIC)))
         mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-        pixels = normalize(channels_first([clip], CPU), mean, std)[0]
+        pixels = normalize(channels_first([clip], CPU), channel_statistics(mean, std, CPU))[0]
         assert np.allclose(pixels.permute(1, 2, 0).numpy(), (clip / 255 - mean) / std, atol=1e-5)
 
     @given(st.integers(1, 1200), st.integers(1, 1200), st.sampled_from([16, 128, 512]), st.sampled_from([9_999, 2**24]))
@@ -229,10 +229,11 @@ class TestCoarse:
         assert class_maps(torch.randn(1, 3, 4), queries).shape == (1, 2, 4)
 
     def test_the_mean_sees_the_thresholded_map_and_the_input_is_left_alone(self) -> None:
-        maps = [torch.tensor([[[0.1, 1.0]]]), torch.tensor([[[1.0, 1.0]]])]
-        result = coarse_maps(maps, torch.eye(2)[None], selected=0, attention_threshold=0.5, early_embeddings=True)
-        assert torch.allclose(result, torch.tensor([[[0.0 + 0.5, 1.0 + 1.0]]]))
-        assert maps[0][0, 0, 0] == torch.tensor(0.1)
+        maps = torch.tensor([[[[0.1, 1.0]]], [[[1.0, 1.0]]]])
+        for blocks in ([maps], maps.split(1)):
+            result = coarse_maps(blocks, torch.eye(2)[None], selected=0, attention_threshold=0.5, early_embeddings=True)
+            assert torch.allclose(result, torch.tensor([[[0.0 + 0.5, 1.0 + 1.0]]]))
+            assert maps[0, 0, 0, 0] == torch.tensor(0.1)
 
 
 class TestSliding:
