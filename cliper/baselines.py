@@ -165,7 +165,7 @@ class Baseline:
         proxy = None
         if self.proxy is not None:
             pixels = image.clip if image.affinity is None else image.affinity
-            proxy = normalize(channels_first([pixels], self.tower.device), self.proxy.mean, self.proxy.std)
+            proxy = normalize(channels_first([pixels], self.tower.device), self.proxy.statistics)
         if self.settings.harness == "shared":
             return self.patch_logits(clip, proxy)
         size_hw = (clip.shape[2], clip.shape[3])

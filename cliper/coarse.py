@@ -1,7 +1,8 @@
 """From dense features to coarse class maps on the patch grid."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 import torch
@@ -85,8 +86,8 @@ class Queries:
         )  # fmt: skip
 
     def to(self, device: torch.device) -> "Queries":
-        moved = {name: getattr(self, name).to(device) for name in ("rows", "class_of_row", "head_start")}
-        return replace(self, **moved)
+        tensors = ("rows", "class_of_row", "head_start", "class_order", "background_order")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
 def query_logits(
@@ -149,12 +150,12 @@ def lost_to(
         return torch.full(coarse.shape[:2], -1, device=coarse.device)
     peak = coarse.argmax(dim=-1, keepdim=True)
     highest, row = background.gather(2, peak.mT.expand(-1, background.shape[1], -1)).max(dim=1)
-    word = queries.background_order.to(row.device)[row]
+    word = queries.background_order[row]
     return word.masked_fill(highest <= maps.gather(2, peak)[..., 0], -1)
 
 
 def coarse_maps(
-    maps: Iterable[Float[Tensor, "batch classes patches"]],
+    maps: Sequence[Float[Tensor, "_features batch classes patches"]],
     attention: Float[Tensor, "batch patches patches"],
     selected: int,
     attention_threshold: float,
@@ -166,16 +167,27 @@ def coarse_maps(
     mean. Values are at least 0 and are not probabilities: they can exceed 2.
 
     Args:
-        maps: class maps of each kept feature; taken one by one, so that an iterator need not keep them all.
+        maps: class maps of all kept features, in blocks of some features.
         attention: entry (i, j) is how much of patch i's value goes to patch j.
         selected: index of the selected feature.
         attention_threshold: 0 to 1.
         early_embeddings: add the mean; off returns the spread map alone.
     """
-    total = chosen = attention.new_zeros(())
-    for index, single in enumerate(maps):
-        if index == selected:
-            single = chosen = single * (single >= attention_threshold * single.amax(dim=-1, keepdim=True))
-        total = total + single
+    parts, before = [], selected
+    for block in maps:
+        if 0 <= before < len(block):
+            single = block[before]
+            chosen = single * (single >= attention_threshold * single.amax(dim=-1, keepdim=True))
+            parts += [block[:before], chosen[None], block[before + 1 :]]
+        else:
+            parts.append(block)
+        before -= len(block)
     spread = chosen @ attention
-    return spread + total / (index + 1) if early_embeddings else spread
+    return spread + sum_of_features(parts) / sum(map(len, maps)) if early_embeddings else spread
+
+
+def sum_of_features(
+    blocks: Sequence[Float[Tensor, "_features batch entries patches"]],
+) -> Float[Tensor, "batch entries patches"]:
+    """The sum of the maps of all features, block after block; single features are added in their order."""
+    return reduce(torch.add, (block[0] if len(block) == 1 else block.sum(dim=0) for block in blocks if len(block)))

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from cliper.diffusion import LayerQueriesAndKeys
+from cliper.groups import Groups
 from cliper.settings import MethodSettings
 
 EPSILON = 1e-5
@@ -59,24 +59,27 @@ def refine(
 
 
 def refine_together(
-    coarse: Sequence[Float[Tensor, "_classes _height _width"]], layers: Sequence[LayerQueriesAndKeys],
-    settings: MethodSettings,
-) -> list[Float[Tensor, "_classes side side"]]:  # fmt: skip
-    """`refine` with kernels, for ``compensation="product"`` and all images of a batch at once, each with its classes.
+    coarse: Groups, layers: Sequence[LayerQueriesAndKeys], settings: MethodSettings
+) -> Float[Tensor, "images classes side side"]:
+    """`refine` with kernels, for ``compensation="product"`` and all images of a batch at once.
 
     Logits, maxima and thresholds are in float32. `refine` rounds logits to the queries' format, so entries near the
     threshold can fall on its other side.
+
+    Args:
+        coarse: coarse maps [classes, height, width] of each image on its patch grid.
+        layers: queries and keys of all images.
+        settings: as for `refine`.
     """
     from cliper import kernels  # Triton is only there where torch knows CUDA
 
     side = round(layers[0][0].shape[2] ** 0.5)
-    resized = [F.interpolate(of[None], (side, side), mode="bilinear", align_corners=False)[0] for of in coarse]
-    maps = pad_sequence([of.flatten(1) for of in resized], batch_first=True).mT.contiguous()
+    resized = coarse.map(lambda of: F.interpolate(of, (side, side), mode="bilinear", align_corners=False))
+    maps = resized.stacked().flatten(2).transpose(1, 2).contiguous()
     threshold = None if settings.preset == "paper" else settings.attention_threshold
     for query, key in reversed(layers):
         maps = kernels.spread_heads(maps, query, key, threshold)
-    refined = maps.mT.unflatten(2, (side, side))
-    return [of_image[: len(of)] for of_image, of in zip(refined, coarse, strict=True)]
+    return maps.transpose(1, 2).unflatten(2, (side, side))
 
 
 def guided(

@@ -78,7 +78,7 @@ class LatentEncoder(nn.Module):
 
     def forward(self, pixels: UInt8[Tensor, "batch 3 side_px side_px"]) -> Float[Tensor, "batch channels h w"]:
         """From RGB pixels, in float32."""
-        posterior = self.vae.encode((pixels.float() / 127.5 - 1).to(self.vae.dtype)).latent_dist
+        posterior = self.vae.encode((pixels / 127.5 - 1).to(self.vae.dtype)).latent_dist
         return posterior.mean.float() * self.vae.config["scaling_factor"]
 
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import reduce
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float32, Int64, Integer
+from jaxtyping import Bool, Float, Float32, Int64, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliper.groups import Groups
 from cliper.settings import MethodSettings
-from cliper.transfer import upload
+from cliper.transfer import upload_together
 
 Chosen = list[int] | slice
 """Which of some maps."""
@@ -25,15 +27,16 @@ SMALLEST_BLOCK_ROWS = 8
 """Products of fewer rows round in another order."""
 
 
-def class_scores(
-    coarse: Float[Tensor, "classes height width"], refined: Float[Tensor, "classes side_h side_w"]
-) -> Float[Tensor, " classes"]:
+def class_scores(coarse: Groups, refined: Groups) -> Float[Tensor, "images classes"]:
     """Max-pooled image-level scores: the mean of both maps' maxima (paper table 2). At least 0, can exceed 2.
 
     Refined values are weighted means of coarse ones. Rounding must not take their maximum above that of the coarse map.
+
+    Args:
+        coarse, refined: class maps [classes, height, width] of each image.
     """
-    highest = coarse.flatten(1).amax(dim=1)
-    return (highest + refined.flatten(1).amax(dim=1).minimum(highest)) / 2
+    highest, peaks = (maps.map(lambda stack: stack.flatten(2).amax(dim=2)).stacked() for maps in (coarse, refined))
+    return (highest + peaks.minimum(highest)) / 2
 
 
 class ResizedMaps:
@@ -77,7 +80,7 @@ class Competitors(NamedTuple):
 
     Attributes:
         classes: from 0, ascending.
-        numbers, labels, scores, floors: the same classes, their labels, scores and least values, where the maps are.
+        numbers, labels, scores, floors: the same classes, their labels, scores and least values.
     """
 
     classes: list[int]
@@ -91,34 +94,32 @@ def find_competitors(
     scores: Float[Tensor, "images classes"],
     settings: MethodSettings,
     allowed: Sequence[Collection[int] | None],
-    device: torch.device,
     with_floors: bool = True,
 ) -> list[Competitors]:
-    """The classes that compete in each image: decided on the host, and sent to the device in one transfer.
+    """The classes that compete in each image, on the CPU.
 
     Args:
         scores: as from `class_scores`, on the CPU.
         settings: thresholds on scores and values (`MethodSettings.score_thresholds`, ``value_thresholds``).
         allowed: where image-level labels are given (paper table 3), the classes (from 0) that compete, whatever their
             scores; None leaves that to the scores.
-        device: of the maps.
         with_floors: classes must reach their threshold on values; otherwise their least value is 0.
     """
     limits = torch.tensor(settings.score_thresholds(scores.shape[1]), dtype=torch.float32)
-    chosen = [
-        (own > limits).nonzero().flatten().tolist() if given is None else sorted(given)
-        for own, given in zip(scores, allowed, strict=True)
-    ]
     floors = torch.tensor(settings.value_thresholds(scores.shape[1]), dtype=torch.float32) * with_floors
-    packed = [
-        torch.stack([torch.tensor(of, dtype=torch.float32), own[of], floors[of]])
-        for of, own in zip(chosen, scores, strict=True)
-    ]
-    numbers, sent_scores, sent_floors = upload(torch.cat(packed, dim=1), device)
-    columns = (numbers.long(), (numbers + 1).to(label_format(scores.shape[1])), sent_scores, sent_floors)
-    sizes = [len(of) for of in chosen]
-    of_images = zip(*(column.split(sizes) for column in columns), strict=True)
-    return [Competitors(of, *parts) for of, parts in zip(chosen, of_images, strict=True)]
+    found = []
+    for own, given in zip(scores, allowed, strict=True):
+        classes = (own > limits).nonzero().flatten().tolist() if given is None else sorted(given)
+        numbers = torch.tensor(classes, dtype=torch.int64)
+        labels = (numbers + 1).to(label_format(scores.shape[1]))
+        found.append(Competitors(classes, numbers, labels, own[numbers], floors[numbers]))
+    return found
+
+
+def send(competitors: Sequence[Competitors], device: torch.device) -> list[Competitors]:
+    """The same where the maps are, in one transfer."""
+    sent = iter(upload_together([column for _, *columns in competitors for column in columns], device))
+    return [Competitors(classes, *islice(sent, len(columns))) for classes, *columns in competitors]
 
 
 def label_map(
@@ -133,7 +134,7 @@ def label_map(
     background is where the square of (1 - the winning value) is at least the winning value.
 
     Args:
-        competitors: with floors.
+        competitors: with floors, where the maps are.
         settings: thresholds and ``normalize_maps``.
 
     Returns:
@@ -144,6 +145,40 @@ def label_map(
     for rows, value, winners in winning_classes(refined, competitors, image_hw, settings):
         labels[rows] = winners if has_thresholds else winners.masked_fill((1 - value) ** 2 >= value, 0)
     return labels
+
+
+def label_together(
+    refined: Groups, competitors: Sequence[Competitors], sizes: Sequence[tuple[int, int]], settings: MethodSettings
+) -> tuple[Integer[Tensor, " pixels"], Bool[Tensor, " pixels"]]:
+    """`label_map` of all images of a batch with kernels, one image after the other and row by row.
+
+    Args:
+        refined: class maps [classes, side_h, side_w] of each image.
+        competitors: with floors, on the CPU.
+        sizes: height and width of each image.
+        settings: thresholds and ``normalize_maps``.
+
+    Returns:
+        The labels, and where runs of them begin (`cliper.runs.first_pixels`).
+    """
+    from cliper import kernels  # Triton is only there where torch knows CUDA
+
+    counts, pixels = [len(of.classes) for of in competitors], [height * width for height, width in sizes]
+    table = torch.tensor(
+        [
+            [start, *maps.shape[1:], *image_hw, end_class - count, end_class, end_pixel - size]
+            for start, maps, image_hw, count, end_class, size, end_pixel in zip(
+                refined.starts(), refined, sizes, counts, accumulate(counts), pixels, accumulate(pixels), strict=True
+            )
+        ]
+    )
+    columns = [torch.cat([getattr(of, name) for of in competitors]) for name in ("numbers", "scores", "floors")]
+    sent = upload_together([table, *columns], refined.stacks[0].device)
+    classes = len(refined[0])
+    has_thresholds = any(settings.value_thresholds(classes))
+    return kernels.label_pixels(
+        refined.flat(), *sent, counts, pixels, settings.normalize_maps, has_thresholds, label_format(classes)
+    )
 
 
 def empty_labels(image_hw: tuple[int, int], classes: int, device: torch.device) -> Integer[Tensor, "height width"]:

@@ -2,26 +2,34 @@
 
 import sys
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int, Integer
+from jaxtyping import Float, Float32, Int, Integer, Shaped
 from PIL import Image
 from torch import Tensor
 from torch.profiler import record_function
 
-from cliper.coarse import Queries, class_maps, coarse_maps, lost_to, probabilities, query_logits
+from cliper.coarse import Queries, class_maps, coarse_maps, lost_to, probabilities, query_logits, sum_of_features
 from cliper.compensation import guided, refine, refine_together
 from cliper.diffusion import DiffusionModel, LayerQueriesAndKeys, check_head
 from cliper.fusion import FusedFeatures, fuse
-from cliper.labels import Competitors, class_scores, find_competitors, label_map, winning_classes
+from cliper.groups import Groups
+from cliper.labels import (
+    Competitors,
+    class_scores,
+    find_competitors,
+    label_map,
+    label_together,
+    send,
+    winning_classes,
+)
 from cliper.preprocess import InputSpec, Prepared
-from cliper.runs import Runs, find_runs
+from cliper.runs import Runs, find_runs, runs_from
 from cliper.settings import MethodSettings
 from cliper.sliding import windowed_logits
 from cliper.transfer import channels_first, upload
@@ -128,22 +136,30 @@ class Features(NamedTuple):
     diffusion: Iterable[DiffusionAttention]
 
 
+class Seen(NamedTuple):
+    """What CLIP says of images, with classes in the order of ``queries``; see `Maps`."""
+
+    attention: Groups
+    coarse: Groups
+    lost_to: Groups
+
+
 class Maps(NamedTuple):
-    """What the method computes of images before the readout, stage by stage; one entry per image.
+    """What the method computes of images before the readout, stage by stage.
 
     Attributes:
-        attention: the replaced attention of the last feature, mean over heads.
-        coarse: coarse class maps on the patch grid.
-        refined: class maps after fine-grained compensation; the coarse maps where it is switched off. The map of a
-            class that was left out is its coarse maximum everywhere.
-        lost_to, chosen: see `Prediction.lost_to` and `Prediction.refined`.
+        attention: the replaced attention of the last feature, mean over heads, [patches, patches] of each image.
+        coarse: coarse class maps on the patch grid, [classes, grid_h, grid_w].
+        refined: class maps after fine-grained compensation, [classes, side_h, side_w]; the coarse maps where it is
+            switched off. The map of a class that was left out is its coarse maximum everywhere.
+        lost_to, chosen: see `Prediction.lost_to`, [classes], and `Prediction.refined`.
     """
 
-    attention: list[Float[Tensor, "_patches _patches"]]
-    coarse: list[Float[Tensor, "classes _grid_h _grid_w"]]
-    refined: list[Float[Tensor, "classes _side_h _side_w"]]
-    lost_to: list[Integer[Tensor, " classes"]]
-    chosen: list[list[int] | None]
+    attention: Groups
+    coarse: Groups
+    refined: Groups
+    lost_to: Groups
+    chosen: list[list[int]] | None
 
 
 class Cliper:
@@ -184,6 +200,7 @@ class Cliper:
             check_head(diffusion.unet, settings)
         check_width(tower, queries.rows)
         self.tower, self.queries, self.settings = tower, queries.to(tower.device), settings
+        self.is_in_order = torch.equal(queries.class_order, torch.arange(queries.classes))
         self.diffusion = diffusion
         side_px = diffusion.side_px if diffusion else None
         self.inputs = InputSpec(settings.shorter_side_px, tower.patch_size_px, diffusion_side_px=side_px)
@@ -224,24 +241,29 @@ class Cliper:
         with stage("labels"):
             # The guided filter moves outlines. Its maxima say less of small objects than those of the coarse maps.
             pooled = maps.coarse if self.settings.compensation == "guided" else maps.refined
-            scores, lost = self.scores_on_host(maps, pooled)
+            scores, lost = self.scores_on_host(class_scores(maps.coarse, pooled), maps.lost_to.stacked())
             sizes = [image.image_hw for image in prepared]
-            decide = partial(find_competitors, scores, self.settings, allowed, self.tower.device)
-            found = zip(maps.refined, decide(), sizes, strict=True)
-            runs = find_runs([label_map(*of, self.settings) for of in found])
+            competitors = find_competitors(scores, self.settings, allowed)
+            if self.tower.kernels:
+                labels, first = label_together(maps.refined, competitors, sizes, self.settings)
+                runs = runs_from(first, labels, sizes)
+            else:
+                found = zip(maps.refined, send(competitors, self.tower.device), sizes, strict=True)
+                runs = find_runs([label_map(*of, self.settings) for of in found])
             winners: list[Winners | None] = [None] * len(prepared)
             if keep_winners:
-                found = zip(maps.refined, decide(with_floors=False), sizes, strict=True)
+                competitors = find_competitors(scores, self.settings, allowed, with_floors=False)
+                found = zip(maps.refined, send(competitors, self.tower.device), sizes, strict=True)
                 winners = [self.winners(*of) for of in found]
-        parts = zip(scores.numpy(), runs, winners, lost.numpy(), maps.chosen, strict=True)
+        chosen: Sequence[list[int] | None] = maps.chosen or [None] * len(prepared)
+        parts = zip(scores.numpy(), runs, winners, lost.numpy(), chosen, strict=True)
         return [Prediction(*of_image) for of_image in parts]
 
+    @staticmethod
     def scores_on_host(
-        self, maps: Maps, pooled: Sequence[Float[Tensor, "classes _height _width"]]
+        scores: Float32[Tensor, "images classes"], lost: Integer[Tensor, "images classes"]
     ) -> tuple[Float32[Tensor, "images classes"], Integer[Tensor, "images classes"]]:
         """Scores and what classes lost to, on the CPU after one transfer."""
-        scores = torch.stack([class_scores(*of) for of in zip(maps.coarse, pooled, strict=True)])
-        lost = torch.stack(maps.lost_to)
         if not scores.is_cuda:
             return scores, lost
         both = torch.stack([scores, lost.float()]).cpu()
@@ -269,12 +291,11 @@ class Cliper:
             noise: per image the diffusion noise [channels, latent_h, latent_w], in place of the seed's.
             allowed: see `Segmenter.predict`.
         """
-        coarse = self.look(self.clip_features(prepared))
-        chosen: list[list[int] | None] = [None] * len(prepared)
+        seen, chosen, members = self.look(self.clip_features(prepared)), None, list(range(len(prepared)))
         if self.settings.skip_absent:
-            chosen = self.possible_classes(coarse, allowed or chosen)
-        members = [index for index, classes in enumerate(chosen) if classes is None or classes]
-        return self.sharpen(coarse, self.diffusion_attention(prepared, members, noise), chosen, prepared)
+            chosen = self.possible_classes(seen.coarse, allowed or [None] * len(prepared))
+            members = [index for index in members if chosen[index]]
+        return self.sharpen(seen, self.diffusion_attention(prepared, members, noise), chosen, prepared)
 
     @torch.inference_mode()
     def features(self, prepared: Sequence[Prepared]) -> Features:
@@ -285,7 +306,7 @@ class Cliper:
     @torch.inference_mode()
     def maps_of(self, features: Features, prepared: Sequence[Prepared]) -> Maps:
         """From features to class maps."""
-        return self.sharpen(self.look(features.clip), features.diffusion, [None] * len(prepared), prepared)
+        return self.sharpen(self.look(features.clip), features.diffusion, None, prepared)
 
     def clip_features(self, prepared: Sequence[Prepared]) -> Iterator[ClipFeatures]:
         """Early-layer fusion. Images of one patch grid share a batch."""
@@ -308,77 +329,101 @@ class Cliper:
         """``batch``, or less if the memory does not hold so many images; 0 without a limit."""
         return min(self.batch, self.largest_batch) if self.batch else 0
 
-    def look(self, features: Iterable[ClipFeatures]) -> list[tuple[Tensor, ...]]:
-        """For every image the attention of the last feature, coarse maps and what classes lose to, in the order of
-        ``queries``."""
-        found: dict[int, tuple[Tensor, ...]] = {}
+    def look(self, features: Iterable[ClipFeatures]) -> Seen:
+        """From features to coarse maps."""
+        members, found = [], []
         for group, pixels, fused in features:
             with stage("clip"):
-                maps = self.coarse_maps(fused, pixels)
-            found |= dict(zip(group, zip(fused.attention, *maps, strict=True), strict=True))
-        return [found[index] for index in range(len(found))]
+                found.append((fused.attention, *self.coarse_maps(fused, pixels)))
+            members.append(group)
+        return Seen(*(Groups(members, of) for of in zip(*found, strict=True)))
 
-    def possible_classes(self, coarse: Sequence[tuple[Tensor, ...]], allowed: AllowedClasses) -> list[list[int] | None]:
+    def possible_classes(self, coarse: Groups, allowed: AllowedClasses) -> list[list[int]]:
         """The classes that can be present in each image, in the order of ``queries``.
 
         Refined values are weighted means of coarse ones. So a class's score is at most the maximum of its coarse map,
         and a class whose maximum does not pass the threshold on scores is absent.
         """
-        queries = self.queries
-        limits = torch.empty(queries.classes)
-        limits[queries.class_order] = torch.tensor(self.settings.score_thresholds(queries.classes))
-        highest = torch.stack([maps.flatten(1).amax(dim=1) for _, maps, _ in coarse]).cpu()
+        order, classes = self.queries.class_order.cpu(), self.queries.classes
+        limits = torch.empty(classes)
+        limits[order] = torch.tensor(self.settings.score_thresholds(classes))
+        highest = coarse.map(lambda stack: stack.flatten(2).amax(dim=2)).stacked().cpu()
         return [
-            (own > limits).nonzero().flatten().tolist()
-            if given is None
-            else queries.class_order[sorted(given)].tolist()
+            (own > limits).nonzero().flatten().tolist() if given is None else order[sorted(given)].tolist()
             for own, given in zip(highest, allowed, strict=True)
         ]
 
     def sharpen(
         self,
-        coarse: Sequence[tuple[Tensor, ...]],
+        seen: Seen,
         diffusion: Iterable[DiffusionAttention],
-        chosen: Sequence[list[int] | None],
+        chosen: Sequence[list[int]] | None,
         prepared: Sequence[Prepared],
     ) -> Maps:
-        """Fine-grained compensation of the chosen classes; then everything in the vocabulary's order."""
-        attention, maps, lost = (list(of) for of in zip(*coarse, strict=True))
-        refined = list(maps)
-        for members, layers in diffusion:
+        """Fine-grained compensation, of the chosen classes or of all; then everything in the vocabulary's order."""
+        refined, members, stacks = seen.coarse, [], []
+        for batch, layers in diffusion:
             with stage("compensation"):
-                some = [self.needed(maps[i], chosen[i]) for i in members]
-                for index, sharp in zip(members, self.compensate(some, layers), strict=True):
-                    refined[index] = sharp
-        if self.settings.compensation == "guided":
-            with stage("compensation"):
+                stacks.append(self.compensate(self.needed(seen.coarse, batch, chosen), layers))
+            members.append(batch)
+        with stage("compensation"):
+            if chosen is not None:
+                sharp = dict(zip(chain(*members), chain(*stacks), strict=True))
+                refined = self.filled_up(seen.coarse, sharp, chosen)
+            elif stacks:
+                refined = Groups(members, stacks)
+            elif self.settings.compensation == "guided":
                 guides = (channels_first([image.clip], self.tower.device) for image in prepared)
-                refined = [guided(single, guide) for single, guide in zip(maps, guides, strict=True)]
-        for index, classes in enumerate(chosen):
-            if classes is not None:
-                sharp = refined[index] if self.tower.kernels else refined[index][classes]
-                refined[index] = filled_up(maps[index], classes, sharp)
-        order = self.queries.class_order
-        numbers = [None if of is None else order.argsort()[of].sort().values.tolist() for of in chosen]
-        maps, refined, lost = ([single[order] for single in of] for of in (maps, refined, lost))
-        return Maps(attention, maps, refined, lost, numbers)
+                refined = Groups.apart(
+                    [guided(single, guide) for single, guide in zip(seen.coarse, guides, strict=True)]
+                )
+        numbers = None
+        if chosen is not None:
+            places = self.queries.class_order.argsort().cpu()
+            numbers = [places[of].sort().values.tolist() for of in chosen]
+        coarse = seen.coarse.map(self.in_order)
+        refined = coarse if refined is seen.coarse else refined.map(self.in_order)
+        return Maps(seen.attention, coarse, refined, seen.lost_to.map(self.in_order), numbers)
 
-    def needed(
-        self, coarse: Float[Tensor, "classes height width"], chosen: Sequence[int] | None
-    ) -> Float[Tensor, "_classes height width"]:
-        """The maps to compensate: of the chosen classes from kernels, which treat each class by itself, else of all,
-        because products of other sizes round differently and could move a label.
+    def needed(self, coarse: Groups, batch: Sequence[int], chosen: Sequence[list[int]] | None) -> Groups:
+        """The maps of a batch that are compensated: from kernels, which treat each class by itself, those of the chosen
+        classes, the last one again where others have more. Else all, because products of other sizes round
+        differently and could move a label.
         """
-        return coarse if chosen is None or not self.tower.kernels else coarse[chosen]
+        if chosen is not None and self.tower.kernels:
+            most = max(len(chosen[i]) for i in batch)
+            return Groups.apart([coarse[i][chosen[i] + chosen[i][-1:] * (most - len(chosen[i]))] for i in batch])
+        return coarse if len(batch) == len(coarse.images) else Groups.apart([coarse[i] for i in batch])
 
     def compensate(
-        self, coarse: Sequence[Float[Tensor, "_classes _height _width"]], layers: Sequence[LayerQueriesAndKeys]
-    ) -> Iterable[Float[Tensor, "_classes side side"]]:
+        self, coarse: Groups, layers: Sequence[LayerQueriesAndKeys]
+    ) -> Float[Tensor, "images classes side side"]:
         """`refine` for a batch. Without kernels image after image, so that only one's attention is in memory."""
         if self.tower.kernels and self.settings.compensation == "product":
             return refine_together(coarse, layers, self.settings)
-        of_images = ([(query[i], key[i]) for query, key in layers] for i in range(len(coarse)))
-        return [refine(single, of, self.settings) for single, of in zip(coarse, of_images, strict=True)]
+        of_images = ([(query[i], key[i]) for query, key in layers] for i in range(len(coarse.images)))
+        return torch.stack([refine(single, of, self.settings) for single, of in zip(coarse, of_images, strict=True)])
+
+    def filled_up(
+        self, coarse: Groups, sharp: Mapping[int, Float[Tensor, "_classes side side"]], chosen: Sequence[list[int]]
+    ) -> Groups:
+        """Refined maps of all classes: of those not chosen the coarse maximum everywhere, which is their score then.
+
+        Args:
+            sharp: from `compensate`, for the images with chosen classes.
+        """
+        found = []
+        for index, (maps, classes) in enumerate(zip(coarse, chosen, strict=True)):
+            filled = maps.flatten(1).amax(dim=1)[:, None, None]
+            if index in sharp:
+                filled = filled.repeat(1, *sharp[index].shape[1:])
+                filled[classes] = sharp[index][: len(classes)] if self.tower.kernels else sharp[index][classes]
+            found.append(filled)
+        return Groups.apart(found)
+
+    def in_order(self, stack: Shaped[Tensor, "images classes *rest"]) -> Shaped[Tensor, "images classes *rest"]:
+        """Classes in the vocabulary's order; a contiguous tensor."""
+        return stack.contiguous() if self.is_in_order else stack.index_select(1, self.queries.class_order)
 
     def diffusion_attention(
         self, prepared: Sequence[Prepared], members: Sequence[int], noise: Sequence[Tensor] | None = None
@@ -409,40 +454,29 @@ class Cliper:
         if settings.sliding_crop_px:
             windowed = [windowed_logits(self.tower, single, queries, settings) for single in pixels]
             stacked = (class_maps(torch.stack(of), queries) for of in zip(*windowed, strict=True))
-            maps = tuple((whole + seen_closer) / 2 for whole, seen_closer in zip(maps, stacked, strict=True))
+            features = (single for block in maps for single in block)
+            maps = tuple((whole + closer)[None] / 2 for whole, closer in zip(features, stacked, strict=True))
         coarse = coarse_maps(
             maps, fused.attention, fused.selected, settings.attention_threshold, settings.early_embeddings
         )
-        lost = lost_to(coarse, sum(maps), sum(background), queries)
+        lost = lost_to(coarse, sum_of_features(maps), sum_of_features(background), queries)
         patch_size_px = self.tower.patch_size_px
         return coarse.unflatten(-1, (pixels.shape[2] // patch_size_px, pixels.shape[3] // patch_size_px)), lost
 
     def class_probabilities(
         self, dense: Float[Tensor, "features batch patches dimensions"]
-    ) -> Iterator[tuple[Float[Tensor, "batch classes patches"], Float[Tensor, "batch background patches"]]]:
-        """Probabilities of classes and background words for every feature; on a GPU of several features at a time."""
+    ) -> Iterator[
+        tuple[Float[Tensor, "_features batch classes patches"], Float[Tensor, "_features batch background patches"]]
+    ]:
+        """Probabilities of classes and background words for every feature: block by block, on a CPU one by one."""
         features, batch, patches, _ = dense.shape
         together = 1
         if dense.is_cuda:
             together = max(1, min(features, MAP_VALUES // (batch * patches * len(self.queries.rows))))
         for some in dense.split(together):
             logits = query_logits(some.flatten(0, 1), self.queries, self.settings.logit_scale)
-            found = (of.unflatten(0, (-1, batch)) for of in probabilities(logits, self.queries))
-            yield from zip(*found, strict=True)
-
-
-def filled_up(
-    coarse: Float[Tensor, "classes height width"],
-    chosen: Sequence[int],
-    refined: Float[Tensor, "chosen side_h side_w"],
-) -> Float[Tensor, "classes _side_h _side_w"]:
-    """Refined maps of all classes: of those not chosen the coarse maximum everywhere, so that their score is it too."""
-    highest = coarse.flatten(1).amax(dim=1)[:, None, None]
-    if not chosen:
-        return highest
-    maps = highest.repeat(1, *refined.shape[1:])
-    maps[chosen] = refined
-    return maps
+            maps, background = (of.unflatten(0, (-1, batch)) for of in probabilities(logits, self.queries))
+            yield maps, background
 
 
 def stage(name: str) -> record_function:

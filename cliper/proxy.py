@@ -1,6 +1,7 @@
 """The vision model beside CLIP that ProxyCLIP takes its attention from (Lan et al. 2024, arXiv 2408.04883): DINO."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliper.models import LOCAL_PREFIX, channels, explaining
-from cliper.vision import merge_heads, project_value
+from cliper.vision import channel_statistics, merge_heads, project_value
 
 DEFAULT_PROXY = "vit_base_patch8_224.dino"
 PROXY_CONFIG = "config.json"
@@ -43,6 +44,11 @@ class ProxyModel:
     @property
     def patch_size_px(self) -> int:
         return int(self.model.patch_embed.patch_size[0])
+
+    @cached_property
+    def statistics(self) -> Float[Tensor, "2 3 1 1"]:
+        """See `channel_statistics`."""
+        return channel_statistics(self.mean, self.std, self.model.patch_embed.proj.weight.device)
 
     def features(self, pixels: Float[Tensor, "1 3 input_h input_w"]) -> Float[Tensor, "grid_h grid_w width"]:
         """The last layer's normalised patch tokens, in float32, on the model's own patch grid.

@@ -25,19 +25,32 @@ class Runs:
 
 
 def find_runs(label_maps: Sequence[Integer[Tensor, "_height _width"]]) -> list[Runs]:
-    """The runs of label maps of any sizes, found where the maps are; only the runs leave a GPU, in one transfer."""
-    where = torch.cat([first_pixels(labels).flatten() for labels in label_maps]).nonzero()[:, 0]
-    values = torch.cat([labels.flatten() for labels in label_maps])[where]
-    firsts, values = torch.stack([where, values.long()]).cpu().numpy()
-    values = values.astype(np.uint8 if label_maps[0].dtype == torch.uint8 else np.int32)
-    ends = np.cumsum([labels.numel() for labels in label_maps])
+    """The runs of label maps of any sizes, found where the maps are."""
+    first = torch.cat([first_pixels(labels).flatten() for labels in label_maps])
+    values = torch.cat([labels.flatten() for labels in label_maps])
+    return runs_from(first, values, [(labels.shape[0], labels.shape[1]) for labels in label_maps])
+
+
+def runs_from(
+    first: Bool[Tensor, " pixels"], labels: Integer[Tensor, " pixels"], sizes: Sequence[tuple[int, int]]
+) -> list[Runs]:
+    """The runs of label maps that lie one after the other, row by row; only they leave a GPU, in one transfer.
+
+    Args:
+        first: as from `first_pixels`.
+        labels: of the same pixels.
+        sizes: height and width of each label map.
+    """
+    where = first.nonzero()[:, 0]
+    firsts, values = torch.stack([where, labels[where].long()]).cpu().numpy()
+    values = values.astype(np.uint8 if labels.dtype == torch.uint8 else np.int32)
+    ends = np.cumsum([height * width for height, width in sizes])
     bounds = np.searchsorted(firsts, ends[:-1])
     found = []
-    for labels, end, pixels, of_run in zip(
-        label_maps, ends, np.split(firsts, bounds), np.split(values, bounds), strict=True
+    for (height, width), end, pixels, of_run in zip(
+        sizes, ends, np.split(firsts, bounds), np.split(values, bounds), strict=True
     ):
-        height, width = labels.shape
-        row, column = np.divmod(pixels - (end - labels.numel()), width)
+        row, column = np.divmod(pixels - (end - height * width), width)
         starts = column * height + row
         order = np.argsort(starts)
         found.append(Runs(starts[order], of_run[order], (height, width)))

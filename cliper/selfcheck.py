@@ -1,5 +1,7 @@
 """Whether kernels and compiled parts compute what their plain versions do, on this device and on random cases."""
 
+from collections.abc import Collection
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +11,9 @@ from cliper import kernels
 from cliper.compensation import spread
 from cliper.diffusion import DiffusionModel
 from cliper.fusion import EarlyAttention, scale_rows
+from cliper.groups import Groups
+from cliper.labels import find_competitors, label_map, label_together, send
+from cliper.runs import first_pixels
 from cliper.settings import VIT_B_16, MethodSettings
 from cliper.vision import FlashMaps, PlainMaps
 
@@ -19,6 +24,9 @@ FEW = 0.01
 greatest."""
 
 
+IMAGES_HW = [(37, 53), (1, 1), (40, 61), (90, 1), (1, 130), (6, 5)]
+FEW_PIXELS = 1e-3
+"""Rounding can decide between two classes of nearly the same value."""
 HALF_PRODUCTS = 10
 """Times the tolerance: the plain version rounds its logits to the tower's format before the softmax."""
 
@@ -48,7 +56,7 @@ class Case(NamedTuple):
 def disagreements(device: torch.device, case: Case, seed: int = 0) -> list[str]:
     """What is wrong, a sentence for each kernel that fails or differs; empty if all is well."""
     found = []
-    for check in (check_early_maps, check_fusion, check_compensation):
+    for check in (check_early_maps, check_fusion, check_compensation, check_labels):
         try:
             found += check(device, case, torch.Generator().manual_seed(seed))
         except Exception as error:  # a compiler's errors have no common class
@@ -143,6 +151,41 @@ def check_compensation(device: torch.device, case: Case, generator: torch.Genera
         far = (after - plain).abs() > PEAK_SHARE * plain.amax(dim=1, keepdim=True)
         if not after.isfinite().all() or far.float().mean() > FEW:
             found.append(f"spread, preset {settings.preset}: {far.float().mean():.1%} of the entries differ")
+    return found
+
+
+def check_labels(device: torch.device, case: Case, generator: torch.Generator) -> list[str]:
+    """The kernels of labels, for images and maps of several sizes, and all ways of using thresholds."""
+    middle, last = case.classes // 2, case.classes - 1
+    stacks = []
+    for images, *map_hw in (3, case.side, case.side + 2), (1, 1, 1), (2, case.side // 2 + 2, case.side):
+        stack = torch.rand(images, case.classes, *map_hw, generator=generator) ** case.strength
+        stack[:, case.classes // 3] = 0
+        stack[:, 0] *= 1e6  # coarse values have no bound
+        stack[:, last] = stack[:, middle]
+        stacks.append(stack.to(device))
+    refined = Groups([[4, 0, 2], [1], [3, 5]], stacks)
+    scores = 2 * torch.rand(len(IMAGES_HW), case.classes, generator=generator)
+    scores[:, last] = scores[:, middle]
+    some = {0, case.classes // 3, middle, last, *torch.randperm(case.classes, generator=generator)[:4].tolist()}
+    allowed: list[Collection[int] | None] = [some, None, [], some, some, [last]]
+    pixels, found = [height * width for height, width in IMAGES_HW], []
+    for normalize, threshold in product((False, True), (0.0, 0.4)):
+        settings = MethodSettings(**vars(VIT_B_16) | {"normalize_maps": normalize, "background_threshold": threshold})
+        competitors = find_competitors(scores, settings, allowed)
+        labels, first = label_together(refined, competitors, IMAGES_HW, settings)
+        maps = [of.view(image_hw) for of, image_hw in zip(labels.split(pixels), IMAGES_HW, strict=True)]
+        parts = zip(refined, send(competitors, device), IMAGES_HW, strict=True)
+        plain = torch.cat([label_map(*of, settings).flatten() for of in parts])
+        # Plain versions need not round equal maps in the same way.
+        differ = [of.masked_fill(of == last + 1, middle + 1) for of in (labels, plain)]
+        share = (differ[0] != differ[1]).float().mean()
+        wrong = {
+            f"{share:.1%} of the pixels differ": share > FEW_PIXELS,
+            "the last of equal values wins": middle != last and (labels[: -pixels[-1]] == last + 1).any(),
+            "runs begin elsewhere": not torch.equal(first, torch.cat([first_pixels(of).flatten() for of in maps])),
+        }
+        found += [f"labels, {normalize=}, {threshold=}: {problem}" for problem, is_there in wrong.items() if is_there]
     return found
 
 

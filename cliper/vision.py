@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -22,7 +23,7 @@ class VisionTower:
     Attributes:
         model: open_clip's vision transformer; its weights are only read.
         mean, std: per channel, of pixels in 0 to 1, that the tower was trained with.
-        kernels: `cliper.kernels` compute attention; only for fp16 on a GPU, after `cliper.selfcheck`.
+        kernels: `cliper.kernels` compute attention and labels; only for fp16 on a GPU, after `cliper.selfcheck`.
     """
 
     model: VisionTransformer
@@ -46,17 +47,29 @@ class VisionTower:
     def device(self) -> torch.device:
         return self.model.conv1.weight.device
 
+    @cached_property
+    def statistics(self) -> Float[Tensor, "2 3 1 1"]:
+        """See `channel_statistics`."""
+        return channel_statistics(self.mean, self.std, self.device)
+
     def normalize(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         """See `normalize`."""
-        return normalize(pixels, self.mean, self.std)
+        return normalize(pixels, self.statistics)
+
+
+def channel_statistics(
+    mean: tuple[float, float, float], std: tuple[float, float, float], device: torch.device
+) -> Float[Tensor, "2 3 1 1"]:
+    """Mean and standard deviation of each channel, on the device. To be kept: building them there is a transfer."""
+    return torch.tensor([mean, std], device=device)[..., None, None]
 
 
 def normalize(
-    pixels: UInt8[Tensor, "batch 3 height width"], mean: tuple[float, float, float], std: tuple[float, float, float]
+    pixels: UInt8[Tensor, "batch 3 height width"], statistics: Float[Tensor, "2 3 1 1"]
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Pixels in 0 to 1, less the mean, over the standard deviation of each channel."""
-    shift, scale = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (mean, std))
-    return (pixels.float() / 255 - shift) / scale
+    """Pixels in 0 to 1, less the mean, over the standard deviation of each channel (`channel_statistics`)."""
+    mean, std = statistics
+    return (pixels / 255 - mean) / std
 
 
 def check_width(tower: VisionTower, rows: Float[Tensor, "queries dimensions"]) -> None:

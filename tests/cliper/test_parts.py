@@ -18,6 +18,7 @@ from cliper.coarse import Queries, class_maps, coarse_maps
 from cliper.compensation import refine
 from cliper.diffusion import DiffusionModel, attention_layers
 from cliper.fusion import EarlyAttention, scale_rows
+from cliper.groups import Groups
 from cliper.labels import ResizedMaps, winners_at_once, winners_in_turn
 from cliper.loading import load_diffusion, load_text_encoder, load_vision_tower
 from cliper.models import find_clip, find_diffusion
@@ -26,8 +27,8 @@ from cliper.runs import find_runs
 from cliper.settings import VIT_B_16, VIT_L_14, MethodSettings, encoder_defaults
 from cliper.sliding import window_corners
 from cliper.text import TEMPLATE_SETS, embed_phrases, parse_templates
-from cliper.transfer import channels_first
-from cliper.vision import check_supported, normalize
+from cliper.transfer import ALIGNMENT_BYTES, channels_first, pack, unpack
+from cliper.vision import channel_statistics, check_supported, normalize
 from schemas.runs import labels_from_runs
 from tests.support.stages import labels_of
 from tests.support.tiny import write_tiny_diffusion
@@ -90,7 +91,7 @@ class TestPreprocess:
         clip = InputSpec(32, 16).prepare(Image.fromarray(image), 0).clip
         assert np.array_equal(clip, np.asarray(Image.fromarray(image).resize((48, 32), Image.Resampling.BICUBIC)))
         mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-        pixels = normalize(channels_first([clip], CPU), mean, std)[0]
+        pixels = normalize(channels_first([clip], CPU), channel_statistics(mean, std, CPU))[0]
         assert np.allclose(pixels.permute(1, 2, 0).numpy(), (clip / 255 - mean) / std, atol=1e-5)
 
     @given(st.integers(1, 1200), st.integers(1, 1200), st.sampled_from([16, 128, 512]), st.sampled_from([9_999, 2**24]))
@@ -124,6 +125,33 @@ class TestPreprocess:
         assert prepared.clip.shape == (*clip_hw, 3)
         assert (prepared.affinity.shape[:2] if prepared.affinity is not None else None) == affinity_hw
         assert prepared.seed == 3
+
+
+class TestGroups:
+    def test_images_keep_their_places(self) -> None:
+        tensors = [torch.full((2, size), float(size)) for size in (3, 1, 3, 2)]
+        groups = Groups([[1], [0, 2], [3]], [tensors[1][None], torch.stack([tensors[0], tensors[2]]), tensors[3][None]])
+        flat = groups.flat()
+        assert len(groups.images) == len(tensors)
+        for found, start, expected in zip(groups, groups.starts(), tensors, strict=True):
+            assert torch.equal(found, expected)
+            assert torch.equal(flat[start : start + expected.numel()], expected.flatten())
+        assert groups.map(lambda stack: stack.amax(dim=2)).stacked()[:, 0].tolist() == [3, 1, 3, 2]
+
+    def test_one_stack_is_not_copied(self) -> None:
+        stack = torch.rand(3, 2, 4)
+        groups = Groups.together(stack)
+        assert groups.stacked() is stack
+        assert groups.flat().data_ptr() == stack.data_ptr()
+        assert torch.equal(Groups.apart(list(groups)).stacked(), stack)
+
+
+def test_packed_tensors_come_back() -> None:
+    tensors = [torch.rand(3), torch.arange(5), torch.zeros(0), torch.ones(2, 2, dtype=torch.uint8), torch.arange(2)]
+    for found, expected in zip(unpack(pack(tensors), tensors), tensors, strict=True):
+        assert found.dtype == expected.dtype
+        assert torch.equal(found, expected)
+        assert found.storage_offset() * found.element_size() % ALIGNMENT_BYTES == 0
 
 
 class TestRuns:
@@ -209,10 +237,11 @@ class TestCoarse:
         assert class_maps(torch.randn(1, 3, 4), queries).shape == (1, 2, 4)
 
     def test_the_mean_sees_the_thresholded_map_and_the_input_is_left_alone(self) -> None:
-        maps = [torch.tensor([[[0.1, 1.0]]]), torch.tensor([[[1.0, 1.0]]])]
-        result = coarse_maps(maps, torch.eye(2)[None], selected=0, attention_threshold=0.5, early_embeddings=True)
-        assert torch.allclose(result, torch.tensor([[[0.0 + 0.5, 1.0 + 1.0]]]))
-        assert maps[0][0, 0, 0] == torch.tensor(0.1)
+        maps = torch.tensor([[[[0.1, 1.0]]], [[[1.0, 1.0]]]])
+        for blocks in ([maps], maps.split(1)):
+            result = coarse_maps(blocks, torch.eye(2)[None], selected=0, attention_threshold=0.5, early_embeddings=True)
+            assert torch.allclose(result, torch.tensor([[[0.0 + 0.5, 1.0 + 1.0]]]))
+            assert maps[0, 0, 0, 0] == torch.tensor(0.1)
 
 
 class TestSliding:

@@ -44,7 +44,7 @@ def assert_same_answers(cliper: Cliper, data: bytes) -> None:
     assert_same_pixels(cliper.inputs, whole, prepared.clip, prepared.affinity)
     maps = cliper.maps([prepared])
     ours = result_of(cliper.read_out(maps, [prepared])[0])
-    refined, scores = maps.refined[0], class_scores(maps.coarse[0], maps.refined[0])
+    refined, scores = maps.refined[0], class_scores(maps.coarse, maps.refined)[0]
     assert torch.equal(ours.scores, scores)
     theirs = plain_label_map(refined, scores, (whole.shape[0], whole.shape[1]), cliper.settings)
     assert torch.equal(ours.labels, theirs)
@@ -102,6 +102,6 @@ def test_of_photographs() -> None:
     image = decode_rgb(paths[0].read_bytes()).resize((4000, 3000))
     prepared = cliper.inputs.prepare(image, seed=0)
     maps = cliper.maps([prepared])
-    scores = class_scores(maps.coarse[0], maps.refined[0])
+    scores = class_scores(maps.coarse, maps.refined)[0]
     labels = result_of(cliper.read_out(maps, [prepared])[0]).labels
     assert torch.equal(labels, plain_label_map(maps.refined[0], scores, (3000, 4000), cliper.settings))

@@ -17,6 +17,7 @@ from cliper import kernels
 ARCHITECTURES = (80, 89, 90)
 """A100; L4 and L40S; H100 and H200."""
 HALF, SINGLE, NUMBER, FACTOR = "*fp16", "*fp32", "i32", "fp32"
+INTEGERS, BYTES = "*i64", "*u8"
 TILES = {"width": 64, "padded": 64, "tile": kernels.TILE}
 SIGNATURES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "early_sum_kernel": (
@@ -60,10 +61,25 @@ SIGNATURES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
         | {"classes": NUMBER, "scale": FACTOR, "threshold": FACTOR},
         TILES | {"relative": True, "class_tile": kernels.CLASSES},
     ),
+    "map_extremes_kernel": (
+        {"maps": SINGLE, "images": INTEGERS, "numbers": INTEGERS, "highest": SINGLE, "lowest": SINGLE},
+        {"tile": kernels.PIXELS},
+    ),
+    "winning_labels_kernel": (
+        {"maps": SINGLE, "images": INTEGERS, "numbers": INTEGERS}
+        | dict.fromkeys(["scores", "floors", "highest", "lowest"], SINGLE)
+        | {"labels": BYTES},
+        {"normalize": True, "has_thresholds": False, "tile": kernels.PIXELS},
+    ),
+    "first_pixels_kernel": (
+        {"labels": BYTES, "images": INTEGERS, "first_out": "*i1"},
+        {"tile": kernels.PIXELS},
+    ),
 }  # fmt: skip
 """For each kernel the types of its arguments and its constants, as for ViT-L/14 and Stable Diffusion 2.1-base."""
 
 
+UNFUSED = ("map_extremes_kernel", "winning_labels_kernel")
 MANY_WARPS = ("early_sum_kernel", "mean_attention_kernel", "spread_kernel")
 
 
@@ -87,7 +103,8 @@ def compile_all() -> Iterator[Compiled]:
         )  # fmt: skip
         for architecture in ARCHITECTURES:
             warps = kernels.MANY_WARPS if name in MANY_WARPS else 4
-            built = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps})
+            options = {"num_warps": warps, "enable_fp_fusion": name not in UNFUSED}
+            built = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
             usage = resource_usage(built.asm["cubin"])
             registers, stack = (int(number) for number in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
             yield Compiled(name, architecture, registers, stack, built.metadata.shared)

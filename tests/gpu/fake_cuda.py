@@ -82,9 +82,18 @@ def spread_heads_cost(maps: Tensor, query: Tensor, key: Tensor, threshold: float
     return Cost(heads + passes - 1, moved, flop)
 
 
+def label_pixels_cost(maps: Tensor, images: Tensor, *arguments: Any) -> Cost:
+    # Maps are read twice: for their extremes and for values; at most all of them. Labels are read once more for runs.
+    competing, pixels, results = arguments[3], arguments[4], arguments[-1]
+    extremes = 4 * maps.numel() if any(competing) else 0
+    values = sum(classes * size for classes, size in zip(competing, pixels, strict=True))
+    moved = 2 * size_bytes(maps) + 3 * size_bytes(images) + size_bytes(results[0]) + sum(map(size_bytes, results))
+    return Cost(3, moved, 16 * (extremes + values))
+
+
 OWN_KERNELS: dict[str, Callable[..., Cost]] = {
     "early_sum": early_sum_cost, "scaling_rounds": scaling_rounds_cost, "symmetric_products": symmetric_products_cost,
-    "spread_heads": spread_heads_cost,
+    "spread_heads": spread_heads_cost, "label_pixels": label_pixels_cost,
 }  # fmt: skip
 """What the package's own functions start and move. What tiles read again comes from the cache and does not count."""
 

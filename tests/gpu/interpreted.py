@@ -15,6 +15,7 @@ SIZES = [
     {"tokens": 50, "heads": 2, "width": 16, "side": 7, "classes": 3, "strength": 1.0},
     {"tokens": 65, "heads": 1, "width": 24, "side": 9, "classes": 33, "strength": 8.0},
     {"tokens": 129, "heads": 2, "width": 16, "side": 8, "classes": 1, "strength": 30.0},
+    {"tokens": 17, "heads": 1, "width": 16, "side": 9, "classes": 260, "strength": 4.0},
 ]
 SEEDS = range(3)
 

@@ -6,6 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from cliper.groups import Groups
+from cliper.labels import find_competitors, label_together
+from cliper.runs import runs_from
+from cliper.settings import VIT_B_16, MethodSettings
 from tests.gpu.counts import CASES, TABLE, count
 from tests.gpu.fake_cuda import fake_gpu
 
@@ -23,6 +27,18 @@ def test_counts_are_those_of_the_table(clip: str, compensation: Any) -> None:
         for name, value in counts.items():
             allowed = value if name in EXACT else pytest.approx(value, rel=TOLERANCE, abs=0.01)
             assert found["stages"][stage][name] == allowed, f"{stage}: {name}"
+
+
+def test_labels_take_as_many_kernels_whatever_the_sizes() -> None:
+    scores, settings = torch.ones(5, 3), MethodSettings(**vars(VIT_B_16))
+    for sizes in ([(40, 50)] * 5, [(40, 50), (1, 700), (333, 1), (60, 80), (500, 375)]):
+        with fake_gpu() as gpu:
+            stacks = [torch.empty(2, 3, 9, 9, device="cuda"), torch.empty(3, 3, 7, 8, device="cuda")]
+            competitors = find_competitors(scores, settings, [None, None, [], [1], None])
+            labels, first = label_together(Groups([[1, 4], [0, 2, 3]], stacks), competitors, sizes, settings)
+            assert [runs.image_hw for runs in runs_from(first, labels, sizes)] == sizes
+        counts = gpu.stages[""]
+        assert (counts.kernels, counts.waits, counts.copies_to_device) == (9, 2, 1)
 
 
 def test_products_and_memory_are_counted() -> None:

@@ -4,16 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
 
 from cliper import kernels, selfcheck
+from cliper.groups import Groups
+from cliper.labels import Competitors, label_map
+from cliper.runs import first_pixels
 from cliper.selfcheck import Case, disagreements
+from cliper.settings import MethodSettings
 from tests.gpu.compiled import ARCHITECTURES, SIGNATURES
 
 CPU = torch.device("cpu")
+Change = Callable[[torch.Tensor], torch.Tensor]
 MOST_SPILLED_BYTES = 200
 """Each thread's; none of the kernels keeps more than that out of its registers."""
 
@@ -56,6 +63,7 @@ def test_a_device_that_cannot_run_them_is_reported() -> None:
         "check_early_maps",
         "check_fusion",
         "check_compensation",
+        "check_labels",
     ]
 
 
@@ -81,3 +89,29 @@ def test_wrong_results_are_reported() -> None:
     with patch.object(kernels, "spread_heads", lambda maps, *_: maps):
         problems = selfcheck.check_compensation(CPU, Case(torch.float32), torch.Generator().manual_seed(0))
     assert [problem[:14] for problem in problems] == ["spread, preset", "spread, preset"]
+
+
+@pytest.mark.parametrize(
+    ("labels_change", "first_change", "wrong"),
+    [
+        (lambda labels: labels, lambda first: first, []),
+        (
+            lambda labels: labels.roll(1),
+            lambda first: first,
+            ["of the pixels differ", "the last of equal values wins", "runs begin elsewhere"],
+        ),
+        (lambda labels: labels, lambda first: first.roll(1), ["runs begin elsewhere"]),
+    ],
+)
+def test_wrong_labels_are_reported(labels_change: Change, first_change: Change, wrong: list[str]) -> None:
+    def plain_labels(
+        refined: Groups, competitors: Sequence[Competitors], sizes: Any, settings: MethodSettings
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        maps = [label_map(*of, settings) for of in zip(refined, competitors, sizes, strict=True)]
+        labels, first = (torch.cat([of.flatten() for of in parts]) for parts in (maps, map(first_pixels, maps)))
+        return labels_change(labels), first_change(first)
+
+    with patch.object(selfcheck, "label_together", plain_labels):
+        problems = selfcheck.check_labels(CPU, Case(torch.float32), torch.Generator().manual_seed(0))
+    assert len(problems) == 4 * len(wrong)
+    assert all(any(kind in problem for kind in wrong) for problem in problems)

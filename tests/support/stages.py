@@ -73,5 +73,5 @@ def labels_of(
     allowed: Collection[int] | None = None,
 ) -> Tensor:
     """The label map of one image."""
-    (competitors,) = find_competitors(scores[None], settings, [allowed], refined.device)
+    (competitors,) = find_competitors(scores[None], settings, [allowed])
     return label_map(refined, competitors, image_hw, settings)
