@@ -17,12 +17,14 @@ from ray.actor import ActorHandle
 
 from cliper.baselines import Baseline, BaselineMethod, BaselineSettings
 from cliper.coarse import Queries
+from cliper.diffusion import DiffusionModel
 from cliper.loading import load_diffusion, load_vision_tower
 from cliper.models import ClipSpec, DiffusionSpec
 from cliper.pipeline import Cliper, Segmenter
 from cliper.preprocess import InputSpec, Prepared
 from cliper.proxy import load_proxy, proxy_patch_size_px
 from cliper.settings import MethodSettings, Preset
+from cliper.vision import VisionTower
 from cluster import prometheus
 from cluster.batches import Failure, SafeBatches
 from cluster.corpus.prepare import read_prepared
@@ -85,15 +87,10 @@ class CliperSpec:
         """Load the models. Neither text encoder nor the autoencoder's decoder is among them."""
         dtype = resolve_precision(self.precision, device)
         tower = load_vision_tower(self.clip, device, dtype)
-        problems: list[str] = []
-        if device.type == "cuda" and dtype == torch.float16:
-            problems = check_kernels(device)
-            tower = replace(tower, kernels=not problems)
         diffusion = None
         if self.diffusion is not None and self.empty_prompt is not None:
             diffusion = load_diffusion(self.diffusion, torch.tensor(self.empty_prompt), device, dtype)
-            if device.type == "cuda":
-                diffusion.compile()
+        tower, problems = with_gpu_parts(tower, diffusion)
         cliper = Cliper(tower, build_queries(self.embeddings, self.settings.preset), self.settings, diffusion)
         cliper.problems = tuple(problems)
         return cliper
@@ -130,6 +127,23 @@ class BaselineSpec:
         return Baseline(tower, build_queries(self.embeddings, "release"), self.method, self.settings, proxy)
 
 
+def with_gpu_parts(tower: VisionTower, diffusion: DiffusionModel | None) -> tuple[VisionTower, list[str]]:
+    """Make loaded models fast on a GPU: the diffusion model is compiled at its next call. On a CPU nothing changes.
+
+    Returns:
+        The tower, with kernels if it is in fp16 and they work here; and what is wrong with them.
+    """
+    problems: list[str] = []
+    if tower.device.type != "cuda":
+        return tower, problems
+    if tower.dtype == torch.float16:
+        problems = check_kernels(tower.device)
+        tower = replace(tower, kernels=not problems)
+    if diffusion is not None:
+        diffusion.compile()
+    return tower, problems
+
+
 def check_kernels(device: torch.device) -> list[str]:
     """What is wrong with the kernels on this GPU; empty if they do what their plain versions do."""
     from cliper.selfcheck import Case, disagreements  # Triton is only there where torch knows CUDA
@@ -154,13 +168,18 @@ def build_queries(embeddings: VocabularyEmbeddings, preset: Preset) -> Queries:
 def load_models(spec: SegmenterSpec) -> Segmenter:
     """Load the models in an actor's process, onto its GPU if it has one."""
     on_gpu = bool(ray.get_gpu_ids())
+    set_torch_flags(on_gpu)
+    return spec.build(torch.device("cuda" if on_gpu else "cpu"))
+
+
+def set_torch_flags(on_gpu: bool) -> None:
+    """How torch computes in a process that labels."""
     if not on_gpu:
         # Not shared out among actors: sums split over other numbers of threads round differently, and the number of
         # actors must not change a row.
         torch.set_num_threads(os.cpu_count() or 1)
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
     torch._dynamo.config.suppress_errors = True  # what cannot be compiled here runs as it is, with a warning
-    return spec.build(torch.device("cuda" if on_gpu else "cpu"))
 
 
 class Labeller:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.gpu.counts import CASES, TABLE, count
-from tests.gpu.fake_cuda import fake_gpu
+from benchmarks.counts import CASES, TABLE, count
+from benchmarks.fake_cuda import fake_gpu
 
 TOLERANCE = 0.1
 EXACT = ("waits", "copies_to_device")
@@ -15,7 +15,7 @@ EXACT = ("waits", "copies_to_device")
 
 @pytest.mark.parametrize(("clip", "compensation"), CASES)
 def test_counts_are_those_of_the_table(clip: str, compensation: Any) -> None:
-    """After an improvement, ``python -m tests.gpu.counts --write`` lowers the table."""
+    """After an improvement, ``python -m benchmarks.counts --write`` lowers the table."""
     expected, found = json.loads(TABLE.read_text())[f"{clip}, {compensation}"], count(clip, compensation)
     assert found["peak_gb"] == pytest.approx(expected["peak_gb"], rel=TOLERANCE)
     assert found["stages"].keys() == expected["stages"].keys()

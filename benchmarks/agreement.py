@@ -1,0 +1,55 @@
+"""Whether labels stay the same in another number format: the demo models on drawn images."""
+
+from functools import partial
+
+import numpy as np
+import torch
+
+from benchmarks.variants import RUNS, Variant, build_method
+from cliper.coarse import Queries
+from cliper.models import DEMO
+from cliper.pipeline import Cliper
+from cliper.settings import Compensation
+from cluster.actors import PRECISIONS, build_queries, set_torch_flags
+from demo.world.names import NAMES
+from demo.world.scene import draw
+from jobs.common.options import MethodOptions
+from jobs.common.request import find_models
+from jobs.common.vocabulary import VocabularyRequest
+from schemas.runs import labels_from_runs
+from schemas.vocabulary import VocabularyClass
+
+IMAGES = 8
+FIRST_SEED = 20_000
+"""No image of this seed and the next ones was trained on."""
+IMAGE_HW = (240, 320)
+
+
+def agreement_with_fp32(device_type: str, precision: str, compensation: Compensation) -> dict[Variant, float]:
+    """By variant the share of label pixels that are those of the literal transcription in fp32, on the same device."""
+    set_torch_flags(device_type == "cuda")
+    images = [draw(FIRST_SEED + number, *IMAGE_HW).image for number in range(IMAGES)]
+    labels = partial(label_maps, images, drawn_queries(), compensation, torch.device(device_type))
+    expected = labels("literal", torch.float32)
+    return {variant: float((labels(variant, PRECISIONS[precision]) == expected).mean()) for variant in RUNS}
+
+
+def label_maps(
+    images: list[np.ndarray],
+    queries: Queries,
+    compensation: Compensation,
+    device: torch.device,
+    variant: Variant,
+    dtype: torch.dtype,
+) -> np.ndarray:
+    """Labels [images, height, width]."""
+    tower, settings, diffusion = build_method(variant, DEMO, compensation, device, dtype)
+    run = RUNS[variant](Cliper(tower, queries, settings, diffusion), images)
+    return np.stack([labels_from_runs(runs.starts, runs.labels, runs.image_hw) for runs in run()])
+
+
+def drawn_queries() -> Queries:
+    """What the drawn world consists of."""
+    vocabulary = VocabularyRequest(tuple(VocabularyClass(name, (name,)) for name in NAMES), (), ("{}",), ready=None)
+    models = find_models(MethodOptions(clip=DEMO, diffusion=DEMO))
+    return build_queries(vocabulary.embed(models.clip, "release"), "release")
