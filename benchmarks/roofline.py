@@ -3,13 +3,13 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
 
 from benchmarks.clock import apart, timed
-from benchmarks.counts import count
 from cliper.settings import Compensation
 from cluster.actors import PRECISIONS, set_torch_flags
 
@@ -78,12 +78,16 @@ def seconds_in_a_row(step: Callable[[], Any], device: torch.device) -> float:
 
 
 def count_apart(cases: list[CountedCase]) -> dict[CountedCase, dict[str, Any]]:
-    """What `benchmarks.counts.count` finds in every case, in a process that sees no GPU."""
+    """What `benchmarks.counts.count` finds in every case, in a process that sees no GPU. Nothing without Triton."""
+    if find_spec("triton") is None:
+        return {}
     with patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""):
         return dict(zip(cases, apart(count_all, cases), strict=True))
 
 
 def count_all(cases: list[CountedCase]) -> list[dict[str, Any]]:
+    from benchmarks.counts import count  # needs Triton, which is only there where torch knows CUDA
+
     return [count(*case[:-1], PRECISIONS[case.precision]) for case in cases]
 
 

@@ -89,6 +89,11 @@ class Combination(NamedTuple):
     classes: int
     batch_size: int
 
+    @classmethod
+    def of(cls, row: Row) -> "Combination":
+        """The combination that a row belongs to."""
+        return cls(*(row[name] for name in cls._fields))
+
 
 def main(options: BenchmarkOptions) -> None:
     """Measure every combination. Print tables and write the rows."""
@@ -212,7 +217,7 @@ def some_queries(tower: VisionTower, settings: MethodSettings, image: np.ndarray
     return Queries.build(rows[:classes], rows[classes:], torch.arange(classes))
 
 
-def counted_case(of: Combination, precision: Precision) -> CountedCase:
+def counted_case(of: Combination, precision: str) -> CountedCase:
     """The case of `benchmarks.counts` for a combination."""
     return CountedCase(of.clip, of.compensation, of.batch_size, of.classes, parse_size(of.image_size), precision)
 
@@ -220,7 +225,7 @@ def counted_case(of: Combination, precision: Precision) -> CountedCase:
 def complete(
     rows: list[Row],
     counts: Mapping[CountedCase, Mapping[str, Any]],
-    rates: Rates,
+    rates: Rates | None,
     agreement: Mapping[Compensation, Mapping[Variant, float]],
 ) -> None:
     """Add to rows of the same precision what was found out beside them.
@@ -229,15 +234,15 @@ def complete(
         rows: get the milliseconds that a stage of the package needs at least, see `benchmarks.roofline.floors`; the
             shares of the measured time that this floor, and the arithmetic and the bytes alone, explain; and the
             agreement. All are None where they are not known.
-        counts: by case; needed for every combination of the package.
+        counts: by case.
         rates: of the device.
         agreement: by compensation and variant, see `agreement_with_fp32`.
     """
     for row in rows:
         floor = None
-        if row["variant"] == "fast":
-            of = Combination(*(row[name] for name in Combination._fields))
-            floor = floors(counts[counted_case(of, row["precision"])], rates).get(row["stage"])
+        if row["variant"] == "fast" and rates is not None:
+            case = counted_case(Combination.of(row), row["precision"])
+            floor = floors(counts[case], rates).get(row["stage"]) if case in counts else None
         took = row["ms_per_image"]
         row |= {
             "floor_ms": floor.both if floor else None,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks import speed
+from benchmarks import agreement, speed
 from benchmarks.idle import Idle
 from benchmarks.speed import STAGES, BenchmarkOptions, append, main
 from benchmarks.variants import RUNS
@@ -26,8 +26,9 @@ def test_the_idle_model_labels_rectangles_of_all_classes(tmp_path: Path) -> None
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure without a process for each combination, whose start takes longer than the demo models."""
+    """Measure without processes, whose start takes longer than the demo models, and label few drawn images."""
     monkeypatch.setattr(speed, "apart", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(agreement, "IMAGES", 2)
 
 
 @pytest.mark.slow
