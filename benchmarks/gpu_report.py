@@ -93,7 +93,7 @@ def main(options: ReportOptions) -> None:
     """Measure what there is time for, print it, and write page, pictures and rows."""
     console = Console()
     if not console.is_terminal:
-        console.width = 120
+        console.width = 140
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.device == "none":
         findings = Findings(kept_counts())

@@ -99,7 +99,7 @@ def main(options: BenchmarkOptions) -> None:
     """Measure every combination. Print tables and write the rows."""
     console = Console()
     if not console.is_terminal:
-        console.width = 120
+        console.width = 140
     device, precision = options.device, options.precision
     axes = (options.clip, options.compensation, options.image_size, options.classes, options.batch_sizes)
     rates = apart(measure_rates, device, precision)
@@ -139,9 +139,8 @@ def measure(device_type: str, precision: Precision, repeats: int, combination: C
     images = [some_image(*parse_size(image_size), number) for number in range(batch_size)]
     cliper = Cliper(tower, some_queries(tower, settings, images[0], classes), settings, diffusion)
     run = RUNS[variant](cliper, images)
+    run()  # not timed: it compiles and reserves memory, and libraries prepare themselves
     if on_gpu:
-        for _ in range(2):  # what is compiled, and memory that is reserved, at the first runs
-            run()
         torch.cuda.reset_peak_memory_stats()
     total, stages = min((timed_stages(run, device) for _ in range(repeats)), key=lambda found: found[0])
     parts = STAGES if variant == "fast" else ("compensation",)

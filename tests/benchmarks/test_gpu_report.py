@@ -16,7 +16,7 @@ from benchmarks.speed import STAGES
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure without processes, whose start takes longer than the demo models, and label few drawn images."""
+    """Measure without processes, whose start takes longer than the demo models, and as little as possible."""
 
     def call(function: Any, *arguments: Any, timeout_s: float | None = None) -> Any:
         return function(*arguments)
@@ -24,6 +24,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (gpu_report, roofline):
         monkeypatch.setattr(module, "apart", call)
     monkeypatch.setattr(agreement, "IMAGES", 1)
+    monkeypatch.setattr(roofline, "IN_A_ROW", 1)
 
 
 @pytest.mark.long

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks import agreement, speed
+from benchmarks import agreement, roofline, speed
 from benchmarks.idle import Idle
 from benchmarks.speed import STAGES, BenchmarkOptions, append, main
 from benchmarks.variants import RUNS
@@ -26,9 +26,10 @@ def test_the_idle_model_labels_rectangles_of_all_classes(tmp_path: Path) -> None
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure without processes, whose start takes longer than the demo models, and label few drawn images."""
+    """Measure without processes, whose start takes longer than the demo models, and as little as possible."""
     monkeypatch.setattr(speed, "apart", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr(agreement, "IMAGES", 2)
+    monkeypatch.setattr(agreement, "IMAGES", 1)
+    monkeypatch.setattr(roofline, "IN_A_ROW", 1)
 
 
 @pytest.mark.slow
@@ -37,7 +38,7 @@ def test_rows_of_both_variants_with_stages_floors_and_agreement(tmp_path: Path) 
     collected = tmp_path / "results.csv"
     collected.write_text(RESULTS.read_text().partition("\n")[0] + "\n")
     options = BenchmarkOptions(
-        device="cpu", clip=("demo",), compensation=("product",), classes=(5,), batch_sizes=(2,), image_size=("128x96",),
+        device="cpu", clip=("demo",), compensation=("product",), classes=(5,), batch_sizes=(1,), image_size=("128x96",),
         precision="fp32", repeats=1, json=tmp_path / "rows.json", results=collected,
     )  # fmt: skip
     main(options)
