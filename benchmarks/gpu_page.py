@@ -33,12 +33,13 @@ Predicted is the time of whichever takes longer, a stage's arithmetic or its byt
 anything was measured: {tflops:.0f} TFLOP/s and {tb:.1f} TB/s. Both are counted by running the labelling path on tensors
 without content (`python -m benchmarks.counts`, kept in `benchmarks/counts.json`). The counts are those of uncompiled
 code, and what a kernel finds in a cache counts as moved. So compiled code can be faster than predicted. Starting
-kernels, exponentials, copies from the host and waiting for it are not in the prediction.
+kernels, exponentials, copies from the host and waiting for it are not in the prediction. `between` is what belongs to
+no stage.
 """
 STAGE_COLUMNS = """
-`resize` is done by the host, in a job by tasks of its own. `between` is what belongs to no stage. The floor is the
-prediction at the rates measured on this device. The last three columns are the shares of the measured time that the
-floor, the arithmetic alone and the bytes alone explain.
+`resize` is done by the host, in a job by tasks of its own. The floor is the prediction at the rates measured on this
+device. The last three columns are the shares of the measured time that the floor, the arithmetic alone and the bytes
+alone explain.
 """
 AGREEMENT = """
 Share of the label pixels of drawn images, labelled by the demo models, that are those of the literal transcription in

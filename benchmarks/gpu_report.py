@@ -31,6 +31,7 @@ from cluster.actors import check_kernels
 from cluster.session import ClusterOptions
 
 ROOT = Path(__file__).parents[1]
+COUNTING_MINUTES = 1.5
 MOST_IMPORTANT = 4
 """Combinations that come before the agreement of labels."""
 COMPENSATIONS: tuple[Compensation, ...] = ("product", "none")
@@ -45,7 +46,7 @@ class ReportOptions:
     quick: bool = False
     """Measure a few combinations of the demo models, to try the command."""
     minutes: float = 8.0
-    """Time for measuring. Counting what was measured takes about one more."""
+    """Time for measuring. Counting for the floors gets some more; see `COUNTING_MINUTES`."""
     output: Path | None = None
     """Folder for gpu.md and its pictures (default: docs; with --device cpu or --quick build/gpu-report). Other folders
     than docs get a results.csv of their own."""
@@ -129,10 +130,10 @@ def find(options: ReportOptions, console: Console) -> Findings:
         if shares := budget.call(name, agreement_with_fp32, device, precision, compensation):
             agreement[compensation] = shares
     measure_all(plan[MOST_IMPORTANT:])
-    console.print("counting")
     measured = dict.fromkeys(Combination.of(row) for row in found)
     cases = dict.fromkeys(counted_case(of, precision) for of in measured if of.variant == "fast")
-    counts = count_apart(list(cases))
+    counting = Budget(COUNTING_MINUTES, console)
+    counts = counting.call("floors of the stages", count_apart, list(cases)) or {}
     counts |= {case: kept for case, kept in kept_counts().items() if case not in counts}
     complete(found, counts, rates, agreement)
     for combination in measured:
@@ -140,7 +141,7 @@ def find(options: ReportOptions, console: Console) -> Findings:
     note = ""
     if device == "cpu" or options.quick:
         note = f"This is a trial of the command, with {'the demo models' if options.quick else 'a CPU'}."
-    return Findings(counts, note, facts, problems, rates, found, agreement, budget.missing)
+    return Findings(counts, note, facts, problems, rates, found, agreement, budget.missing | counting.missing)
 
 
 def full_plan() -> list[Combination]:
