@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests that start Ray start processes of their own: more than two workers would only slow each other down.
 WORKERS ?= 2
 
-.PHONY: setup lock test test-long test-faults faults simulate fuzz check format demo train-demo clean
+.PHONY: setup lock test test-long test-faults faults simulate fuzz check format demo train-demo gpu-report clean
 
 setup: .venv/.ready
 
@@ -56,6 +56,10 @@ demo: setup
 
 train-demo: setup
 	$(BIN)/python -m demo.training
+
+# Under ten minutes on a machine with a GPU: measures labelling and writes docs/gpu.md.
+gpu-report: setup
+	$(BIN)/python -m benchmarks.gpu_report
 
 clean:
 	rm -rf demo-output .pytest_cache .mypy_cache .ruff_cache

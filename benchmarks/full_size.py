@@ -1,5 +1,7 @@
 """Models for measuring speed: the published architectures with random weights, so that nothing is downloaded."""
 
+from dataclasses import replace
+
 import open_clip
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -11,12 +13,15 @@ from cliper.models import DEMO, find_clip, find_diffusion
 from cliper.settings import EncoderDefaults, encoder_defaults
 from cliper.vision import VisionTower
 
+HOST = torch.device("cpu")
+
 
 def build_tower(clip: str, device: torch.device, dtype: torch.dtype) -> tuple[VisionTower, EncoderDefaults]:
     """The image tower of an open_clip architecture such as ViT-L-14, or of ``demo``, and the settings that suit it."""
     if clip == DEMO:
         spec = find_clip(DEMO)
-        return load_vision_tower(spec, device, dtype), spec.defaults
+        tower = load_vision_tower(spec, HOST, torch.float32)
+        return replace(tower, model=moved(tower.model, device, dtype)), spec.defaults
     with torch.device("meta"):
         model = open_clip.CLIP(**open_clip.get_model_config(clip)).visual
     tower = VisionTower(randomised(model, device, dtype), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -27,7 +32,9 @@ def build_diffusion(clip: str, device: torch.device, dtype: torch.dtype) -> Diff
     """The diffusion model that goes with a CLIP model: Stable Diffusion 2.1-base, or that of ``demo``."""
     if clip == DEMO:
         spec = find_diffusion(DEMO)
-        return load_diffusion(spec, embed_empty_prompt(spec), device, dtype)
+        model = load_diffusion(spec, embed_empty_prompt(spec), HOST, torch.float32)
+        vae = moved(model.vae, device, autoencoder_dtype(dtype, device))
+        return replace(model, vae=vae, unet=moved(model.unet, device, dtype))
     with torch.device("meta"):
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
@@ -46,6 +53,11 @@ def build_diffusion(clip: str, device: torch.device, dtype: torch.dtype) -> Diff
         )
     vae, unet = randomised(vae, device, autoencoder_dtype(dtype, device)), randomised(unet, device, dtype)
     return DiffusionModel(vae, unet, stable_diffusion_scheduler(), empty_prompt=torch.zeros(1, 77, 1024))
+
+
+def moved(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A model with weights, on another device or in another number format."""
+    return nn.Module.to(model, device, dtype)
 
 
 @torch.no_grad()

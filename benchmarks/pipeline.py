@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.idle import Idle
+from benchmarks.images import parse_size
 from cliper.models import DEMO
 from cliper.preprocess import InputSpec
 from cliper.settings import VIT_L_14, MethodSettings
@@ -64,9 +65,9 @@ def main(
     """
     console = Console()
     table = Table("image", "images/s", "bare images/s", "share", "actor CPU ms/image", "object store MB/image")
-    sizes = [tuple(map(int, size.split("x"))) for size in image_size]
-    largest = max(width * height for width, height in sizes)
-    for width, height in sizes:
+    sizes = [parse_size(size) for size in image_size]
+    largest = max(height * width for height, width in sizes)
+    for height, width in sizes:
         count = images * min(16, largest // (width * height))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

@@ -200,7 +200,8 @@ class Cliper:
             check_head(diffusion.unet, settings)
         check_width(tower, queries.rows)
         self.tower, self.queries, self.settings = tower, queries.to(tower.device), settings
-        self.is_in_order = torch.equal(queries.class_order, torch.arange(queries.classes))
+        self.order = queries.class_order.cpu()  # asking the GPU would be a wait
+        self.is_in_order = torch.equal(self.order, torch.arange(queries.classes))
         self.diffusion = diffusion
         side_px = diffusion.side_px if diffusion else None
         self.inputs = InputSpec(settings.shorter_side_px, tower.patch_size_px, diffusion_side_px=side_px)
@@ -344,12 +345,11 @@ class Cliper:
         Refined values are weighted means of coarse ones. So a class's score is at most the maximum of its coarse map,
         and a class whose maximum does not pass the threshold on scores is absent.
         """
-        order, classes = self.queries.class_order.cpu(), self.queries.classes
-        limits = torch.empty(classes)
-        limits[order] = torch.tensor(self.settings.score_thresholds(classes))
+        limits = torch.empty(len(self.order))
+        limits[self.order] = torch.tensor(self.settings.score_thresholds(len(self.order)))
         highest = coarse.map(lambda stack: stack.flatten(2).amax(dim=2)).stacked().cpu()
         return [
-            (own > limits).nonzero().flatten().tolist() if given is None else order[sorted(given)].tolist()
+            (own > limits).nonzero().flatten().tolist() if given is None else self.order[sorted(given)].tolist()
             for own, given in zip(highest, allowed, strict=True)
         ]
 
@@ -362,14 +362,15 @@ class Cliper:
     ) -> Maps:
         """Fine-grained compensation, of the chosen classes or of all; then everything in the vocabulary's order."""
         refined, members, stacks = seen.coarse, [], []
+        places = None if chosen is None else self.padded(chosen)
         for batch, layers in diffusion:
             with stage("compensation"):
-                stacks.append(self.compensate(self.needed(seen.coarse, batch, chosen), layers))
+                stacks.append(self.compensate(self.needed(seen.coarse, batch, places), layers))
             members.append(batch)
         with stage("compensation"):
-            if chosen is not None:
+            if places is not None:
                 sharp = dict(zip(chain(*members), chain(*stacks), strict=True))
-                refined = self.filled_up(seen.coarse, sharp, chosen)
+                refined = self.filled_up(seen.coarse, sharp, places)
             elif stacks:
                 refined = Groups(members, stacks)
             elif self.settings.compensation == "guided":
@@ -379,20 +380,23 @@ class Cliper:
                 )
         numbers = None
         if chosen is not None:
-            places = self.queries.class_order.argsort().cpu()
-            numbers = [places[of].sort().values.tolist() for of in chosen]
+            numbers = [self.order.argsort()[of].sort().values.tolist() for of in chosen]
         coarse = seen.coarse.map(self.in_order)
         refined = coarse if refined is seen.coarse else refined.map(self.in_order)
         return Maps(seen.attention, coarse, refined, seen.lost_to.map(self.in_order), numbers)
 
-    def needed(self, coarse: Groups, batch: Sequence[int], chosen: Sequence[list[int]] | None) -> Groups:
+    def padded(self, chosen: Sequence[list[int]]) -> Int[Tensor, "images most"]:
+        """The chosen classes on the device; where others have more, the last one again, and 0 where there is none."""
+        most = max(map(len, chosen))
+        rows = [(of or [0]) + (of or [0])[-1:] * (most - max(len(of), 1)) for of in chosen]
+        return upload(torch.tensor(rows), self.tower.device)
+
+    def needed(self, coarse: Groups, batch: Sequence[int], places: Int[Tensor, "images most"] | None) -> Groups:
         """The maps of a batch that are compensated: from kernels, which treat each class by itself, those of the chosen
-        classes, the last one again where others have more. Else all, because products of other sizes round
-        differently and could move a label.
+        classes. Else all, because products of other sizes round differently and could move a label.
         """
-        if chosen is not None and self.tower.kernels:
-            most = max(len(chosen[i]) for i in batch)
-            return Groups.apart([coarse[i][chosen[i] + chosen[i][-1:] * (most - len(chosen[i]))] for i in batch])
+        if places is not None and self.tower.kernels:
+            return Groups.apart([coarse[i].index_select(0, places[i]) for i in batch])
         return coarse if len(batch) == len(coarse.images) else Groups.apart([coarse[i] for i in batch])
 
     def compensate(
@@ -405,19 +409,23 @@ class Cliper:
         return torch.stack([refine(single, of, self.settings) for single, of in zip(coarse, of_images, strict=True)])
 
     def filled_up(
-        self, coarse: Groups, sharp: Mapping[int, Float[Tensor, "_classes side side"]], chosen: Sequence[list[int]]
+        self,
+        coarse: Groups,
+        sharp: Mapping[int, Float[Tensor, "_classes side side"]],
+        places: Int[Tensor, "images most"],
     ) -> Groups:
         """Refined maps of all classes: of those not chosen the coarse maximum everywhere, which is their score then.
 
         Args:
             sharp: from `compensate`, for the images with chosen classes.
+            places: from `padded`.
         """
         found = []
-        for index, (maps, classes) in enumerate(zip(coarse, chosen, strict=True)):
+        for index, maps in enumerate(coarse):
             filled = maps.flatten(1).amax(dim=1)[:, None, None]
             if index in sharp:
-                filled = filled.repeat(1, *sharp[index].shape[1:])
-                filled[classes] = sharp[index][: len(classes)] if self.tower.kernels else sharp[index][classes]
+                own = sharp[index] if self.tower.kernels else sharp[index].index_select(0, places[index])
+                filled = filled.repeat(1, *own.shape[1:]).index_copy_(0, places[index], own)
             found.append(filled)
         return Groups.apart(found)
 

@@ -77,6 +77,7 @@ def check_compiled(model: DiffusionModel, batch: int, problems: list[str], **opt
     size = (batch, 3, model.side_px, model.side_px)
     pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator).to(device)
     noise = torch.stack([model.noise(seed) for seed in range(batch)]).to(device)
+    model.encoder.fast = model.cut_unet.fast = None
     latents = model.encoder(pixels)
     attention = model.queries_and_keys(latents, noise)
     model.compile(problems, **options)

@@ -105,9 +105,7 @@ class CliperSpec:
         if self.diffusion is not None and self.empty_prompt is not None:
             diffusion = load_diffusion(self.diffusion, torch.tensor(self.empty_prompt), device, dtype)
         queries = build_queries(self.embeddings, self.settings.preset)
-        if device.type != "cuda":
-            return Cliper(tower, queries, self.settings, diffusion)
-        return build_for_gpu(tower, queries, self.settings, diffusion, batch)
+        return build_cliper(tower, queries, self.settings, diffusion, batch)
 
 
 @dataclass(frozen=True)
@@ -145,20 +143,19 @@ class BaselineSpec:
         return Baseline(tower, build_queries(self.embeddings, "release"), self.method, self.settings, proxy)
 
 
-def build_for_gpu(
-    tower: VisionTower,
-    queries: Queries,
-    settings: MethodSettings,
-    diffusion: DiffusionModel | None,
-    batch: int | None,
+def build_cliper(
+    tower: VisionTower, queries: Queries, settings: MethodSettings, diffusion: DiffusionModel | None, batch: int | None
 ) -> Cliper:
-    """CLIPer with kernels and compiled parts, each compared with its plain version first, and warm."""
-    from cliper.selfcheck import Case, check_compiled, disagreements  # Triton is only there where torch knows CUDA
+    """CLIPer from loaded models. On a GPU with kernels and compiled parts, each compared with its plain version first,
+    and warm.
+    """
+    if tower.device.type != "cuda":
+        return Cliper(tower, queries, settings, diffusion)
+    from cliper.selfcheck import check_compiled  # Triton is only there where torch knows CUDA
 
-    torch.backends.cudnn.benchmark = True  # the parts with many convolutions see one shape
     problems: list[str] = []
     if tower.dtype == torch.float16:
-        problems += disagreements(tower.device, Case(torch.float16))
+        problems += check_kernels(tower.device)
         tower = replace(tower, kernels=not problems)
     while True:
         cliper = Cliper(tower, queries, settings, diffusion, batch)
@@ -174,6 +171,13 @@ def build_for_gpu(
             batch = (batch or 1) // 2
             logger.warning("the GPU's memory does not hold a batch: trying batches of %d", batch)
             torch.cuda.empty_cache()
+
+
+def check_kernels(device: torch.device) -> list[str]:
+    """What is wrong with the kernels on this GPU; empty if they do what their plain versions do."""
+    from cliper.selfcheck import Case, disagreements  # Triton is only there where torch knows CUDA
+
+    return disagreements(device, Case(torch.float16))
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
@@ -193,14 +197,20 @@ def build_queries(embeddings: VocabularyEmbeddings, preset: Preset) -> Queries:
 def load_models(spec: SegmenterSpec, batch: int) -> Segmenter:
     """Load the models in an actor's process, onto its GPU if it has one. Arguments as for `SegmenterSpec.build`."""
     on_gpu = bool(ray.get_gpu_ids())
+    set_torch_flags(on_gpu)
+    return spec.build(torch.device("cuda" if on_gpu else "cpu"), batch)
+
+
+def set_torch_flags(on_gpu: bool) -> None:
+    """How torch computes in a process that labels."""
     if not on_gpu:
         # Not shared out among actors: sums split over other numbers of threads round differently, and the number of
         # actors must not change a row.
         torch.set_num_threads(os.cpu_count() or 1)
     else:
         keep_compiled_code()
+    torch.backends.cudnn.benchmark = on_gpu  # the parts with many convolutions see one shape
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
-    return spec.build(torch.device("cuda" if on_gpu else "cpu"), batch)
 
 
 def keep_compiled_code() -> None:

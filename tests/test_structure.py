@@ -1,4 +1,4 @@
-"""Imports point one way: demo, benchmarks -> jobs -> cluster -> cliper, schemas.
+"""Imports point one way: benchmarks -> demo -> jobs -> cluster -> cliper, schemas.
 
 cliper knows neither Ray nor files, schemas neither torch nor Ray, and nothing but tests needs tests.
 """
@@ -19,7 +19,13 @@ MAY_IMPORT = {
     "cluster": BELOW_JOBS,
     "jobs": {"jobs", *BELOW_JOBS},
     "demo": {"demo", "jobs", *BELOW_JOBS},
-    "benchmarks": {"benchmarks", "jobs", *BELOW_JOBS, "tests.reference"},  # they measure against the transcription
+    "benchmarks": {
+        "benchmarks",
+        "demo",
+        "jobs",
+        *BELOW_JOBS,
+        "tests.reference",
+    },  # they measure against the transcription
     "tests": {"tests", "demo", "benchmarks", "jobs", *BELOW_JOBS},
 }
 MUST_NOT_IMPORT = {

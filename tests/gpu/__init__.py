@@ -1,1 +1,1 @@
-"""The GPU path without a GPU: counted on fake CUDA tensors, interpreted, compiled."""
+"""The GPU path without a GPU: counts on fake CUDA tensors, kernels interpreted and compiled."""

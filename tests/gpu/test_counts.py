@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.counts import CASES, TABLE, count
+from benchmarks.fake_cuda import fake_gpu
 from cliper.groups import Groups
 from cliper.labels import find_competitors, label_together
 from cliper.runs import runs_from
 from cliper.settings import VIT_B_16, MethodSettings
-from tests.gpu.counts import CASES, TABLE, count
-from tests.gpu.fake_cuda import fake_gpu
 
 TOLERANCE = 0.1
 EXACT = ("waits", "copies_to_device")
@@ -19,7 +19,7 @@ EXACT = ("waits", "copies_to_device")
 
 @pytest.mark.parametrize(("clip", "compensation"), CASES)
 def test_counts_are_those_of_the_table(clip: str, compensation: Any) -> None:
-    """After an improvement, ``python -m tests.gpu.counts --write`` lowers the table."""
+    """After an improvement, ``python -m benchmarks.counts --write`` lowers the table."""
     expected, found = json.loads(TABLE.read_text())[f"{clip}, {compensation}"], count(clip, compensation)
     assert found["peak_gb"] == pytest.approx(expected["peak_gb"], rel=TOLERANCE)
     assert found["stages"].keys() == expected["stages"].keys()
@@ -39,6 +39,15 @@ def test_labels_take_as_many_kernels_whatever_the_sizes() -> None:
             assert [runs.image_hw for runs in runs_from(first, labels, sizes)] == sizes
         counts = gpu.stages[""]
         assert (counts.kernels, counts.waits, counts.copies_to_device) == (9, 2, 1)
+
+
+def test_what_can_be_present_is_asked_once() -> None:
+    """With ``skip_absent`` the host waits once more for a batch, before the diffusion model."""
+    waits = [
+        sum(of["waits"] for of in count("ViT-B-16", "product", 2, skip_absent=skip)["stages"].values())
+        for skip in (False, True)
+    ]
+    assert waits == [3, 4]
 
 
 def test_products_and_memory_are_counted() -> None:

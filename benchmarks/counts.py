@@ -1,4 +1,4 @@
-"""What labelling costs on a GPU, counted without one: ``python -m tests.gpu.counts``, with ``--write`` to keep it."""
+"""What labelling costs on a GPU, counted without one: ``python -m benchmarks.counts``, with ``--write`` to keep it."""
 
 import json
 from dataclasses import asdict, replace
@@ -11,11 +11,11 @@ import tyro
 from PIL import Image
 
 from benchmarks import full_size
-from benchmarks.speed import some_image
+from benchmarks.fake_cuda import fake_gpu
+from benchmarks.images import some_image
 from cliper.coarse import Queries
 from cliper.pipeline import Cliper
 from cliper.settings import Compensation, MethodSettings
-from tests.gpu.fake_cuda import fake_gpu
 
 TABLE = Path(__file__).with_name("counts.json")
 CASES: list[tuple[str, Compensation]] = [
@@ -27,33 +27,43 @@ CLASSES = 21
 IMAGE_HW = (375, 500)
 
 
-def count(clip: str, compensation: Compensation, batch: int = BATCH) -> dict[str, Any]:
-    """Label a batch at full size in fp16 on a fake GPU.
+def count(
+    clip: str,
+    compensation: Compensation,
+    batch: int = BATCH,
+    classes: int = CLASSES,
+    image_hw: tuple[int, int] = IMAGE_HW,
+    dtype: torch.dtype = torch.float16,
+    skip_absent: bool = False,
+) -> dict[str, Any]:
+    """Label a batch on a fake GPU, with the kernels in fp16 and without them in other formats, as an actor has them.
+    It is not the first one: what stays on the GPU is there.
 
     Returns:
         ``peak_gb``; and for each stage its `StageCounts`: kernels, waits and copies of the batch, gigabytes and
         teraflop of an image.
     """
     device = torch.device("cuda")
-    with fake_gpu() as gpu, patch.object(full_size, "randomised", gpu.on_device):
-        tower, defaults = full_size.build_tower(clip, device, torch.float16)
-        tower = replace(tower, kernels=True)  # as an actor has them on a GPU
-        diffusion = full_size.build_diffusion(clip, device, torch.float16) if compensation != "none" else None
-        rows = torch.randn(CLASSES + 25, tower.model.proj.shape[1], generator=torch.Generator().manual_seed(0))
-        settings = MethodSettings(**vars(defaults) | {"compensation": compensation})
-        queries = Queries.build(rows[:CLASSES], rows[CLASSES:], torch.arange(CLASSES))
-        cliper = Cliper(tower, queries, settings, diffusion)
+    with fake_gpu() as gpu, patch.multiple(full_size, randomised=gpu.on_device, moved=gpu.on_device):
+        tower, defaults = full_size.build_tower(clip, device, dtype)
+        tower = replace(tower, kernels=dtype == torch.float16)
+        diffusion = full_size.build_diffusion(clip, device, dtype) if compensation != "none" else None
+        rows = torch.randn(classes + 25, tower.model.proj.shape[1], generator=torch.Generator().manual_seed(0))
+        settings = MethodSettings(**vars(defaults) | {"compensation": compensation, "skip_absent": skip_absent})
+        queries = Queries.build(rows[:classes], rows[classes:], torch.arange(classes))
+        cliper = Cliper(tower, queries, settings, diffusion, batch)
         prepared = [
-            cliper.inputs.prepare(Image.fromarray(some_image(*IMAGE_HW, number)), number) for number in range(batch)
+            cliper.inputs.prepare(Image.fromarray(some_image(*image_hw, number)), number) for number in range(batch)
         ]
+        cliper.predict(prepared[:1])
         gpu.stages.clear()
         predictions = cliper.predict(prepared)
     assert len(predictions) == batch
     stages = {}
     for name, counts in gpu.stages.items():
         found = asdict(counts)
-        found["gb_an_image"] = round(found.pop("bytes_moved") / batch / 1e9, 3)
-        found["tflop_an_image"] = round(found.pop("flop") / batch / 1e12, 3)
+        found["gb_an_image"] = round(found.pop("bytes_moved") / batch / 1e9, 6)
+        found["tflop_an_image"] = round(found.pop("flop") / batch / 1e12, 6)
         found["mb_to_device"] = round(found.pop("bytes_to_device") / 1e6, 2)
         stages[name or "between"] = found
     return {"peak_gb": round(gpu.peak_bytes / 1e9, 2), "stages": stages}
