@@ -36,7 +36,7 @@ def count(
     dtype: torch.dtype = torch.float16,
     skip_absent: bool = False,
 ) -> dict[str, Any]:
-    """Label a batch on a fake GPU, with the kernels in fp16 and without them in other formats, as an actor has them.
+    """Label a batch on a fake GPU, with the kernels in half precision and without them in fp32, as an actor has them.
     It is not the first one: what stays on the GPU is there.
 
     Returns:
@@ -46,7 +46,7 @@ def count(
     device = torch.device("cuda")
     with fake_gpu() as gpu, patch.multiple(full_size, randomised=gpu.on_device, moved=gpu.on_device):
         tower, defaults = full_size.build_tower(clip, device, dtype)
-        tower = replace(tower, kernels=dtype == torch.float16)
+        tower = replace(tower, kernels=dtype != torch.float32)
         diffusion = full_size.build_diffusion(clip, device, dtype) if compensation != "none" else None
         rows = torch.randn(classes + 25, tower.model.proj.shape[1], generator=torch.Generator().manual_seed(0))
         settings = MethodSettings(**vars(defaults) | {"compensation": compensation, "skip_absent": skip_absent})

@@ -112,7 +112,7 @@ def find(options: ReportOptions, console: Console) -> Findings:
     facts = budget.call("machine", machine, device, precision) or {}
     problems = None
     if device == "cuda":
-        problems = budget.call("self-check of the kernels", check_kernels, torch.device(device))
+        problems = budget.call("self-check of the kernels", check_kernels, torch.device(device), torch.float16)
         console.print("self-check:", "; ".join(problems) if problems else "the kernels agree with their plain versions")
     rates = budget.call("rates", measure_rates, device, precision)
     plan = quick_plan() if options.quick else full_plan()

@@ -344,6 +344,11 @@ def first_pixels_kernel(labels, images, first_out, tile: tl.constexpr):
     tl.store(first_out + start + pixels, (own != other) | (pixels == 0), mask=inside)
 
 
+def format_of_sums(of_maps: torch.dtype) -> torch.dtype:
+    """In bf16 the sum of early maps would be too coarse: neighbouring values differ by up to 1 %."""
+    return torch.float32 if of_maps == torch.float32 else torch.float16
+
+
 @torch.library.custom_op("cliper::early_sum", mutates_args=())
 def early_sum(qkv: Tensor, lse: Tensor) -> Tensor:
     """The sum over layers of ``softmax(q k^T / sqrt(d))``, in the format of queries and keys.
@@ -358,7 +363,7 @@ def early_sum(qkv: Tensor, lse: Tensor) -> Tensor:
     layers, batch, tokens, packed = qkv.shape
     heads = lse.shape[2]
     width = packed // (3 * heads)
-    total = qkv.new_empty(batch, heads, tokens, tokens)
+    total = qkv.new_empty(batch, heads, tokens, tokens, dtype=format_of_sums(qkv.dtype))
     grid = (triton.cdiv(tokens, TILE), triton.cdiv(tokens, TILE), batch * heads)
     early_sum_kernel[grid](
         qkv, lse, total, layers, tokens, heads, *qkv.stride()[:3], width**-0.5,
@@ -502,7 +507,7 @@ def label_pixels(
 @early_sum.register_fake
 def _(qkv: Tensor, lse: Tensor) -> Tensor:
     _, batch, heads, tokens = lse.shape
-    return qkv.new_empty(batch, heads, tokens, tokens)
+    return qkv.new_empty(batch, heads, tokens, tokens, dtype=format_of_sums(qkv.dtype))
 
 
 @scaling_rounds.register_fake

@@ -23,7 +23,8 @@ class VisionTower:
     Attributes:
         model: open_clip's vision transformer; its weights are only read.
         mean, std: per channel, of pixels in 0 to 1, that the tower was trained with.
-        kernels: `cliper.kernels` compute attention and labels; only for fp16 on a GPU, after `cliper.selfcheck`.
+        kernels: `cliper.kernels` compute attention and labels; only in half precision on a GPU, after
+            `cliper.selfcheck`.
     """
 
     model: VisionTransformer

@@ -154,8 +154,8 @@ def build_cliper(
     from cliper.selfcheck import check_compiled  # Triton is only there where torch knows CUDA
 
     problems: list[str] = []
-    if tower.dtype == torch.float16:
-        problems += check_kernels(tower.device)
+    if tower.dtype != torch.float32:
+        problems += check_kernels(tower.device, tower.dtype)
         tower = replace(tower, kernels=not problems)
     while True:
         cliper = Cliper(tower, queries, settings, diffusion, batch)
@@ -173,11 +173,11 @@ def build_cliper(
             torch.cuda.empty_cache()
 
 
-def check_kernels(device: torch.device) -> list[str]:
-    """What is wrong with the kernels on this GPU; empty if they do what their plain versions do."""
+def check_kernels(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """What is wrong with the kernels on this GPU in a half precision; empty if they do what their plain versions do."""
     from cliper.selfcheck import Case, disagreements  # Triton is only there where torch knows CUDA
 
-    return disagreements(device, Case(torch.float16))
+    return disagreements(device, Case(dtype))
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from cliper import kernels
 
 ARCHITECTURES = (80, 89, 90)
 """A100; L4 and L40S; H100 and H200."""
+HALVES = ("*fp16", "*bf16")
 HALF, SINGLE, NUMBER, FACTOR = "*fp16", "*fp32", "i32", "fp32"
 INTEGERS, BYTES = "*i64", "*u8"
 TILES = {"width": 64, "padded": 64, "tile": kernels.TILE}
@@ -87,6 +89,7 @@ class Compiled(NamedTuple):
     """What the assembler says of a kernel."""
 
     kernel: str
+    half: str
     architecture: int
     registers: int
     spilled_bytes: int
@@ -95,7 +98,12 @@ class Compiled(NamedTuple):
 
 def compile_all() -> Iterator[Compiled]:
     """Compile every kernel for every architecture."""
-    for name, (signature, constants) in SIGNATURES.items():
+    for (name, (signature, constants)), half in product(SIGNATURES.items(), HALVES):
+        if HALF in signature.values():
+            # The sum of early maps is in fp16 whatever the tower's format.
+            signature = {key: half if kind == HALF and key != "total" else kind for key, kind in signature.items()}
+        elif half != HALF:
+            continue
         aligned = {(index,): [["tt.divisibility", 16]] for index, kind in enumerate(signature.values()) if "*" in kind}
         source = ASTSource(
             fn=getattr(kernels, name), signature=signature | dict.fromkeys(constants, "constexpr"),
@@ -107,7 +115,7 @@ def compile_all() -> Iterator[Compiled]:
             built = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
             usage = resource_usage(built.asm["cubin"])
             registers, stack = (int(number) for number in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
-            yield Compiled(name, architecture, registers, stack, built.metadata.shared)
+            yield Compiled(name, half, architecture, registers, stack, built.metadata.shared)
 
 
 def resource_usage(cubin: bytes) -> str:
