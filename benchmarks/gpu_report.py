@@ -28,7 +28,7 @@ from benchmarks.speed import VERSIONS, Combination, Row, append, commit, complet
 from cliper.models import DEMO
 from cliper.settings import Compensation
 from cluster.actors import check_kernels
-from cluster.session import ClusterOptions
+from cluster.options import ClusterOptions
 
 ROOT = Path(__file__).parents[1]
 COUNTING_MINUTES = 1.5

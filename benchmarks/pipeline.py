@@ -34,9 +34,9 @@ from cluster.corpus.inputs import open_input
 from cluster.corpus.prepare import Preparer
 from cluster.corpus.sources import list_corpus
 from cluster.encoders import AnnotationEncoder
+from cluster.options import ClusterOptions
 from cluster.output.folder import Output
 from cluster.run import Pipeline, run_pipeline
-from cluster.session import ClusterOptions
 from cluster.storage import open_location
 from jobs.common.options import MethodOptions
 from jobs.common.request import find_models

@@ -38,7 +38,7 @@ from cliper.settings import Compensation
 from cliper.transfer import channels_first
 from cluster.actors import PRECISIONS, set_torch_flags
 from cluster.corpus.decode import decode_rgb
-from cluster.session import ClusterOptions
+from cluster.options import ClusterOptions
 from cluster.sizing import CALLS_PER_GPU_ACTOR
 from schemas.runs import annotations_from_runs
 

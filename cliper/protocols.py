@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from cliper.baselines import BaselineMethod, BaselineSettings
+from cliper.baseline_settings import BaselineMethod, BaselineSettings
 
 OWN_DATA = {True: "voc21", False: "voc20"}
 """The benchmark whose settings data of one's own gets, with and without background."""

@@ -15,10 +15,10 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliper.baseline_settings import DEFAULT_PROXY
 from cliper.models import LOCAL_PREFIX, channels, explaining
 from cliper.vision import channel_statistics, merge_heads, project_value
 
-DEFAULT_PROXY = "vit_base_patch8_224.dino"
 PROXY_CONFIG = "config.json"
 PROXY_WEIGHTS = "model.safetensors"
 PROXY_OPTIONS: dict[str, Any] = {"pretrained": False, "dynamic_img_size": True, "num_classes": 0}

@@ -17,7 +17,8 @@ import torch
 from huggingface_hub.constants import HF_HOME
 from ray.actor import ActorHandle
 
-from cliper.baselines import Baseline, BaselineMethod, BaselineSettings
+from cliper.baseline_settings import BaselineMethod, BaselineSettings
+from cliper.baselines import Baseline
 from cliper.coarse import Queries
 from cliper.diffusion import DiffusionModel
 from cliper.loading import load_diffusion, load_vision_tower

@@ -20,9 +20,9 @@ from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn
 from cluster import session
 from cluster.corpus.readers import Record, Shard, utf8
 from cluster.corpus.sources import Corpus, read_shard
+from cluster.options import ClusterOptions
 from cluster.output.files import atomic_write, file_name, split_id
 from cluster.output.folder import Output
-from cluster.session import ClusterOptions
 from schemas.errors import JobFailedError
 
 SHARD_PATTERN = r"\d{6,}\.tar"

@@ -15,11 +15,11 @@ from cluster.actors import Labeller, SegmenterSpec
 from cluster.corpus.sources import Corpus
 from cluster.datasource import CorpusDatasource, Prepare
 from cluster.encoders import Encoder
+from cluster.options import ClusterOptions
 from cluster.output.changes import note_versions
 from cluster.output.folder import Output
 from cluster.output.resume import forget_transient_failures, scan_output
 from cluster.progress import ProgressDisplay, report, start_counter
-from cluster.session import ClusterOptions
 from cluster.sizing import Cluster, Resources
 from schemas.errors import JobFailedError, RequestError
 from schemas.manifest import Manifest

@@ -15,11 +15,11 @@ from itertools import chain
 from rich.console import Console
 from tyro.conf import UseAppendAction
 
+from cluster.options import Unset
 from cluster.output.rows import open_labels
 from jobs.common.exit_codes import run_job
 from jobs.common.targets import check_file_target, note_unfinished
 from jobs.filtering.conditions import Conditions, check_class, parse_area, parse_condition, parse_conditions
-from jobs.filtering.copies import check_copy, copy_kept
 from jobs.filtering.selection import select_images
 from jobs.filtering.statistics import show_stats
 from schemas.errors import RequestError
@@ -33,7 +33,7 @@ class FilterOptions:
 
     labels: str
     """Output folder of the labelling job: a local path or a URL."""
-    output: str | None = None
+    output: Unset[str] = None
     """Parquet file to write: image_id, uri, width, height and a column "score: CLASS" for each class mentioned."""
     require: Repeated = ()
     """Conditions that must all hold: dog, or "dog>0.6"."""
@@ -43,19 +43,19 @@ class FilterOptions:
     """Conditions that must not hold: person, or "person>0.3"."""
     min_area: Repeated = ()
     """CLASS=SHARE: the class must cover at least this share of the image, such as dog=0.02."""
-    where: str | None = None
+    where: Unset[str] = None
     """Additional SQL condition."""
-    copy_to: str | None = None
+    copy_to: Unset[str] = None
     """Folder or prefix for the kept images, copied byte for byte into tar shards. The same command resumes."""
     pictures_per_shard: int = 1000
     """Maximum number of images in a tar shard of --copy-to."""
-    address: str | None = None
+    address: Unset[str] = None
     """Ray cluster for copying (default: RAY_ADDRESS, else Ray is started on this machine)."""
     stats: bool = False
     """Show histograms of the scores of all images, to choose thresholds by."""
     classes: tuple[str, ...] = ()
     """Classes for --stats (default: the 20 most frequent)."""
-    truth: str | None = None
+    truth: Unset[str] = None
     """Ground truth for --stats: a Parquet table with image_id and a list column classes, or a Parquet or CSV table
     with image_id and class (empty for an image without classes)."""
     overwrite: bool = False
@@ -75,6 +75,8 @@ class FilterOptions:
 
 def filter_images(options: FilterOptions, console: Console) -> None:
     """Show statistics, write a table and copy images, as requested."""
+    if options.copy_to:
+        from jobs.filtering.copies import check_copy, copy_kept  # Ray takes seconds, for which --help should not wait
     conditions = options.conditions()
     if not (options.output or options.copy_to or options.stats):
         raise RequestError("give --output, --copy-to or --stats")

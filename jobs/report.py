@@ -10,6 +10,7 @@ from functools import partial
 
 from rich.console import Console
 
+from cluster.options import Unset
 from cluster.output.files import atomic_write
 from cluster.output.folder import Output
 from cluster.output.rows import open_labels
@@ -34,7 +35,7 @@ class ReportOptions:
     """Output folder of the labelling job, finished or not: a local path or a URL."""
     output: str
     """HTML file to write. An existing file is replaced."""
-    images: str | None = None
+    images: Unset[str] = None
     """The images: the job's --input at its current place (default: the addresses in the rows)."""
     pictures: int = 60
     """Number of images on the page."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import tyro
-from ray.exceptions import RayError
 from rich.console import Console
 
 from cluster.storage import STORAGE_ERRORS, storage_problem
@@ -25,26 +24,38 @@ def run_job(
     arguments: Sequence[str] | None = None,
 ) -> int:  # fmt: skip
     """Parse the arguments and run a job. Returns 0 done, 1 failed, 2 wrong request, 130 interrupted."""
-    options = tyro.cli(kind, args=arguments, description=description, config=(tyro.conf.OmitArgPrefixes,))
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
+    options = tyro.cli(kind, args=arguments, description=description, config=config)
     errors = plain_console(stderr=True)
     try:
         job(options, plain_console())
     except RequestError as error:
         say(errors, str(error))
         return WRONG_REQUEST
-    except (RayError, *STORAGE_ERRORS) as error:  # first: Ray makes errors of a worker subclasses of JobFailedError too
-        say(errors, job_problem(error))
-        errors.print(CONTINUES)
-        return FAILED
-    except JobFailedError as error:
-        say(errors, str(error))
-        return FAILED
     except KeyboardInterrupt:
         if threading.current_thread() is threading.main_thread():
             # A second Ctrl-C ends what Ray does at the end, without a traceback.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         errors.print(f"interrupted. {CONTINUES}")
         return INTERRUPTED
+    except Exception as error:
+        from ray.exceptions import RayError  # takes seconds, for which --help should not wait
+
+        if isinstance(
+            error, RayError | STORAGE_ERRORS
+        ):  # Ray makes errors of a worker subclasses of JobFailedError too
+            say(errors, job_problem(error))
+            errors.print(CONTINUES)
+            return FAILED
+        # First, because Ray makes errors of a worker subclasses of JobFailedError too.
+        if isinstance(error, (RayError, *STORAGE_ERRORS)):
+            say(errors, job_problem(error))
+            errors.print(CONTINUES)
+            return FAILED
+        if isinstance(error, JobFailedError):
+            say(errors, str(error))
+            return FAILED
+        raise
     return DONE
 
 

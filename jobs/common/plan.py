@@ -1,7 +1,6 @@
 """The plan of a job: how it would use the cluster, how long it may take and what it may cost."""
 
 import csv
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -12,32 +11,10 @@ from rich.table import Table
 from cliper.models import split_revision
 from cluster.corpus.sources import Corpus, read_shard
 from cluster.sizing import Cluster, Resources
-from jobs.common.options import MethodOptions
-from schemas.errors import RequestError
+from jobs.common.options import MethodOptions, PlanOptions
 
 SPEEDS = Path(__file__).with_name("speeds.csv")
 """The newest rows of benchmarks/results.csv, one for each device, CLIP model and compensation."""
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """Options of --plan."""
-
-    plan: bool = False
-    """Print how the job would use the cluster, how long it may take and what it may cost, and stop."""
-    actor_images_per_second: float | None = None
-    """For --plan: images that one actor labels per second (default: the newest measurement, if there is one)."""
-    actor_price_per_hour: float | None = None
-    """For --plan: price per hour of the machine that one actor uses, in any currency."""
-
-    def check(self) -> None:
-        """Raises RequestError: a number is not positive, or is given without --plan."""
-        for name in ("actor_images_per_second", "actor_price_per_hour"):
-            value, flag = getattr(self, name), f"--{name.replace('_', '-')}"
-            if value is not None and not value > 0:
-                raise RequestError(f"{flag} must be above 0, not {value}")
-            if value is not None and not self.plan:
-                raise RequestError(f"{flag} belongs to --plan")
 
 
 class Speed(NamedTuple):

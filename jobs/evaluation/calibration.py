@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -14,8 +13,6 @@ from jobs.common.statistics import best_thresholds, intersection_over_union, thr
 from jobs.evaluation.figures import EvaluationCounts, add_counts, read_rows
 from schemas.evaluation import VALUE_STEPS
 from schemas.settings_file import SettingsFile
-
-Goal = Literal["miou", "f1"]
 
 
 def fit_presence(

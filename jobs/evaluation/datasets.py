@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cliper.models import ClipSpec
-from cliper.protocols import Protocol
+from cliper.protocols import Protocol, find_protocol
 from cliper.published import Benchmark, find_benchmark
 from cliper.settings import Preset
 from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled
@@ -14,10 +14,9 @@ from cluster.corpus.readers import utf8
 from cluster.storage import open_location
 from jobs.common.request import parse_text
 from jobs.common.vocabulary import VocabularyRequest, read_embeddings, read_templates
+from jobs.evaluation.options import FOLDER, EvaluateOptions
 from schemas.errors import RequestError
 from schemas.vocabulary import VocabularyClass, packaged_background, parse_vocabulary
-
-FOLDER = "folder"
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Dataset:
         return VocabularyRequest(self.classes, words.background_queries, read_templates(chosen), ready=None)
 
 
-def find_dataset(
+def find_labelled(
     name: str, root: str | None, split: Split, limit: int | None, limits: Limits, protocol: Protocol | None = None
 ) -> Dataset:
     """One of the benchmarks as its makers lay it out, with the words of a baseline's protocol if there is one.
@@ -120,3 +119,16 @@ def find_folder(
         frozenset(ignore), limit, limits,
     )  # fmt: skip
     return Dataset(FOLDER, labelled, entries, background and 0 not in ignore, benchmark=None)
+
+
+def find_dataset(options: EvaluateOptions) -> Dataset:
+    """The data set that is asked for; raises RequestError: it is not there."""
+    if options.dataset == FOLDER:
+        return find_folder(
+            options.images, options.masks, options.classes, options.background, options.ignore, options.limit,
+            options.limits,
+        )  # fmt: skip
+    published = options.choice.harness == "published" and not options.text_embeddings
+    baseline = options.choice.baseline if published else None
+    protocol = find_protocol(baseline, options.dataset) if baseline else None
+    return find_labelled(options.dataset, options.root, options.split, options.limit, options.limits, protocol)

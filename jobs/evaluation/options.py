@@ -2,21 +2,19 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tyro.extras import literal_type_from_choices
 
-from cliper.protocols import find_protocol
 from cluster.corpus.layouts import BENCHMARKS, Split
 from cluster.corpus.limits import Limits
-from cluster.session import ClusterOptions
-from jobs.common.methods import MethodChoice
-from jobs.common.options import MethodOptions
+from cluster.options import ClusterOptions, Unset
+from jobs.common.options import MethodChoice, MethodOptions
 from jobs.evaluation.ablations import NEED_DIFFUSION, Grid
-from jobs.evaluation.calibration import Goal
-from jobs.evaluation.datasets import FOLDER, Dataset, find_dataset, find_folder
 from schemas.errors import RequestError
 
+FOLDER = "folder"
+Goal = Literal["miou", "f1"]
 if TYPE_CHECKING:
     DatasetName = str
 else:
@@ -30,15 +28,15 @@ class EvaluateOptions:
     dataset: DatasetName
     """Labelled data set as its makers lay it out, below --root; or folder, with --images, --masks and --classes."""
     models: MethodOptions
-    root: str | None = None
+    root: Unset[str] = None
     """Where the data set is: a local folder or a URL."""
     split: Split = "val"
     """Split of the data set. Published figures are about val, those of pseudo-masks (paper table 3) about train."""
-    images: str | None = None
+    images: Unset[str] = None
     """Folder of images."""
-    masks: str | None = None
+    masks: Unset[str] = None
     """Folder of index masks: PNG files with the images' names."""
-    classes: str | None = None
+    classes: Unset[str] = None
     """Class list of a folder: one class per line in the order of mask values, or "name: query one; query two"."""
     background: bool = True
     """In a folder's masks 0 is background and 1 the first class. --no-background: 0 is the first class. --ignore 0 255:
@@ -46,16 +44,16 @@ class EvaluateOptions:
     ignore: tuple[int, ...] = (255,)
     """Values in a folder's masks of pixels that do not count."""
     choice: MethodChoice = field(default_factory=MethodChoice)
-    text_embeddings: str | None = None
+    text_embeddings: Unset[str] = None
     """Ready text embeddings (safetensors) in place of CLIP's text tower."""
-    templates: str | None = None
+    templates: Unset[str] = None
     """Prompt templates: car, openai_imagenet_80, maskclip_85 or a file (default: the published ones)."""
     given_labels: bool = False
     """Tell the method which classes each image shows: figures of pseudo-masks (paper table 3). Scores do not matter
     then, and --calibrate fits background thresholds only."""
     grid: tuple[Grid, ...] = ()
     """Evaluate every row of these ablation tables of the paper."""
-    calibrate: Path | None = None
+    calibrate: Unset[Path] = None
     """Fit on half of the images, try the result on the other half, and write a settings file for --settings if it is
     better. Preset open: probabilities of presence. Other presets: thresholds of every class."""
     calibrate_for: Goal = "miou"
@@ -63,11 +61,11 @@ class EvaluateOptions:
     output: str = "evaluations"
     """Folder or prefix for the rows that figures are summed from. Each request has its own folder there, in which the
     same command continues."""
-    json: Path | None = None
+    json: Unset[Path] = None
     """File for the figures."""
-    markdown: Path | None = None
+    markdown: Unset[Path] = None
     """File for the figures as a Markdown table."""
-    limit: int | None = None
+    limit: Unset[int] = None
     """Evaluate only this many images, the first by name."""
     limits: Limits = field(default_factory=Limits)
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
@@ -99,13 +97,3 @@ class EvaluateOptions:
         for path in (self.json, self.markdown, self.calibrate):
             if path is not None and not path.resolve().parent.is_dir():
                 raise RequestError(f"{path}: the folder does not exist")
-
-    def find_dataset(self) -> Dataset:
-        """The data set; raises RequestError: it is not there."""
-        if self.dataset == FOLDER:
-            return find_folder(
-                self.images, self.masks, self.classes, self.background, self.ignore, self.limit, self.limits
-            )
-        baseline = self.choice.baseline if self.choice.harness == "published" and not self.text_embeddings else None
-        protocol = find_protocol(baseline, self.dataset) if baseline else None
-        return find_dataset(self.dataset, self.root, self.split, self.limit, self.limits, protocol)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
 from cliper import baselines, labels
-from cliper.baselines import Baseline, BaselineSettings, competing_queries, most_probable
+from cliper.baseline_settings import BaselineSettings
+from cliper.baselines import Baseline, competing_queries, most_probable
 from cliper.coarse import Queries, class_maps
 from cliper.loading import load_vision_tower
 from cliper.models import ModelError, find_clip

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from cliper.baselines import Baseline, BaselineSettings
+from cliper.baseline_settings import BaselineSettings
+from cliper.baselines import Baseline
 from cliper.coarse import Queries
 from cliper.loading import load_vision_tower
 from cliper.models import find_clip

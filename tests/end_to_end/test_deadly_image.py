@@ -23,9 +23,9 @@ from cluster.corpus.inputs import open_input
 from cluster.corpus.prepare import Preparer
 from cluster.corpus.sources import list_corpus
 from cluster.encoders import AnnotationEncoder
+from cluster.options import ClusterOptions
 from cluster.output.folder import Output
 from cluster.run import Pipeline, run_to_completion
-from cluster.session import ClusterOptions
 from cluster.storage import open_location
 from schemas.manifest import Manifest
 from tests.support.corpora import jpeg, write_folder

@@ -60,7 +60,7 @@ def wide_embeddings() -> bytes:
         (["--picture-timeout-s", "inf"], "--picture-timeout-s must be above 0 and at most 1,000,000,000, not inf"),
         (["--follow", "0"], "--follow must be between 1 and 86400 seconds, not 0"),
         (["--follow", "5", "--plan"], "--follow labels without end: leave out --try and --plan"),
-        (["--input", ""], "--input is empty: name a local path or a URL"),
+        (["--input", ""], "--input is missing: give it, or set CLIPER_INPUT"),
         (["--vocab", "{tmp}/utf16.txt"], "it is not UTF-8 text (it has null characters, as UTF-16 has)"),
         (["--text-embeddings", "{tmp}/wide.safetensors"], "has 5 dimensions, and "),
         (["--limit", "-3"], "--limit must be at least 1"),

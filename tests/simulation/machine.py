@@ -20,11 +20,11 @@ from rich.console import Console
 import cluster.run
 from cluster.corpus.readers import Shard
 from cluster.corpus.sources import Corpus
+from cluster.options import ClusterOptions
 from cluster.output.changes import find_changes
 from cluster.output.folder import Output
 from cluster.output.lease import EXPIRES_S, exclusive_run
 from cluster.run import Pipeline, run_to_completion
-from cluster.session import ClusterOptions
 from cluster.storage import Location
 from schemas.errors import JobFailedError, RequestError
 from schemas.manifest import Manifest

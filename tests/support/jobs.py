@@ -21,7 +21,7 @@ from ray.data import DataContext
 
 import jobs.annotate
 from cluster import session
-from cluster.session import ClusterOptions
+from cluster.options import ClusterOptions
 from tests.support.s3_server import s3_client
 
 ROOT = Path(__file__).parents[2]

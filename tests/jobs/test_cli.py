@@ -1,0 +1,51 @@
+"""One command for all jobs, and help that does not wait for models."""
+
+import subprocess
+import sys
+
+import pytest
+
+from jobs import cli
+from tests.support.jobs import run_here
+
+SLOW = ("torch", "ray", "diffusers", "transformers", "open_clip", "timm")
+"""Packages that take seconds to import."""
+
+
+def test_every_command_is_listed_with_what_it_does() -> None:
+    listed = run_here(cli.main, ["--help"], {})
+    assert listed.returncode == 0
+    lines = [line.split(maxsplit=1) for line in listed.stdout.splitlines() if line.startswith("  ")]
+    assert [name for name, _ in lines] == list(cli.COMMANDS)
+    assert all(len(sentence) > 20 for _, sentence in lines)
+    assert run_here(cli.main, [], {}).stdout == listed.stdout
+
+
+def test_a_command_gets_its_arguments_and_says_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["filter", "--lables", "x"])
+    assert ended.value.code == 2
+    said = "".join(capsys.readouterr())
+    assert "cliper filter --help" in said
+    assert "--labels" in said, "what was meant"
+
+
+def test_a_command_that_does_not_exist() -> None:
+    ended = run_here(cli.main, ["anotate"], {})
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "error: there is no command anotate, did you mean annotate?\n"
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_imports_nothing_slow(command: str) -> None:
+    program = (
+        "import sys\nfrom jobs import cli\n"
+        f"try:\n    cli.main(['{command}', '--help'])\nexcept SystemExit as ended:\n    assert not ended.code\n"
+        f"print(*(set(sys.modules) & set({SLOW})), file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.strip() == ""
+    assert "{None}" not in run.stdout
+    assert "(default: None)" not in run.stdout
+    assert f"usage: cliper {command} " in run.stdout
