@@ -1,13 +1,16 @@
-# `make demo` labels drawn images, `make test` runs the tests. Both set up .venv first.
+# `make help` lists the targets. Each sets up .venv first.
 PYTHON ?= python3.11
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 # Tests that start Ray start processes of their own: more than two workers would only slow each other down.
 WORKERS ?= 2
 
-.PHONY: setup lock test test-long test-faults faults simulate fuzz check format demo train-demo gpu-report clean
+.PHONY: help setup lock test test-long test-faults faults simulate fuzz check format demo train-demo gpu-report clean
 
-setup: .venv/.ready
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.* ## (.*)/  make \1: \2/p' $(MAKEFILE_LIST)
+
+setup: .venv/.ready ## .venv with everything in requirements.lock
 
 .venv/.ready: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -16,50 +19,45 @@ setup: .venv/.ready
 	$(BIN)/uv pip install --quiet --no-deps --editable .
 	touch $@
 
-lock:
+lock: ## requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra aws --extra dev \
 		--quiet pyproject.toml --output-file requirements.lock
 
-test: setup
+test: setup ## tests, about seven minutes on two cores
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 15 -m "not faults and not long"
 
-# Tests that take too long for every change: more evaluations of drawn images, clusters of several nodes.
-test-long: setup
+test-long: setup ## longer tests, twenty minutes
 	$(BIN)/python -m pytest --durations 15 -m "long and not faults"
 
-# One trial of each kind; `make faults` runs all trials, which takes an hour.
-test-faults: setup
+test-faults: setup ## one trial of every fault, a quarter of an hour
 	$(BIN)/python -m pytest -m faults
 
-faults: setup
+faults: setup ## all trials, an hour
 	$(BIN)/python -m tests.faults
 
-# Half an hour of drawn histories: drivers that die at any change of the storage, corpora that change.
-simulate: setup
+simulate: setup ## 20,000 drawn histories, half an hour
 	$(BIN)/python -m tests.simulation
 
-# One hour of fuzzing.
-fuzz: setup
+fuzz: setup ## random bytes for the readers, an hour
 	for target in decode tar table vocabulary embeddings; do $(BIN)/python -m tests.fuzz $$target --seconds 720 || exit 1; done
 
-check: setup
+check: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup
+format: setup ## ruff formats
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo: setup
+demo: setup ## labels drawn images and writes a page to look at
 	$(BIN)/python -m demo
 
-train-demo: setup
+train-demo: setup ## trains the demo's models again
 	$(BIN)/python -m demo.training
 
-# Under ten minutes on a machine with a GPU: measures labelling and writes docs/gpu.md.
-gpu-report: setup
+gpu-report: setup ## measures labelling on a GPU and writes docs/gpu.md, ten minutes
 	$(BIN)/python -m benchmarks.gpu_report
 
-clean:
+clean: ## removes what tests and the demo leave behind
 	rm -rf demo-output .pytest_cache .mypy_cache .ruff_cache
