@@ -41,9 +41,8 @@ def run_job(
     except Exception as error:
         from ray.exceptions import RayError  # takes seconds, for which --help should not wait
 
-        if isinstance(
-            error, RayError | STORAGE_ERRORS
-        ):  # Ray makes errors of a worker subclasses of JobFailedError too
+        known = (RayError, *STORAGE_ERRORS)
+        if isinstance(error, known):  # first: Ray makes errors of a worker subclasses of JobFailedError too
             say(errors, job_problem(error))
             errors.print(CONTINUES)
             return FAILED
