@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests that start Ray start processes of their own: more than two workers would only slow each other down.
 WORKERS ?= 2
 
-.PHONY: setup lock test test-long test-faults faults simulate fuzz check format demo train-demo gpu-report clean
+.PHONY: setup lock test test-long test-faults faults simulate fuzz test-readers check format demo train-demo gpu-report clean
 
 setup: .venv/.ready
 
@@ -41,6 +41,18 @@ simulate: setup
 # One hour of fuzzing.
 fuzz: setup
 	for target in decode tar table vocabulary embeddings; do $(BIN)/python -m tests.fuzz $$target --seconds 720 || exit 1; done
+
+# Reads every export with the programs that people use: Ultralytics, Label Studio's SDK, Datumaro and LabelMe. They have
+# an environment of their own, because they want other versions than the job.
+test-readers: setup .readers/.ready
+	rm -rf .readers/exports
+	$(BIN)/python -m tests.readers.write .readers/exports
+	.readers/bin/python tests/readers/read.py .readers/exports
+
+.readers/.ready: tests/readers/requirements.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .readers
+	$(BIN)/uv pip install --quiet --python .readers/bin/python --requirement $<
+	touch $@
 
 check: setup
 	$(BIN)/ruff check .
