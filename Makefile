@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests that start Ray start processes of their own: more than two workers would only slow each other down.
 WORKERS ?= 2
 
-.PHONY: help setup lock test test-long test-faults faults simulate fuzz check format demo train-demo gpu-report clean
+.PHONY: help setup lock test test-long test-faults faults simulate fuzz test-readers check format demo train-demo gpu-report clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.* ## (.*)/  make \1: \2/p' $(MAKEFILE_LIST)
@@ -40,6 +40,17 @@ simulate: setup ## 20,000 drawn histories, half an hour
 
 fuzz: setup ## random bytes for the readers, an hour
 	for target in decode tar table vocabulary embeddings; do $(BIN)/python -m tests.fuzz $$target --seconds 720 || exit 1; done
+
+# Ultralytics, Label Studio's SDK, Datumaro and LabelMe want other versions than the job.
+test-readers: setup .readers/.ready ## reads every export with the programs that people use
+	rm -rf .readers/exports
+	$(BIN)/python -m tests.readers.write .readers/exports
+	.readers/bin/python tests/readers/read.py .readers/exports
+
+.readers/.ready: tests/readers/requirements.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .readers
+	$(BIN)/uv pip install --quiet --python .readers/bin/python --requirement $<
+	touch $@
 
 check: setup ## ruff and mypy
 	$(BIN)/ruff check .

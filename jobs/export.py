@@ -1,176 +1,233 @@
-"""Export labels as COCO JSON and as semantic label maps (PNG).
+"""Export labels to the formats of training and labelling tools: COCO, label maps (PNG), YOLO, Pascal VOC, Label Studio,
+CVAT and LabelMe.
 
-Images get the ids 1, 2, ... in the order of their image_id. Their file_name is the image_id, and uri is the address of
-the image. The same labels always get the same ids, also with --results. Failed images are left out.
+Images come in the order of their image_id, so the same labels always make the same files. Failed images are left out.
+Files are named after the image_id, escaped where a file system needs it. What makes an export complete is written last.
 """
 
+import math
 import posixpath
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, count, islice
-from typing import Any
+from itertools import count
 
 from rich.console import Console
 
-from cluster.output.files import atomic_write, split_id
 from cluster.output.rows import Labels, open_labels
-from cluster.output.sorting import sorted_by_id
-from cluster.storage import Location
+from cluster.storage import Location, open_location
 from jobs.common.exit_codes import run_job
 from jobs.common.targets import check_file_target, check_target, exists_already, note_unfinished
-from schemas.coco import CocoStyle, Segmentation, annotations_file, results_file
+from jobs.exporting.coco import coco_files
+from jobs.exporting.cvat import cvat
+from jobs.exporting.images import LeftOut, Shaping, Write, labelled_images
+from jobs.exporting.label_maps import label_maps
+from jobs.exporting.label_studio import config_place, label_studio
+from jobs.exporting.labelme import labelme
+from jobs.exporting.voc import MOST, check_classes, voc
+from jobs.exporting.yolo import yolo
+from schemas.coco import Segmentation
 from schemas.errors import RequestError
-from schemas.label_png import id_to_label, label_png
-from schemas.runs import labels_from_annotations
 
-COLUMNS = ("image_id", "uri", "width", "height", "annotations")
-BATCH_ROWS = 128
-"""Small, because masks are large."""
-PNG_WRITERS = 8
-Row = Mapping[str, Any]
-WriteMaps = Callable[[Sequence[Row]], list[str]]
-CocoImage = tuple[dict[str, Any], list[dict[str, Any]]]
-"""A COCO image and its annotations."""
+FORMATS = ("output", "png", "yolo", "voc", "label_studio", "cvat", "labelme")
+FILES = ("output", "label_studio", "cvat")
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]")
+"""What the formats cannot hold in the name of a class."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Options of the export."""
+    """Options of the export. Give at least one of --output, --png, --yolo, --voc, --label-studio, --cvat, --labelme."""
 
     labels: str
     """Output folder of the labelling job: a local path or a URL."""
-    output: str
-    """JSON file to write, local or a URL."""
+    output: str | None = None
+    """COCO: JSON file to write, local or a URL."""
     results: bool = False
-    """Write a results list, for COCO.loadRes, instead of an annotations file."""
-    split_components: bool = False
-    """Write one annotation per connected component."""
+    """Write a COCO results list, for COCO.loadRes, instead of an annotations file."""
     polygons: bool = False
-    """Write masks as polygons. Holes are filled."""
+    """Write COCO masks as polygons. Holes are joined to the outline by a cut without width."""
     uncompressed: bool = False
-    """Write masks as lists of run lengths, as CVAT expects them."""
+    """Write COCO masks as lists of run lengths, as CVAT expects them."""
     images_per_file: int | None = None
     """Write NAME-00000.json and so on, each complete in itself, with this many images."""
     png: str | None = None
-    """Also write label maps to this folder: one PNG per image with 0 for background, else the category id, and
-    id2label.json."""
+    """Label maps: folder for one PNG per image with 0 for background, else the category id, and id2label.json."""
+    yolo: str | None = None
+    """YOLO segmentation: folder for data.yaml, train.txt, val.txt and labels/. Ultralytics looks for the images in
+    images/ beside labels/: copy or link them there, or give --images."""
+    voc: str | None = None
+    """Pascal VOC: folder for SegmentationClass, SegmentationObject, Annotations, ImageSets and labelmap.txt. Images
+    belong into JPEGImages and are not copied."""
+    label_studio: str | None = None
+    """Label Studio: JSON file of tasks to import, with masks as predictions of the brush; the labelling interface is
+    written beside it (NAME.label_config.xml)."""
+    cvat: str | None = None
+    """CVAT for images 1.1: XML file with polygons."""
+    labelme: str | None = None
+    """LabelMe: folder for one JSON file per image, and labels.txt."""
+    images: str | None = None
+    """Folder or URL of the images, where each has the path that its image_id says. --yolo links images/ to it and
+    --labelme names the files in it, both if it is a local folder; --label-studio begins addresses with it (by default
+    they are the rows' uri)."""
+    val_fraction: float = 0.1
+    """Share of the images for validation in --yolo and --voc. A hash of the image_id decides."""
+    split_components: bool = False
+    """Make an object of every connected component. By default an object is all that an image shows of a class."""
+    min_area: int = 0
+    """Leave out connected components of fewer pixels, and masks of nothing else."""
+    simplify_px: float = 1.0
+    """Size of the details that polygons leave out, in pixels; 0 keeps every corner. Polygons overlap with their mask by
+    98 % at least (intersection over union)."""
     overwrite: bool = False
     """Replace existing files."""
 
-    def style(self) -> CocoStyle:
-        """How annotations are written. Raises RequestError: the options contradict each other."""
+    def shaping(self) -> Shaping:
+        """What is made of masks. Raises RequestError: an option is out of range, or contradicts others."""
+        if not any(getattr(self, name) for name in FORMATS):
+            raise RequestError(f"give at least one of {', '.join(map(flag, FORMATS))}")
         if sum((self.results, self.polygons, self.uncompressed)) > 1:
             raise RequestError("choose one of --results, --polygons and --uncompressed")
+        if not self.output:
+            for name in ("results", "polygons", "uncompressed", "images_per_file"):
+                if getattr(self, name):
+                    raise RequestError(f"{flag(name)} belongs to --output")
         if self.images_per_file is not None and self.images_per_file < 1:
             raise RequestError(f"--images-per-file must be at least 1, not {self.images_per_file}")
-        other: Segmentation = "uncompressed" if self.uncompressed else "rle"
-        return CocoStyle("polygons" if self.polygons else other, self.split_components)
+        if not 0 <= self.val_fraction < 1:
+            raise RequestError(f"--val-fraction must be at least 0 and less than 1, not {self.val_fraction}")
+        if self.min_area < 0:
+            raise RequestError(f"--min-area must be at least 0, not {self.min_area}")
+        if not 0 <= self.simplify_px < math.inf:
+            raise RequestError(f"--simplify-px must be a number of at least 0, not {self.simplify_px}")
+        return Shaping(self.split_components, self.min_area, self.simplify_px)
+
+    def segmentation(self) -> Segmentation:
+        """How COCO's masks are written."""
+        if self.polygons:
+            return "polygons"
+        return "uncompressed" if self.uncompressed else "rle"
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def export(options: ExportOptions, console: Console) -> None:
-    """Write the rows as COCO files and label maps."""
-    style = options.style()
+    """Write the rows in the requested formats."""
+    shaping = options.shaping()
     labels = open_labels(options.labels, "--labels")
-    targets = json_targets(options, labels)
-    write_maps = None
-    if options.png:
-        folder = check_target("--png", options.png, options.overwrite, labels)
-        categories = labels.manifest["categories"]
-        write_bytes(folder / "id2label.json", id_to_label(categories))
-        write_maps = partial(write_label_maps, folder=folder, classes=len(categories), stems=set())
+    check_class_names(labels.class_names)
+    left_out, exported = LeftOut(), 0
+    formats = requested_formats(options, labels, left_out)
     note_unfinished(labels, console)
-    images = chunks(coco_images(labels, style, write_maps), options.images_per_file or sys.maxsize)
-    files = zip(targets, images, strict=False)
-    written = sum(write_file(target, chunk, labels, options.results) for target, chunk in files)
-    console.print(f"Exported {written:,} images: {options.output}", soft_wrap=True)
+    with ExitStack() as stack:
+        writers = [stack.enter_context(files) for files in formats]
+        for images in labelled_images(labels, shaping, left_out):
+            for write in writers:
+                write(images)
+            exported += len(images)
+    targets = ", ".join(address for name in FORMATS if (address := getattr(options, name)))
+    console.print(f"Exported {exported:,} images: {targets}", soft_wrap=True)
+    for note in notes(left_out, options.min_area):
+        console.print(note, soft_wrap=True)
 
 
-def json_targets(options: ExportOptions, labels: Labels) -> Iterator[Location]:
-    """The file to write, or NAME-00000.json and so on.
+def requested_formats(options: ExportOptions, labels: Labels, left_out: LeftOut) -> list[AbstractContextManager[Write]]:
+    """The formats, ready to be opened. Nothing is written yet.
 
     Raises:
-        RequestError: such a file exists already, or lies in the labels.
+        RequestError: a target exists already, lies in the labels, is another one's, or cannot be used.
     """
-    target = check_file_target("--output", options.output, options.overwrite, labels)
-    if options.images_per_file is None:
+    targets = check_targets(options, labels)
+    images = open_location(options.images, "--images") if options.images is not None else None
+    names, categories = labels.class_names, labels.manifest["categories"]
+    address = str(labels.manifest.get("input", {}).get("address"))
+    formats: list[AbstractContextManager[Write]] = []
+    for name, target in targets.items():
+        match name:
+            case "output":
+                files = json_targets(target, options.images_per_file, options.overwrite)
+                style = options.segmentation(), options.results, labels.manifest, "png" in targets
+                formats.append(coco_files(files, options.images_per_file or sys.maxsize, *style))
+            case "png":
+                formats.append(label_maps(target, categories))
+            case "yolo":
+                formats.append(yolo(target, names, options.val_fraction, images))
+            case "voc":
+                check_classes(names)
+                formats.append(voc(target, names, options.val_fraction, left_out))
+            case "label_studio":
+                formats.append(label_studio(target, names, images, model_name(labels)))
+            case "cvat":
+                formats.append(cvat(target, names, address))
+            case "labelme":
+                formats.append(labelme(target, names, images))
+    return formats
+
+
+def check_targets(options: ExportOptions, labels: Labels) -> dict[str, Location]:
+    """The targets by option. Raises RequestError as `requested_formats` does."""
+    targets: dict[str, Location] = {}
+    for name in FORMATS:
+        if address := getattr(options, name):
+            check = check_file_target if name in FILES else check_target
+            target = check(flag(name), address, options.overwrite, labels)
+            for other in targets.values():
+                if target == other:
+                    raise RequestError(f"{other.flag} and {target} are the same place: give each format its own")
+            targets[name] = target
+    if "label_studio" in targets:
+        config = config_place(targets["label_studio"])
+        if config.fs.exists(config.path) and not options.overwrite:
+            raise exists_already(config)
+    return targets
+
+
+def json_targets(target: Location, images_per_file: int | None, overwrite: bool) -> Iterator[Location]:
+    """The file to write, or NAME-00000.json and so on; older ones of these are removed.
+
+    Raises:
+        RequestError: such a file exists already.
+    """
+    if images_per_file is None:
         return iter([target])
     stem, ending = posixpath.splitext(target.path)
     numbered = re.compile(rf"-\d{{5,}}{re.escape(ending)}")
     older = [path for path in target.fs.glob(f"{stem}-*{ending}") if numbered.fullmatch(path[len(stem) :])]
-    if older and not options.overwrite:
+    if older and not overwrite:
         raise exists_already(replace(target, path=older[0]))
     for path in older:
         target.fs.rm_file(path)
     return (replace(target, path=f"{stem}-{number:05}{ending}") for number in count())
 
 
-def coco_images(
-    labels: Labels, style: CocoStyle, write_maps: Callable[[list[Row]], list[str]] | None
-) -> Iterator[CocoImage]:
-    """Every image and its annotations, with ids. Label maps are written on the way."""
-    image_ids, annotation_ids = count(1), count(1)
-    for table in sorted_by_id(batch.select(COLUMNS) for batch in labels.batches(COLUMNS, BATCH_ROWS)):
-        rows = table.to_pylist()
-        files = [{"label_file": name} for name in write_maps(rows)] if write_maps else [{}] * len(rows)
-        for row, file in zip(rows, files, strict=True):
-            image_id, name = next(image_ids), row["image_id"]
-            image = {"id": image_id, "width": row["width"], "height": row["height"], "file_name": name}
-            annotations = [
-                {"id": next(annotation_ids), "image_id": image_id} | annotation
-                for annotation in style.convert(row["annotations"])
-            ]
-            yield image | {"image_id": name, "uri": row["uri"]} | file, annotations
+def check_class_names(names: list[str]) -> None:
+    """Raises RequestError: a name has characters that are no text."""
+    for name in names:
+        if not isinstance(name, str) or UNPRINTABLE.search(name):
+            raise RequestError(f"the class {name!r} cannot be exported: its name has characters that are no text")
 
 
-def chunks(images: Iterator[CocoImage], chunk_size: int) -> Iterator[Iterator[CocoImage]]:
-    """Split a stream. Each chunk must be consumed before the next. There is at least one chunk, which may be empty."""
-    yield islice(images, chunk_size)
-    for first in images:
-        yield chain([first], islice(images, chunk_size - 1))
+def model_name(labels: Labels) -> str:
+    """What made the labels, as Label Studio shows it."""
+    clip = labels.manifest.get("models", {}).get("clip", {}).get("name")
+    return f"CLIPer {clip}" if clip else "CLIPer"
 
 
-def write_file(target: Location, images: Iterator[CocoImage], labels: Labels, results: bool) -> int:
-    """Write one JSON file. Returns the number of images in it."""
-    description = f"Labels of {labels.manifest['input'].get('address')}"
-    written = 0
-    with atomic_write(target) as file:
-        document = results_file(file) if results else annotations_file(file, labels.manifest["categories"], description)
-        with document as add:
-            for image, annotations in images:
-                add(image, annotations)
-                written += 1
-    return written
-
-
-def write_label_maps(rows: Sequence[Row], folder: Location, classes: int, stems: set[str]) -> list[str]:
-    """Write one PNG per image, named like the image id with another ending. Returns the names.
-
-    ``stems`` are those of the maps so far. If ids differ only in their endings, all but the first keep theirs.
-    """
-
-    def write_map(name: str, row: Row) -> None:
-        labels = labels_from_annotations(row["annotations"], row["height"], row["width"])
-        write_bytes(folder / name, label_png(labels, classes))
-
-    names = []
-    for row in rows:
-        stem, ending = split_id(row["image_id"])
-        while stem in stems:
-            stem += ending or "_"
-        stems.add(stem)
-        names.append(f"{stem}.png")
-    with ThreadPoolExecutor(PNG_WRITERS) as pool:
-        list(pool.map(write_map, names, rows))
-    return names
-
-
-def write_bytes(target: Location, content: bytes) -> None:
-    with atomic_write(target) as file:
-        file.write(content)
+def notes(left_out: LeftOut, min_area: int) -> Iterator[str]:
+    """What is left out, in sentences."""
+    if left_out.rows:
+        kinds = ", ".join(f"{status} {rows:,}" for status, rows in sorted(left_out.rows.items()))
+        yield f"Left out: {sum(left_out.rows.values()):,} failed rows ({kinds})"
+    if left_out.components:
+        masks = f", and so {left_out.masks:,} whole masks" if left_out.masks else ""
+        yield f"Left out: {left_out.components:,} components of fewer than {min_area:,} pixels{masks}"
+    if left_out.objects:
+        yield f"Left out of --voc's object masks: {left_out.objects:,} objects beyond the {MOST} that an image can have"
 
 
 main = partial(run_job, ExportOptions, export, __doc__)

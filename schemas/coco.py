@@ -1,63 +1,23 @@
-"""Rows as COCO: annotations in the stuff convention (``iscrowd`` 0), written to JSON one by one.
-
-Polygons follow the mask's border halfway between pixel centres, so that rasterising them gives the same pixels. They
-cannot represent holes: everything inside an outline counts as the class.
-"""
+"""COCO's other forms of a mask, and its files, written entry by entry."""
 
 import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal
 
 import numpy as np
-from contourpy import FillType, contour_generator
 from pycocotools import mask as coco_mask
-from scipy import ndimage
 
-from schemas.runs import annotations_from_labels, run_lengths
+from schemas.runs import run_lengths
 
-EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
-"""Pixels that share a side or a corner belong to one component."""
 RESULT_FIELDS = ("image_id", "category_id", "segmentation", "score")
 
-Filled = tuple[list[np.ndarray], list[np.ndarray]]
-"""Per component its outline followed by its holes' outlines [points, 2], and the offsets of these outlines."""
 Segmentation = Literal["rle", "uncompressed", "polygons"]
+"""How masks are written: COCO's compressed run lengths, lists of run lengths, or polygons."""
 Add = Callable[[Mapping[str, Any], Iterable[Mapping[str, Any]]], None]
 """Writes an image and its annotations, all with their ids."""
-
-
-@dataclass(frozen=True)
-class CocoStyle:
-    """How annotations are written.
-
-    Attributes:
-        segmentation: COCO's compressed run lengths, lists of run lengths, or polygons.
-        split_components: every connected component becomes an annotation.
-    """
-
-    segmentation: Segmentation = "rle"
-    split_components: bool = False
-
-    def convert(self, annotations: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Convert a row's annotations (`schemas.rows.ANNOTATION`)."""
-        for whole in annotations:
-            for part in components(whole) if self.split_components else [dict(whole)]:
-                if self.segmentation == "uncompressed":
-                    part["segmentation"] = uncompressed(part["segmentation"])
-                elif self.segmentation == "polygons":
-                    part["segmentation"] = polygons(part["segmentation"])
-                yield part
-
-
-def components(annotation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One annotation per connected component, ordered by first pixel, with the class and score of the whole."""
-    labels, count = ndimage.label(coco_mask.decode(annotation["segmentation"]), EIGHT_NEIGHBOURS)
-    parts = annotations_from_labels(labels, np.full(count, annotation["score"]))
-    return [part | {"category_id": annotation["category_id"]} for part in parts]
 
 
 def uncompressed(segmentation: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,14 +26,6 @@ def uncompressed(segmentation: Mapping[str, Any]) -> dict[str, Any]:
     edges = np.flatnonzero(np.diff(pixels, prepend=0, append=0))
     counts = run_lengths(edges[::2], edges[1::2], pixels.size)
     return {"size": list(segmentation["size"]), "counts": counts.tolist()}
-
-
-def polygons(segmentation: Mapping[str, Any]) -> list[list[float]]:
-    """The outlines of the mask's components: x, y, x, y, ... in pixels from the image's top left corner."""
-    padded = np.pad(coco_mask.decode(segmentation).astype(np.float64), 1)
-    points, offsets = cast(Filled, contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, 2.0))
-    outer = (outlines[: begins[1]] for outlines, begins in zip(points, offsets, strict=True))
-    return [(outline - 0.5).ravel().tolist() for outline in outer]
 
 
 @contextmanager

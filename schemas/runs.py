@@ -77,12 +77,31 @@ def labels_from_annotations(annotations: Iterable[Mapping[str, Any]], height: in
     """The label map that annotations came from: int32 [height, width], 0 is background, else the ``category_id``.
 
     Raises:
-        RequestError: a mask has another size than the image, as only damaged or foreign rows do.
+        RequestError: as `pixels_of` does.
     """
     labels = np.zeros((height, width), np.int32)
     for entry in annotations:
-        if list(entry["segmentation"]["size"]) != [height, width]:
-            size = " x ".join(map(str, entry["segmentation"]["size"]))
-            raise RequestError(f"the labels are damaged: an image of {height} x {width} has a mask of {size}")
-        labels[coco_mask.decode(entry["segmentation"]).astype(bool)] = entry["category_id"]
+        labels[pixels_of(entry["segmentation"], height, width)] = entry["category_id"]
     return labels
+
+
+def pixels_of(segmentation: Mapping[str, Any], height: int, width: int) -> np.ndarray:
+    """The pixels of a mask, bool [height, width].
+
+    Raises:
+        RequestError: it has another size than the image, or its run lengths do not fit, as only in damaged or foreign
+            rows.
+    """
+    check_size(segmentation, height, width)
+    try:
+        pixels: np.ndarray = coco_mask.decode(segmentation)
+    except ValueError as error:
+        raise RequestError(f"the labels are damaged: a mask of {height} x {width} cannot be decoded") from error
+    return pixels.astype(bool)
+
+
+def check_size(segmentation: Mapping[str, Any], height: int, width: int) -> None:
+    """Raises RequestError: a mask has another size than its image."""
+    if list(segmentation["size"]) != [height, width]:
+        size = " x ".join(map(str, segmentation["size"]))
+        raise RequestError(f"the labels are damaged: an image of {height} x {width} has a mask of {size}")

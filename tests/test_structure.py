@@ -35,6 +35,7 @@ MUST_NOT_IMPORT = {
 PLACES_FOR_TORCH_IN_CLUSTER = ["cluster/actors.py", "cluster/batches.py"]
 TESTS_OF_NO_FOLDER = {
     "golden", "reference", "end_to_end", "corpus", "faults", "fuzz", "gpu", "simulation", "deploy", "support",
+    "readers",
 }  # fmt: skip
 PRODUCT = [folder for folder in MAY_IMPORT if folder != "tests"]
 

@@ -1,6 +1,6 @@
 """Read what a labelling job wrote: the rows of an output folder, as a stream of Arrow batches."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,12 +47,15 @@ class Labels:
         """Names in vocabulary order. A category's id is its position, from 1."""
         return [category["name"] for category in self.manifest["categories"]]
 
-    def batches(self, columns: Sequence[str], batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, columns: Sequence[str], batch_rows: int = BATCH_ROWS, left_out: Counter[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """Stream the rows with status ok, file by file.
 
         Args:
             columns: names of `schemas.rows.ROW_SCHEMA`, or of parts such as ``annotations.list.element.area``.
             batch_rows: maximum number of rows at a time.
+            left_out: counts the other rows by status.
 
         Raises:
             OSError: the storage failed.
@@ -64,6 +67,8 @@ class Labels:
                 with file:
                     for batch in file.iter_batches(batch_rows, columns=wanted):
                         ok = batch.filter(pc.equal(batch["status"], Status.OK.value))
+                        if left_out is not None and len(ok) < len(batch):
+                            left_out.update(set_apart(batch["status"]))
                         if any(column in WITH_CATEGORIES for column in wanted):
                             self.categories_in(ok["annotations"])
                         yield ok
@@ -106,6 +111,12 @@ class Labels:
             return pq.ParquetFile(file, pre_buffer=not self.location.is_local)
         except pa.ArrowInvalid as error:
             raise OSError(f"the rows file {path} is damaged: {error}") from error
+
+
+def set_apart(statuses: pa.Array) -> dict[str, int]:
+    """How often each status other than ok is there."""
+    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(statuses).to_pylist()}
+    return {status: count for status, count in counts.items() if status != Status.OK}
 
 
 def open_labels(address: str, flag: str) -> Labels:

@@ -41,11 +41,6 @@ def run_job(
     except Exception as error:
         from ray.exceptions import RayError  # takes seconds, for which --help should not wait
 
-        known = (RayError, *STORAGE_ERRORS)
-        if isinstance(error, known):  # first: Ray makes errors of a worker subclasses of JobFailedError too
-            say(errors, job_problem(error))
-            errors.print(CONTINUES)
-            return FAILED
         # First, because Ray makes errors of a worker subclasses of JobFailedError too.
         if isinstance(error, (RayError, *STORAGE_ERRORS)):
             say(errors, job_problem(error))
