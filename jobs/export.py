@@ -17,9 +17,11 @@ from itertools import count
 
 from rich.console import Console
 
+from cluster.options import Unset
 from cluster.output.rows import Labels, open_labels
 from cluster.storage import Location, open_location
 from jobs.common.exit_codes import run_job
+from jobs.common.options import flag
 from jobs.common.targets import check_file_target, check_target, exists_already, note_unfinished
 from jobs.exporting.coco import coco_files
 from jobs.exporting.cvat import cvat
@@ -44,7 +46,7 @@ class ExportOptions:
 
     labels: str
     """Output folder of the labelling job: a local path or a URL."""
-    output: str | None = None
+    output: Unset[str] = None
     """COCO: JSON file to write, local or a URL."""
     results: bool = False
     """Write a COCO results list, for COCO.loadRes, instead of an annotations file."""
@@ -52,24 +54,24 @@ class ExportOptions:
     """Write COCO masks as polygons. Holes are joined to the outline by a cut without width."""
     uncompressed: bool = False
     """Write COCO masks as lists of run lengths, as CVAT expects them."""
-    images_per_file: int | None = None
+    images_per_file: Unset[int] = None
     """Write NAME-00000.json and so on, each complete in itself, with this many images."""
-    png: str | None = None
+    png: Unset[str] = None
     """Label maps: folder for one PNG per image with 0 for background, else the category id, and id2label.json."""
-    yolo: str | None = None
+    yolo: Unset[str] = None
     """YOLO segmentation: folder for data.yaml, train.txt, val.txt and labels/. Ultralytics looks for the images in
     images/ beside labels/: copy or link them there, or give --images."""
-    voc: str | None = None
+    voc: Unset[str] = None
     """Pascal VOC: folder for SegmentationClass, SegmentationObject, Annotations, ImageSets and labelmap.txt. Images
     belong into JPEGImages and are not copied."""
-    label_studio: str | None = None
+    label_studio: Unset[str] = None
     """Label Studio: JSON file of tasks to import, with masks as predictions of the brush; the labelling interface is
     written beside it (NAME.label_config.xml)."""
-    cvat: str | None = None
+    cvat: Unset[str] = None
     """CVAT for images 1.1: XML file with polygons."""
-    labelme: str | None = None
+    labelme: Unset[str] = None
     """LabelMe: folder for one JSON file per image, and labels.txt."""
-    images: str | None = None
+    images: Unset[str] = None
     """Folder or URL of the images, where each has the path that its image_id says. --yolo links images/ to it and
     --labelme names the files in it, both if it is a local folder; --label-studio begins addresses with it (by default
     they are the rows' uri)."""
@@ -110,10 +112,6 @@ class ExportOptions:
         if self.polygons:
             return "polygons"
         return "uncompressed" if self.uncompressed else "rle"
-
-
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def export(options: ExportOptions, console: Console) -> None:
