@@ -41,7 +41,7 @@ def yolo(folder: Location, class_names: Sequence[str], val_fraction: float, imag
             in_threads(lambda image: write_bytes(folder / f"labels/{image.name}.txt", label_lines(image)), some)
             for image in some:
                 listed = val if is_validation(image.image_id, val_fraction) else train
-                listed.write(f"./{IMAGES}/{image.name}{image.ending or '.jpg'}\n".encode())
+                listed.write(f"./{IMAGES}/{image.image_file}\n".encode())
 
         yield write
     write_bytes(folder / LAST, data_yaml(class_names, with_val=val_fraction > 0))

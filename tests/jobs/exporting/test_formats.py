@@ -239,7 +239,9 @@ def test_small_components_are_left_out_of_every_format_and_counted(
 
 def test_failed_rows_are_counted(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export(labels, tmp_path)
-    assert "Left out: 1 failed rows (empty 1)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Left out: 1 failed rows (empty 1)" in printed
+    assert "where a.jpg and a.png are in one folder: 1 images" in printed
 
 
 def test_images_are_linked_named_and_addressed(labels: Path, tmp_path: Path) -> None:
