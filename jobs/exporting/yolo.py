@@ -64,7 +64,9 @@ def data_yaml(class_names: Sequence[str], with_val: bool) -> bytes:
 
 
 def link(place: Location, images: Location) -> None:
-    """Make a link to the images. Raises RequestError: something else is there."""
+    """Make a link to the images. Raises RequestError: they are not there, or the place is taken."""
+    if not os.path.isdir(images.path):
+        raise RequestError(f"{images} is not a folder, so --yolo cannot link to it")
     if os.path.realpath(place.path) == os.path.realpath(images.path):
         return
     if os.path.islink(place.path):

@@ -255,6 +255,15 @@ def test_images_are_linked_named_and_addressed(labels: Path, tmp_path: Path) -> 
     assert str(images / "b/1.jpg") in addressed
 
 
+def test_nothing_is_linked_over_images_or_to_nothing(labels: Path, tmp_path: Path) -> None:
+    (tmp_path / "yolo/images").mkdir(parents=True)
+    (tmp_path / "yolo/images/1.jpg").touch()
+    flags = ["--labels", str(labels), "--yolo", str(tmp_path / "yolo"), "--overwrite", "--images"]
+    assert "images holds files already, so it cannot become a link" in refusal(main, *flags, str(tmp_path))
+    assert "none is not a folder" in refusal(main, *flags, str(tmp_path / "none"))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["1.jpg", "images", "yolo"]
+
+
 def test_folders_and_files_may_be_anywhere(labels: Path, exported: Path) -> None:
     targets = [part for name, target in FLAGS.items() for part in (f"--{name}", f"memory://exports/{target}")]
     assert main(["--labels", str(labels), *targets, "--val-fraction", "0.5"]) == 0
