@@ -65,15 +65,13 @@ def write_labels(folder: Path, rows: int) -> None:
         count = len(numbers)
         shards = [f"{number // ROWS_PER_FILE:06}.tar" for number in numbers]
         names = [f"{number:09}.jpg" for number in numbers]
-        columns = {
+        columns = {name: [None] * count for name in ROW_SCHEMA.names} | {
             "image_id": [f"{shard}/{name}" for shard, name in zip(shards, names, strict=True)],
             "uri": [f"tar://{name}::s3://bucket/{shard}" for shard, name in zip(shards, names, strict=True)],
             "shard": shards,
-            "shard_images": [None] * count,
             "width": np.full(count, WIDTH),
             "height": np.full(count, HEIGHT),
             "status": [Status.OK.value] * count,
-            "error": [None] * count,
             "class_scores": list(rng.random((count, CLASSES), dtype=np.float32)),
             "annotations": patterns.take(pa.array(rng.integers(0, PATTERNS, count))),
         }

@@ -25,7 +25,7 @@ from jobs.common.options import flag
 from jobs.common.targets import check_file_target, check_target, exists_already, note_unfinished
 from jobs.exporting.coco import coco_files
 from jobs.exporting.cvat import cvat
-from jobs.exporting.images import LeftOut, Shaping, Write, labelled_images
+from jobs.exporting.images import Shaping, Tally, Write, labelled_images
 from jobs.exporting.label_maps import label_maps
 from jobs.exporting.label_studio import config_place, label_studio
 from jobs.exporting.labelme import labelme
@@ -119,22 +119,22 @@ def export(options: ExportOptions, console: Console) -> None:
     shaping = options.shaping()
     labels = open_labels(options.labels, "--labels")
     check_class_names(labels.class_names)
-    left_out, exported = LeftOut(), 0
-    formats = requested_formats(options, labels, left_out)
+    tally, exported = Tally(), 0
+    formats = requested_formats(options, labels, tally)
     note_unfinished(labels, console)
     with ExitStack() as stack:
         writers = [stack.enter_context(files) for files in formats]
-        for images in labelled_images(labels, shaping, left_out):
+        for images in labelled_images(labels, shaping, tally):
             for write in writers:
                 write(images)
             exported += len(images)
     targets = ", ".join(address for name in FORMATS if (address := getattr(options, name)))
     console.print(f"Exported {exported:,} images: {targets}", soft_wrap=True)
-    for note in notes(left_out, options.min_area):
+    for note in notes(tally, options):
         console.print(note, soft_wrap=True)
 
 
-def requested_formats(options: ExportOptions, labels: Labels, left_out: LeftOut) -> list[AbstractContextManager[Write]]:
+def requested_formats(options: ExportOptions, labels: Labels, tally: Tally) -> list[AbstractContextManager[Write]]:
     """The formats, ready to be opened. Nothing is written yet.
 
     Raises:
@@ -157,7 +157,7 @@ def requested_formats(options: ExportOptions, labels: Labels, left_out: LeftOut)
                 formats.append(yolo(target, names, options.val_fraction, images))
             case "voc":
                 check_classes(names)
-                formats.append(voc(target, names, options.val_fraction, left_out))
+                formats.append(voc(target, names, options.val_fraction, tally))
             case "label_studio":
                 formats.append(label_studio(target, names, images, model_name(labels)))
             case "cvat":
@@ -216,16 +216,21 @@ def model_name(labels: Labels) -> str:
     return f"CLIPer {clip}" if clip else "CLIPer"
 
 
-def notes(left_out: LeftOut, min_area: int) -> Iterator[str]:
-    """What is left out, in sentences."""
-    if left_out.rows:
-        kinds = ", ".join(f"{status} {rows:,}" for status, rows in sorted(left_out.rows.items()))
-        yield f"Left out: {sum(left_out.rows.values()):,} failed rows ({kinds})"
-    if left_out.components:
-        masks = f", and so {left_out.masks:,} whole masks" if left_out.masks else ""
-        yield f"Left out: {left_out.components:,} components of fewer than {min_area:,} pixels{masks}"
-    if left_out.objects:
-        yield f"Left out of --voc's object masks: {left_out.objects:,} objects beyond the {MOST} that an image can have"
+def notes(tally: Tally, options: ExportOptions) -> Iterator[str]:
+    """What is left out or named otherwise, in sentences."""
+    if tally.rows:
+        kinds = ", ".join(f"{status} {rows:,}" for status, rows in sorted(tally.rows.items()))
+        yield f"Left out: {sum(tally.rows.values()):,} failed rows ({kinds})"
+    if tally.components:
+        masks = f", and so {tally.masks:,} whole masks" if tally.masks else ""
+        yield f"Left out: {tally.components:,} components of fewer than {options.min_area:,} pixels{masks}"
+    if tally.objects:
+        yield f"Left out of --voc's object masks: {tally.objects:,} objects beyond the {MOST} that an image can have"
+    if tally.renamed and (options.yolo or options.voc):
+        yield (
+            f"Named a.png.png where a.jpg and a.png are in one folder: {tally.renamed:,} images. "
+            "--yolo and --voc name the files of an image after it without its ending; rename these images likewise"
+        )
 
 
 main = partial(run_job, ExportOptions, export, __doc__)

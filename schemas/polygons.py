@@ -34,7 +34,7 @@ def polygons(pixels: np.ndarray, simplify_px: float = 0.0) -> list[np.ndarray]:
 
     Without simplification they follow the border halfway between pixel centres, so that rasterising them gives the same
     pixels. With it, corners go in the order of the area that they add or take away (Visvalingam and Whyatt), as long as
-    the polygons overlap with the mask by `LEAST_OVERLAP`.
+    the polygons overlap with the mask by `LEAST_OVERLAP`. So areas are bounded, not distances: a thin spike goes whole.
 
     Args:
         pixels: bool [height, width].

@@ -47,20 +47,23 @@ class Shaping:
 
 
 @dataclass
-class LeftOut:
-    """Counts what an export leaves out.
+class Tally:
+    """Counts what an export leaves out or names otherwise.
 
     Attributes:
         rows: rows with another status than ok, by status.
         components: components smaller than the least area.
         masks: masks of nothing else.
         objects: objects that a format cannot hold.
+        renamed: images whose `LabelledImage.image_file` is not their own name, because another image has it but for the
+            ending.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
     components: int = 0
     masks: int = 0
     objects: int = 0
+    renamed: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,11 @@ class LabelledImage:
     ending: str
     objects: Sequence[Object]
 
+    @property
+    def image_file(self) -> str:
+        """The image's name where tools know it by the name of the file about it. Rows of tables are taken for JPEG."""
+        return f"{self.name}{self.ending or '.jpg'}"
+
     def label_map(self, numbers: Iterable[int] | None = None) -> np.ndarray:
         """Paint the objects: int32 [height, width], 0 for background, else the class, or the object's given number."""
         labels = np.zeros((self.height, self.width), np.int32)
@@ -146,7 +154,7 @@ Write = Callable[[Sequence[LabelledImage]], None]
 """Writes some images. Every format is a context manager that yields one, and completes its files at the end."""
 
 
-def labelled_images(labels: Labels, shaping: Shaping, left_out: LeftOut) -> Iterator[list[LabelledImage]]:
+def labelled_images(labels: Labels, shaping: Shaping, tally: Tally) -> Iterator[list[LabelledImage]]:
     """Stream the images, some at a time.
 
     Raises:
@@ -154,19 +162,19 @@ def labelled_images(labels: Labels, shaping: Shaping, left_out: LeftOut) -> Iter
         RequestError: a row is damaged.
     """
     numbers, names = count(1), Names()
-    rows = (batch.select(COLUMNS) for batch in labels.batches(COLUMNS, BATCH_ROWS, left_out.rows))
+    rows = (batch.select(COLUMNS) for batch in labels.batches(COLUMNS, BATCH_ROWS, tally.rows))
     for table in sorted_by_id(rows):
         for start in range(0, len(table), BATCH_ROWS):
             some = table.slice(start, BATCH_ROWS).to_pylist()
             images = []
             for row, found in zip(some, in_threads(partial(shaped, shaping=shaping), some), strict=True):
-                left_out.components += found.components
-                left_out.masks += found.masks
+                tally.components += found.components
+                tally.masks += found.masks
                 size = row["width"], row["height"]
-                place = names.of(row["image_id"])
-                images.append(
-                    LabelledImage(next(numbers), row["image_id"], row["uri"], *size, *place, tuple(found.objects))
-                )
+                name, file, ending = names.of(row["image_id"])
+                tally.renamed += f"{name}{ending}" != file
+                place = row["image_id"], row["uri"], *size, name, file, ending
+                images.append(LabelledImage(next(numbers), *place, found.objects))
             yield images
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from cluster.output.files import atomic_write
 from cluster.storage import Location
 from jobs.exporting.files import is_validation, not_complete, write_bytes
-from jobs.exporting.images import LabelledImage, LeftOut, Write, in_threads
+from jobs.exporting.images import LabelledImage, Tally, Write, in_threads
 from jobs.exporting.markup import Markup
 from schemas.errors import RequestError
 from schemas.label_png import label_png, palette
@@ -23,14 +23,14 @@ MOST = 254
 
 
 @contextmanager
-def voc(folder: Location, class_names: Sequence[str], val_fraction: float, left_out: LeftOut) -> Iterator[Write]:
+def voc(folder: Location, class_names: Sequence[str], val_fraction: float, tally: Tally) -> Iterator[Write]:
     """Write a data set.
 
     Args:
         folder: where to.
         class_names: in vocabulary order.
         val_fraction: share of the images that the lists ``val.txt`` name and ``train.txt`` do not.
-        left_out: counts the objects of an image beyond the largest `MOST`. They are in the class masks only.
+        tally: counts the objects of an image beyond the largest `MOST`. They are in the class masks only.
     """
     not_complete(folder, LAST)
     with ExitStack() as stack:
@@ -48,7 +48,7 @@ def voc(folder: Location, class_names: Sequence[str], val_fraction: float, left_
         def write(images: Sequence[LabelledImage]) -> None:
             in_threads(write_image, images)
             for image in images:
-                left_out.objects += max(0, len(image.objects) - MOST)
+                tally.objects += max(0, len(image.objects) - MOST)
                 part = "val" if is_validation(image.image_id, val_fraction) else "train"
                 for file in lists[part] + lists["trainval"]:
                     file.write(f"{image.name}\n".encode())
@@ -80,7 +80,7 @@ def boxes_xml(image: LabelledImage, numbers: Sequence[int], class_names: Sequenc
     xml = Markup(file)
     with xml.element("annotation"):
         xml.text("folder", "JPEGImages")
-        xml.text("filename", f"{image.name}{image.ending or '.jpg'}")
+        xml.text("filename", image.image_file)
         with xml.element("size"):
             for name, value in [("width", image.width), ("height", image.height), ("depth", 3)]:
                 xml.text(name, value)

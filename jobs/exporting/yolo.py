@@ -41,7 +41,7 @@ def yolo(folder: Location, class_names: Sequence[str], val_fraction: float, imag
             in_threads(lambda image: write_bytes(folder / f"labels/{image.name}.txt", label_lines(image)), some)
             for image in some:
                 listed = val if is_validation(image.image_id, val_fraction) else train
-                listed.write(f"./{IMAGES}/{image.name}{image.ending or '.jpg'}\n".encode())
+                listed.write(f"./{IMAGES}/{image.image_file}\n".encode())
 
         yield write
     write_bytes(folder / LAST, data_yaml(class_names, with_val=val_fraction > 0))
@@ -64,7 +64,9 @@ def data_yaml(class_names: Sequence[str], with_val: bool) -> bytes:
 
 
 def link(place: Location, images: Location) -> None:
-    """Make a link to the images. Raises RequestError: something else is there."""
+    """Make a link to the images. Raises RequestError: they are not there, or the place is taken."""
+    if not os.path.isdir(images.path):
+        raise RequestError(f"{images} is not a folder, so --yolo cannot link to it")
     if os.path.realpath(place.path) == os.path.realpath(images.path):
         return
     if os.path.islink(place.path):

@@ -22,12 +22,16 @@ def write(folder: Path) -> None:
     rows = []
     for seed, image_id in enumerate(IDS):
         scene = draw(seed, HEIGHT, WIDTH)
-        rows.append(row(seed, scene.labels.astype(np.int64), image_id=image_id))
-        for target, pixels in (("images", scene.image), ("truth", scene.labels.astype(np.uint8))):
+        labels = scene.labels.copy()
+        labels[40:200, 40:200] = 3  # a class with a hole, with an island in it
+        labels[70:170, 70:170] = 0
+        labels[100:140, 100:140] = 3
+        rows.append(row(seed, labels.astype(np.int64), image_id=image_id))
+        for target, pixels in (("images", scene.image), ("truth", labels)):
             path = folder / target / (image_id if target == "images" else f"{image_id}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
-    labels = write_labels(folder / "labels", *shuffled([*rows, failure("gone.jpg")]))
+    written = write_labels(folder / "labels", *shuffled([*rows, failure("gone.jpg")]))
     targets = {
         "yolo": "yolo",
         "voc": "voc",
@@ -36,7 +40,7 @@ def write(folder: Path) -> None:
         "labelme": "labelme",
     }
     flags = [part for name, target in targets.items() for part in (f"--{name}", str(folder / target))]
-    assert main(["--labels", str(labels), "--images", str(folder / "images"), "--val-fraction", "0.4", *flags]) == 0
+    assert main(["--labels", str(written), "--images", str(folder / "images"), "--val-fraction", "0.4", *flags]) == 0
 
 
 if __name__ == "__main__":

@@ -239,7 +239,9 @@ def test_small_components_are_left_out_of_every_format_and_counted(
 
 def test_failed_rows_are_counted(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export(labels, tmp_path)
-    assert "Left out: 1 failed rows (empty 1)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Left out: 1 failed rows (empty 1)" in printed
+    assert "where a.jpg and a.png are in one folder: 1 images" in printed
 
 
 def test_images_are_linked_named_and_addressed(labels: Path, tmp_path: Path) -> None:
@@ -251,6 +253,15 @@ def test_images_are_linked_named_and_addressed(labels: Path, tmp_path: Path) -> 
     assert (root / "labelme/b" / document["imagePath"]).resolve() == images / "b/1.jpg"
     addressed = {task["data"]["image"] for task in json.loads((root / "tasks.json").read_text())}
     assert str(images / "b/1.jpg") in addressed
+
+
+def test_nothing_is_linked_over_images_or_to_nothing(labels: Path, tmp_path: Path) -> None:
+    (tmp_path / "yolo/images").mkdir(parents=True)
+    (tmp_path / "yolo/images/1.jpg").touch()
+    flags = ["--labels", str(labels), "--yolo", str(tmp_path / "yolo"), "--overwrite", "--images"]
+    assert "images holds files already, so it cannot become a link" in refusal(main, *flags, str(tmp_path))
+    assert "none is not a folder" in refusal(main, *flags, str(tmp_path / "none"))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["1.jpg", "images", "yolo"]
 
 
 def test_folders_and_files_may_be_anywhere(labels: Path, exported: Path) -> None:
