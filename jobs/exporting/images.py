@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from scipy import ndimage
 
 from cluster.output.rows import Labels
@@ -20,7 +21,8 @@ from schemas.runs import annotations_from_labels, check_size, pixels_of
 
 COLUMNS = ("image_id", "uri", "width", "height", "annotations")
 BATCH_ROWS = 128
-"""Small, because masks are large."""
+BATCH_PIXELS = 32_000_000
+"""Images that are shaped and written at a time have at most so many pixels together, or are a single one."""
 THREADS = 8
 EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 """Pixels that share a side or a corner belong to one component."""
@@ -93,9 +95,9 @@ class Object:
     def category_id(self) -> int:
         return int(self.annotation["category_id"])
 
-    @cached_property
+    @property
     def window(self) -> Window:
-        """The pixels. Raises RequestError: the run lengths are damaged."""
+        """The pixels, decoded each time, to save memory. Raises RequestError: the run lengths are damaged."""
         if self.known_window is not None:
             return self.known_window
         pixels = pixels_of(self.annotation["segmentation"], *self.annotation["segmentation"]["size"])
@@ -164,8 +166,7 @@ def labelled_images(labels: Labels, shaping: Shaping, tally: Tally) -> Iterator[
     numbers, names = count(1), Names()
     rows = (batch.select(COLUMNS) for batch in labels.batches(COLUMNS, BATCH_ROWS, tally.rows))
     for table in sorted_by_id(rows):
-        for start in range(0, len(table), BATCH_ROWS):
-            some = table.slice(start, BATCH_ROWS).to_pylist()
+        for some in batches_of(table):
             images = []
             for row, found in zip(some, in_threads(partial(shaped, shaping=shaping), some), strict=True):
                 tally.components += found.components
@@ -176,6 +177,22 @@ def labelled_images(labels: Labels, shaping: Shaping, tally: Tally) -> Iterator[
                 place = row["image_id"], row["uri"], *size, name, file, ending
                 images.append(LabelledImage(next(numbers), *place, found.objects))
             yield images
+
+
+def batches_of(table: pa.Table) -> Iterator[list[dict[str, Any]]]:
+    """Rows, at most `BATCH_ROWS` and `BATCH_PIXELS` at a time."""
+    some: list[dict[str, Any]] = []
+    pixels = 0
+    for start in range(0, len(table), BATCH_ROWS):
+        for row in table.slice(start, BATCH_ROWS).to_pylist():
+            size = (row["width"] or 0) * (row["height"] or 0)
+            if some and (len(some) == BATCH_ROWS or pixels + size > BATCH_PIXELS):
+                yield some
+                some, pixels = [], 0
+            some.append(row)
+            pixels += size
+    if some:
+        yield some
 
 
 @dataclass(frozen=True)
