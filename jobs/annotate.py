@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cliper.published import profile_settings
 from cliper.settings import Preset
+from cliper.vocabulary import VocabularyRequest, read_vocabulary, synonymous_classes
 from cluster import session
 from cluster.corpus.inputs import Input, open_input
 from cluster.corpus.limits import Limits
@@ -28,7 +29,6 @@ from jobs.common.exit_codes import run_job
 from jobs.common.methods import Method, MethodChoice, find_method
 from jobs.common.options import MethodOptions
 from jobs.common.plan import PlanOptions, show_plan
-from jobs.common.vocabulary import VocabularyRequest, read_vocabulary, synonymous_classes
 from jobs.report import MAX_IMAGES, ReportOptions, report
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.errors import JobFailedError, RequestError

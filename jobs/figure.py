@@ -13,16 +13,16 @@ from PIL import Image
 from rich.console import Console
 
 from cliper.baselines import Harness
+from cliper.decode import decode_rgb, image_seed
+from cliper.files import parse_file
 from cliper.models import ModelError
 from cliper.pipeline import Cliper, Segmenter
 from cliper.proxy import DEFAULT_PROXY
-from cluster.actors import SegmenterSpec
-from cluster.corpus.decode import decode_rgb, image_seed
+from cliper.specs import SegmenterSpec, best_device
+from cliper.vocabulary import VocabularyRequest, read_vocabulary
 from jobs.common.exit_codes import run_job
 from jobs.common.methods import Method, MethodChoice, MethodName, find_method
 from jobs.common.options import MethodOptions
-from jobs.common.request import parse_file
-from jobs.common.vocabulary import VocabularyRequest, read_vocabulary
 from jobs.figures import panels
 from jobs.figures.drawing import draw, save
 from jobs.figures.panels import Point, Rows
@@ -80,7 +80,7 @@ class FigureOptions:
             raise RequestError(f"--classes must be at least 1, not {self.classes}")
         if self.figure == "attention" and self.models.diffusion == "none":
             raise RequestError("--figure attention shows what the diffusion model does: give --diffusion")
-        if self.figure == "compensation" and self.models.resolve_compensation() == "none":
+        if self.figure == "compensation" and self.models.asked().compensation == "none":
             raise RequestError("--figure compensation needs --diffusion, or --compensation guided")
 
 
@@ -179,7 +179,7 @@ def build_cliper(options: FigureOptions, words: VocabularyRequest | None) -> Cli
 def build(spec: SegmenterSpec) -> Segmenter:
     """Load a method's models, onto a GPU if there is one. Raises RequestError: they cannot be loaded."""
     try:
-        return spec.build(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        return spec.build(best_device())
     except ModelError as error:
         raise RequestError(str(error)) from error
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cliper.models import DEFAULT_CLIP, DEFAULT_DIFFUSION
 from cluster import session
 from cluster.corpus.inputs import open_input
 from cluster.corpus.sources import list_corpus
@@ -15,7 +16,7 @@ from cluster.preflight import Needs, check_nodes
 from cluster.session import ClusterOptions
 from cluster.storage import open_location
 from jobs.common.exit_codes import run_job
-from jobs.common.options import DEFAULT_CLIP, DEFAULT_DIFFUSION, MethodOptions
+from jobs.common.options import MethodOptions
 from jobs.common.request import find_models
 from schemas.errors import JobFailedError
 

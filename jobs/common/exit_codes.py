@@ -10,7 +10,7 @@ import tyro
 from ray.exceptions import RayError
 from rich.console import Console
 
-from cluster.storage import STORAGE_ERRORS, storage_problem
+from cliper.files import STORAGE_ERRORS, storage_problem
 from schemas.errors import JobFailedError, RequestError
 
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130

@@ -11,9 +11,10 @@ from cliper.preprocess import InputSpec
 from cliper.protocols import OWN_DATA, find_protocol
 from cliper.proxy import DEFAULT_PROXY, proxy_patch_size_px
 from cliper.published import Benchmark
+from cliper.resolve import flag
 from cliper.settings import MethodSettings
-from cluster.actors import BaselineSpec, SegmenterSpec
-from jobs.common.options import MethodOptions, flag
+from cliper.specs import BaselineSpec, SegmenterSpec
+from jobs.common.options import MethodOptions
 from jobs.common.request import find_models
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.errors import RequestError

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from cliper.models import DEFAULT_DIFFUSION
 from cliper.published import ENCODERS, Benchmark
+from cliper.resolve import flag
 from cliper.settings import EncoderDefaults, MethodSettings
 from jobs.common.methods import Method
-from jobs.common.options import DEFAULT_DIFFUSION, flag
 from jobs.evaluation.datasets import Dataset
 from jobs.evaluation.figures import Comparison
 from jobs.evaluation.options import EvaluateOptions
