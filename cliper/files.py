@@ -1,4 +1,5 @@
-"""Reading the files of a request, local or from any storage that fsspec knows. All of `cliper` that meets files.
+"""Reading the files of a request, local or from any storage that fsspec knows. The only module of
+`cliper` that meets fsspec.
 
 Credentials come from the environment. Addresses with credentials are refused, because addresses are written to logs and
 manifests.

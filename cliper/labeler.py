@@ -230,6 +230,8 @@ def read_rgb(source: Source, max_pixels: int) -> tuple[Image.Image, int]:
         return decode_rgb(source, max_pixels), image_seed(source)
     if isinstance(source, np.ndarray):
         source = from_array(source)
+    if not isinstance(source, Image.Image):
+        raise RequestError(f"an image must be a path, URL, bytes, array or PIL image, not {type(source).__name__}")
     rgb = to_rgb(ImageOps.exif_transpose(source))
     return rgb, image_seed(rgb.tobytes())
 

@@ -30,9 +30,9 @@ class LabelerActor:
     """Adds labels to the batches of a dataset, in an actor that Ray Data starts::
 
         labeler = Labeler(["dog", "grass"])
-        ds = ray.data.read_images("s3://bucket/images", mode="RGB")
+        ds = ray.data.read_binary_files("s3://bucket/images", include_paths=True)
         ds = ds.map_batches(LabelerActor, fn_constructor_args=[labeler], batch_size=8, concurrency=1, num_gpus=1)
-        ds.write_parquet("labels")
+        ds.drop_columns(["bytes"]).write_parquet("labels")
 
     The words are embedded once, in the process that makes the labeler; each actor loads the models. An image that
     cannot be labelled costs no other one its labels: it gets a ``status`` and an ``error``.
