@@ -9,12 +9,12 @@ from benchmarks.variants import RUNS, Models, Variant
 from cliper.coarse import Queries
 from cliper.models import DEMO
 from cliper.settings import Compensation
-from cluster.actors import PRECISIONS, build_queries, set_torch_flags
+from cliper.specs import PRECISIONS, build_queries, set_torch_flags
+from cliper.vocabulary import VocabularyRequest
 from demo.world.names import NAMES
 from demo.world.scene import draw
 from jobs.common.options import MethodOptions
 from jobs.common.request import find_models
-from jobs.common.vocabulary import VocabularyRequest
 from schemas.runs import labels_from_runs
 from schemas.vocabulary import VocabularyClass
 

@@ -24,16 +24,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from cliper.asked import DEFAULT_CLIP, DEFAULT_DIFFUSION
 from cliper.pipeline import Cliper, Features, Prediction
 from cliper.preprocess import InputSpec
 from cliper.settings import Preset
-from cluster.actors import CliperSpec, build_queries
+from cliper.specs import CliperSpec, build_queries
+from cliper.vocabulary import without_synonyms
 from cluster.corpus.ground_truth import IGNORED
 from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.corpus.prepare import PREPARED_SCHEMA, Preparer, read_prepared
 from cluster.corpus.sources import read_shard
 from cluster.encoders import truth_of
-from jobs.common.options import DEFAULT_CLIP, DEFAULT_DIFFUSION, MethodOptions
+from jobs.common.options import MethodOptions
 from jobs.common.request import find_models
 from jobs.common.statistics import (
     best_thresholds,
@@ -43,7 +45,6 @@ from jobs.common.statistics import (
     precision_recall_f1,
     threshold_figures,
 )
-from jobs.common.vocabulary import without_synonyms
 from jobs.evaluation.datasets import Dataset, find_folder
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.errors import RequestError

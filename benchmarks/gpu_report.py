@@ -27,7 +27,7 @@ from benchmarks.roofline import count_apart, measure_rates
 from benchmarks.speed import VERSIONS, Combination, Row, append, commit, complete, counted_case, measure, show
 from cliper.models import DEMO
 from cliper.settings import Compensation
-from cluster.actors import check_kernels
+from cliper.specs import check_kernels
 from cluster.options import ClusterOptions
 
 ROOT = Path(__file__).parents[1]

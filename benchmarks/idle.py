@@ -37,7 +37,7 @@ class Idle:
     problems: Sequence[str] = ()
 
     def images_at_once(self, batch: int) -> int:
-        """See `cluster.actors.SegmenterSpec.images_at_once`."""
+        """See `cliper.specs.SegmenterSpec.images_at_once`."""
         return batch
 
     def build(self, device: torch.device, batch: int | None = None) -> "Idle":

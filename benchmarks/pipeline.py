@@ -24,12 +24,13 @@ from rich.table import Table
 
 from benchmarks.idle import Idle
 from benchmarks.images import parse_size
+from cliper.decode import decode_rgb
 from cliper.models import DEMO
 from cliper.preprocess import InputSpec
 from cliper.settings import VIT_L_14, MethodSettings
+from cliper.specs import SegmenterSpec
+from cliper.vocabulary import VocabularyRequest
 from cluster import session
-from cluster.actors import SegmenterSpec
-from cluster.corpus.decode import decode_rgb
 from cluster.corpus.inputs import open_input
 from cluster.corpus.prepare import Preparer
 from cluster.corpus.sources import list_corpus
@@ -40,7 +41,6 @@ from cluster.run import Pipeline, run_pipeline
 from cluster.storage import open_location
 from jobs.common.options import MethodOptions
 from jobs.common.request import find_models
-from jobs.common.vocabulary import VocabularyRequest
 from schemas.manifest import Manifest
 from schemas.vocabulary import VocabularyClass
 

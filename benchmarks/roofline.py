@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.clock import apart, timed
 from cliper.settings import Compensation
-from cluster.actors import PRECISIONS, set_torch_flags
+from cliper.specs import PRECISIONS, set_torch_flags
 
 IN_A_ROW = 10
 """Products and copies that are timed together, so that a short burst does not count as a sustained rate."""

@@ -31,13 +31,13 @@ from benchmarks.images import jpeg_of, parse_size, some_image
 from benchmarks.roofline import CountedCase, Rates, count_apart, floors, measure_rates
 from benchmarks.variants import RUNS, Models, Variant, label
 from cliper.coarse import Queries
+from cliper.decode import decode_rgb
 from cliper.fusion import fuse
 from cliper.pipeline import Cliper, Prediction
 from cliper.preprocess import InputSpec, Prepared
 from cliper.settings import Compensation
+from cliper.specs import PRECISIONS, set_torch_flags
 from cliper.transfer import channels_first
-from cluster.actors import PRECISIONS, set_torch_flags
-from cluster.corpus.decode import decode_rgb
 from cluster.options import ClusterOptions
 from cluster.sizing import CALLS_PER_GPU_ACTOR
 from schemas.runs import annotations_from_runs

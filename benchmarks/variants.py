@@ -14,8 +14,8 @@ from cliper.pipeline import Cliper, Prediction, stage
 from cliper.preprocess import Prepared
 from cliper.runs import Runs, find_runs
 from cliper.settings import Compensation, MethodSettings
+from cliper.specs import build_cliper
 from cliper.vision import VisionTower
-from cluster.actors import build_cliper
 from tests.reference import literal
 
 Variant = Literal["literal", "fast"]

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -72,6 +72,7 @@ class Prediction:
     refined: list[int] | None = None
 
 
+@runtime_checkable  # for tests, which check types at every call
 class Segmenter(Protocol):
     """A method that labels images.
 

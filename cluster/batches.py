@@ -10,6 +10,7 @@ import torch
 
 from cliper.pipeline import Prediction, Segmenter
 from cliper.preprocess import Prepared
+from cliper.specs import is_out_of_memory
 from cluster import prometheus
 from schemas.rows import Status
 
@@ -20,8 +21,6 @@ USUAL_PATCHES = 2500
 REGROWTH = 50
 HOPELESS = 16
 """If the models fail with so many images before they have labelled one, the images are not to blame."""
-OUT_OF_MEMORY = ("ALLOC_FAILED", "out of memory", "can't allocate memory")
-"""In messages of cuBLAS and cuDNN, of the driver, and of torch on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +133,3 @@ class SafeBatches:
         self.chunks_since += 1
         if self.chunk_size < self.largest_chunk and self.chunks_since >= REGROWTH:
             self.segmenter.largest_batch, self.chunks_since = min(2 * self.chunk_size, self.largest_chunk), 0
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """True for torch's own errors of a GPU and a CPU, and for those of libraries, which torch only passes on."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or (isinstance(error, RuntimeError) and any(part in str(error) for part in OUT_OF_MEMORY))

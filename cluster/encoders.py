@@ -2,22 +2,20 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from cliper.pipeline import Prediction
+from cliper.rows import label_columns
 from cliper.settings import MethodSettings
 from cluster.corpus.ground_truth import IGNORED, unpack_truth
 from schemas.evaluation import EVALUATION_SCHEMA, VALUE_STEPS
 from schemas.rows import ROW_SCHEMA
-from schemas.runs import annotations_from_runs, labels_from_runs
+from schemas.runs import labels_from_runs
 
 Row = dict[str, Any]
-MOST_LOST = 5
-"""Absent classes, highest scores first, for which a row says what they lost to."""
 
 
 class Encoder(Protocol):
@@ -65,23 +63,7 @@ class AnnotationEncoder:
 
     def encode(self, row: Row, prediction: Prediction, seconds: float) -> Row:
         """See `Encoder.encode`; the cost grows with the runs, not with the pixels."""
-        runs, scores = prediction.runs, prediction.scores
-        annotations = annotations_from_runs(runs.starts, runs.labels, runs.image_hw, scores)
-        present = {annotation["category_id"] - 1 for annotation in annotations}
-        return {
-            "class_scores": scores,
-            "refined_classes": None if prediction.refined is None else [index + 1 for index in prediction.refined],
-            "class_probabilities": self.settings.probabilities(scores),
-            "lost_to": self.lost_to(prediction, present),
-            "annotations": annotations,
-        }
-
-    def lost_to(self, prediction: Prediction, present: Collection[int]) -> list[dict[str, Any]] | None:
-        if prediction.lost_to is None:
-            return None
-        absent = (index for index in np.argsort(-prediction.scores).tolist() if index not in present)
-        lost = ((index, prediction.lost_to[index]) for index in islice(absent, MOST_LOST))
-        return [{"category_id": index + 1, "background": self.background[word]} for index, word in lost if word >= 0]
+        return label_columns(prediction, self.settings, self.background)
 
 
 @dataclass(frozen=True)

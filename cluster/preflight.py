@@ -18,11 +18,12 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cliper.fetch import fetch
+from cliper.files import STORAGE_ERRORS, storage_problem
 from cliper.loading import cuda_version, usable_gpus
 from cliper.models import ClipSpec, DiffusionSpec, find_clip, find_diffusion, one_line
 from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.output.folder import PROBE
-from cluster.storage import STORAGE_ERRORS, Location, storage_problem
+from cluster.storage import Location
 
 NVIDIA_SMI = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
 

@@ -10,8 +10,9 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 from rich.console import Console
 
+from cliper.specs import SegmenterSpec
 from cluster import session
-from cluster.actors import Labeller, SegmenterSpec
+from cluster.actors import Labeller
 from cluster.corpus.sources import Corpus
 from cluster.datasource import CorpusDatasource, Prepare
 from cluster.encoders import Encoder

@@ -6,28 +6,19 @@ instance roles). Addresses with credentials are refused, because addresses are w
 
 import os
 import posixpath
-import re
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlsplit
 
-import fsspec
 import pyarrow.fs
-from botocore.exceptions import BotoCoreError
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileOpener, LocalFileSystem
 
+from cliper.files import AZURE, find_address, is_local, storage_problem
 from schemas.errors import RequestError
-
-STORAGE_ERRORS = (OSError, BotoCoreError)
-"""What file systems raise. fsspec's drivers raise OSError, except for errors inside the S3 client itself."""
 
 S3_ATTEMPTS = 12
 """Attempts of a request while the job runs. The maximum pause between them doubles from 1 s up to 20 s."""
 
-CHAINED = re.compile("::|://")
-"""What addresses have and local paths hardly ever do."""
-AZURE = {"abfs", "abfss", "az"}
 OBJECT_STORES = {"s3", "gs", "oss", "oci"} | AZURE
 
 
@@ -54,7 +45,7 @@ class Location:
 
     @property
     def is_local(self) -> bool:
-        return "file" in self.fs.protocol
+        return is_local(self.fs)
 
     @property
     def is_object_store(self) -> bool:
@@ -105,58 +96,5 @@ class SyncedFileSystem(LocalFileSystem):
 
 
 def open_location(address: str, flag: str) -> Location:
-    """The location of an address: a local path or a URL that fsspec knows.
-
-    Args:
-        address: what the user gave.
-        flag: the flag that it was given with.
-
-    Raises:
-        RequestError: credentials in the address, an unknown protocol, or a driver that is not installed.
-    """
-    if not address:
-        raise RequestError(f"{flag} is empty: name a local path or a URL such as s3://bucket/prefix")
-    if os.path.exists(address) or not CHAINED.search(address):
-        # A path that exists is taken as it is written, though fsspec would read "::" as a chain of addresses.
-        return Location(fsspec.filesystem("file", use_listings_cache=False), real_path(address), flag)
-    if any(map(has_credentials, address.split("::"))):
-        raise RequestError(
-            f"{flag} carries credentials in its address, which would end up in logs: pass them in the environment"
-        )
-    try:
-        fs, path = fsspec.core.url_to_fs(address, use_listings_cache=False, skip_instance_cache=False)
-    except ImportError as error:
-        raise RequestError(f"{flag} {address}: {error}") from error
-    except ValueError as error:
-        raise RequestError(
-            f"{flag} {address}: {error}; use a local path or a URL such as s3://bucket/prefix"
-        ) from error
-    location = Location(fs, path.rstrip("/") or path, flag)
-    return replace(location, path=real_path(location.path)) if location.is_local else location
-
-
-def real_path(path: str) -> str:
-    """An absolute local path without links. A pipe, such as bash makes for ``<(...)``, has none and stays."""
-    path = os.path.expanduser(path)
-    is_pipe = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
-    return path if is_pipe else os.path.realpath(path)
-
-
-def has_credentials(address: str) -> bool:
-    """True if one part of a chain of addresses carries a password, a key or a signature."""
-    parts = urlsplit(address)
-    user = "@" in parts.netloc and parts.scheme not in AZURE  # an Azure container is written before the @
-    return bool(user or parts.password or (parts.scheme in {"http", "https"} and parts.query))
-
-
-def storage_problem(error: BaseException) -> str:
-    """A storage error in a few words, without request ids and addresses."""
-    match error:
-        case FileNotFoundError():
-            return "it does not exist"
-        case PermissionError():
-            return "access is denied: check the credentials and the bucket's permissions"
-        case OSError() if error.strerror:
-            return error.strerror
-        case _:
-            return " ".join(str(error).split())[:200] or type(error).__name__
+    """The location of an address. Arguments and errors as for `cliper.files.find_address`."""
+    return Location(*find_address(address, flag), flag)

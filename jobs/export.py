@@ -17,11 +17,11 @@ from itertools import count
 
 from rich.console import Console
 
+from cliper.asked import flag
 from cluster.options import Unset
 from cluster.output.rows import Labels, open_labels
 from cluster.storage import Location, open_location
 from jobs.common.exit_codes import run_job
-from jobs.common.options import flag
 from jobs.common.targets import check_file_target, check_target, exists_already, note_unfinished
 from jobs.exporting.coco import coco_files
 from jobs.exporting.cvat import cvat

@@ -10,11 +10,11 @@ from functools import partial
 
 from rich.console import Console
 
+from cliper.files import STORAGE_ERRORS
 from cluster.options import Unset
 from cluster.output.files import atomic_write
 from cluster.output.folder import Output
 from cluster.output.rows import open_labels
-from cluster.storage import STORAGE_ERRORS
 from jobs.common.counts import count_labels
 from jobs.common.exit_codes import run_job
 from jobs.common.targets import check_file_target, note_unfinished

@@ -9,7 +9,8 @@ from typing import Any
 
 import bracex
 
-from cluster.storage import STORAGE_ERRORS, Location, open_location, storage_problem
+from cliper.files import STORAGE_ERRORS, storage_problem
+from cluster.storage import Location, open_location
 from schemas.errors import RequestError
 
 Found = dict[str, dict[str, Any]]

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cluster.corpus.decode import IMAGE_ENDINGS
+from cliper.decode import IMAGE_ENDINGS
+from cliper.files import STORAGE_ERRORS, storage_problem
 from cluster.corpus.ground_truth import OUTSIDE, VALUES, lookup_table
 from cluster.corpus.layouts import Layout, Split, find_layout
 from cluster.corpus.limits import DEFAULT_LIMITS, Limits
 from cluster.corpus.readers import Shard, is_hidden
 from cluster.corpus.sources import Corpus
-from cluster.storage import STORAGE_ERRORS, Location, storage_problem
+from cluster.storage import Location
 from schemas.errors import DecodeError, RequestError
 from schemas.rows import Status
 

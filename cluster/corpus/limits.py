@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cliper.decode import MAX_PIXELS
 from schemas.errors import RequestError
 
 LARGEST = 10**9
@@ -12,7 +13,7 @@ LARGEST = 10**9
 class Limits:
     """Limits on single images. An image above a limit becomes a row with a status."""
 
-    max_pixels: int = 178_956_970
+    max_pixels: int = MAX_PIXELS
     """Largest image in pixels (the default is Pillow's own limit, about 13,000 x 13,000)."""
     max_file_mb: int = 256
     """Largest image file in MB (10^6 bytes)."""

@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.corpus.decode import IMAGE_ENDINGS
+from cliper.decode import IMAGE_ENDINGS
 from cluster.storage import Location
 from schemas.rows import Status
 

@@ -13,7 +13,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.corpus.decode import IMAGE_ENDINGS
+from cliper.decode import IMAGE_ENDINGS
 from cluster.corpus.inputs import Input, list_files, version_of
 from cluster.corpus.limits import DEFAULT_LIMITS, Limits
 from cluster.corpus.readers import (

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO
 
-from cluster.corpus.decode import IMAGE_ENDINGS
+from cliper.decode import IMAGE_ENDINGS
 from cluster.storage import Location
 
 

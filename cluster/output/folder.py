@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
 
+from cliper.files import STORAGE_ERRORS
 from cluster.output.files import atomic_write, file_name
-from cluster.storage import STORAGE_ERRORS, Location
+from cluster.storage import Location
 from schemas.embeddings import VocabularyEmbeddings, embeddings_from_bytes, embeddings_to_bytes
 from schemas.errors import RequestError
 from schemas.manifest import Manifest

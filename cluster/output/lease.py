@@ -19,8 +19,8 @@ from uuid import uuid4
 
 from rich.console import Console
 
+from cliper.files import STORAGE_ERRORS
 from cluster.output.folder import LEASE, DamagedFileError, Output
-from cluster.storage import STORAGE_ERRORS
 from schemas.errors import JobFailedError, RequestError
 from schemas.manifest import Manifest
 

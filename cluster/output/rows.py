@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cliper.files import STORAGE_ERRORS
 from cluster.output.folder import Output
-from cluster.storage import STORAGE_ERRORS, Location, open_location
+from cluster.storage import Location, open_location
 from schemas.errors import RequestError
 from schemas.rows import Status
 

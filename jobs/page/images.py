@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from cliper.files import STORAGE_ERRORS, storage_problem
 from cluster.corpus.decode import decode_to_bytes
 from cluster.corpus.isolation import isolated
 from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.corpus.readers import Record, Shard, checked, image_bytes, image_column
 from cluster.corpus.sources import Corpus, file_address, format_of, read_shard
-from cluster.storage import STORAGE_ERRORS, Location, open_location, storage_problem
+from cluster.storage import Location, open_location
 from jobs.page.samples import rows_at
 from schemas.errors import DecodeError
 

@@ -15,13 +15,13 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cliper.coarse import Queries
+from cliper.decode import decode_rgb
 from cliper.labels import class_scores
 from cliper.loading import load_diffusion, load_vision_tower
 from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import Cliper
 from cliper.preprocess import InputSpec
 from cliper.settings import VIT_B_16, MethodSettings
-from cluster.corpus.decode import decode_rgb
 from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.corpus.prepare import PREPARED_SCHEMA, Preparer, read_prepared
 from cluster.corpus.readers import Record

@@ -15,11 +15,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from cliper.coarse import Queries
+from cliper.decode import image_seed
 from cliper.loading import load_diffusion, load_vision_tower
 from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import Cliper
 from cliper.settings import MethodSettings
-from cluster.corpus.decode import image_seed
 from schemas.embeddings import embeddings_from_bytes
 from schemas.manifest import METADATA_KEY
 from schemas.rows import ROW_SCHEMA, Status

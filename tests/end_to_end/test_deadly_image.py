@@ -15,10 +15,10 @@ import torch
 from rich.console import Console
 
 from benchmarks.idle import Idle
+from cliper.decode import image_seed
 from cliper.pipeline import Prediction
 from cliper.preprocess import InputSpec, Prepared
 from cliper.settings import VIT_L_14, MethodSettings
-from cluster.corpus.decode import image_seed
 from cluster.corpus.inputs import open_input
 from cluster.corpus.prepare import Preparer
 from cluster.corpus.sources import list_corpus

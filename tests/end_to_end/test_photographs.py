@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from jobs.common.vocabulary import synonymous_classes, without_synonyms
+from cliper.vocabulary import synonymous_classes, without_synonyms
 from schemas.embeddings import VocabularyEmbeddings, embeddings_to_bytes
 from tests.support.corpora import shards_of, tar_bytes
 from tests.support.jobs import OutputReader, SharedRay

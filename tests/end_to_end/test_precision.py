@@ -12,12 +12,12 @@ from torch.utils._pytree import tree_map_only
 from cliper.models import DEMO
 from cliper.preprocess import ImageArray
 from cliper.settings import MethodSettings
-from cluster.actors import CliperSpec
+from cliper.specs import CliperSpec
+from cliper.vocabulary import VocabularyRequest
 from demo.world.names import NAMES
 from demo.world.scene import draw
 from jobs.common.options import MethodOptions
 from jobs.common.request import find_models
-from jobs.common.vocabulary import VocabularyRequest
 from schemas.embeddings import embeddings_from_bytes
 from schemas.vocabulary import VocabularyClass
 from tests.end_to_end.test_photographs import PHOTOS, REAL_CLIP, write_embeddings

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cliper.vocabulary import read_vocabulary
 from jobs.annotate import main
-from jobs.common.vocabulary import read_vocabulary
 from schemas.embeddings import VocabularyEmbeddings, embeddings_to_bytes
 from schemas.vocabulary import packaged_background, parse_vocabulary
 from tests.support.corpora import sample_images, write_folder

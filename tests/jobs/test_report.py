@@ -23,9 +23,10 @@ from demo.world.names import NAMES
 from demo.world.scene import Scene, draw
 from jobs.common.counts import BINS, Counts, ScoredRows, count_labels
 from jobs.page.images import read_images
-from jobs.page.page import class_colours, make_thumbnail, percent
+from jobs.page.page import make_thumbnail, percent
 from jobs.page.samples import Samples, read_rows
 from jobs.report import main
+from schemas.colours import class_colours
 from schemas.rows import Status
 from tests.support.drawn_labels import failure, row, write_labels
 from tests.support.jobs import refusal

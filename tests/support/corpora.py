@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from cluster.corpus.decode import decode_rgb
+from cliper.decode import decode_rgb
 from cluster.corpus.limits import Limits
 
 

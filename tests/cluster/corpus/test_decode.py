@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cliper.decode import image_seed
 from cliper.preprocess import InputSpec
-from cluster.corpus.decode import Decoder, image_seed
+from cluster.corpus.decode import Decoder
 from cluster.corpus.ground_truth import lookup_table, unpack_truth
 from cluster.corpus.limits import Limits
 from cluster.corpus.prepare import Preparer

@@ -14,10 +14,10 @@ from cliper.loading import load_vision_tower
 from cliper.models import find_clip
 from cliper.pipeline import Cliper
 from cliper.settings import VIT_B_16, MethodSettings
+from cliper.specs import build_queries
 from cliper.text import WORLD_WORDS
-from cluster.actors import build_queries
+from cliper.vocabulary import synonymous_classes, without_synonyms
 from cluster.encoders import AnnotationEncoder
-from jobs.common.vocabulary import synonymous_classes, without_synonyms
 from schemas.embeddings import VocabularyEmbeddings
 from tests.support.stages import prepare
 

@@ -1,20 +1,23 @@
-"""The vocabulary of a request: words from files, their embeddings, and which of them compete."""
+"""The vocabulary of a request: words, their embeddings, and which of them compete."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 
+from cliper.files import Parsed, parse_file, parse_text
 from cliper.loading import load_text_encoder
 from cliper.models import ClipSpec, ModelError
 from cliper.settings import Preset
+from cliper.specs import best_device
 from cliper.text import TEMPLATE_SETS, WORLD_WORDS, embed_phrases, parse_templates, same_meaning
-from jobs.common.request import parse_file, parse_text
 from schemas.embeddings import VocabularyEmbeddings, embeddings_from_bytes
 from schemas.errors import RequestError
 from schemas.vocabulary import VocabularyClass, packaged_background, parse_background, parse_vocabulary
 
+Lines = str | Sequence[str]
+"""The address of a text file, or the lines of one."""
 IDENTICAL = 0.999
 """Cosine from which two phrases mean the same in a smaller vocabulary."""
 
@@ -56,22 +59,26 @@ class VocabularyRequest:
                 f"embed the words with the same model"
             )
 
-    def embed(self, clip: ClipSpec, preset: Preset) -> VocabularyEmbeddings:
-        """Embed the vocabulary, on a GPU of this machine if there is one. Embeddings from a file stay as they are.
+    def embed(self, clip: ClipSpec, preset: Preset, device: torch.device | None = None) -> VocabularyEmbeddings:
+        """Embed the vocabulary. Embeddings from a file stay as they are.
 
         With preset ``open``, background words that mean the same as a class are left out.
+
+        Args:
+            clip: the model.
+            preset: the method's.
+            device: of the text tower; None for a GPU of this machine if there is one.
 
         Raises:
             RequestError: the text tower cannot be loaded.
         """
-        embeddings = self.ready or self.embed_words(clip)
+        embeddings = self.ready or self.embed_words(clip, device)
         return without_synonyms(embeddings) if preset == "open" else embeddings
 
-    def embed_words(self, clip: ClipSpec) -> VocabularyEmbeddings:
-        """Embed all words; errors as for `embed`."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def embed_words(self, clip: ClipSpec, device: torch.device | None = None) -> VocabularyEmbeddings:
+        """Embed all words; arguments and errors as for `embed`."""
         try:
-            encode, tokenize = load_text_encoder(clip, device)
+            encode, tokenize = load_text_encoder(clip, device or best_device())
         except ModelError as error:
             raise RequestError(f"--clip: {error}") from error
         queries = [query for entry in self.classes for query in entry.queries]
@@ -111,34 +118,64 @@ def meanings(embeddings: VocabularyEmbeddings, others: np.ndarray) -> np.ndarray
 
 
 def read_vocabulary(
-    vocab: str | None, background: str | None, templates: str, text_embeddings: str | None, preset: Preset
+    vocab: Lines | None, background: Lines | None, templates: Lines, text_embeddings: str | None, preset: Preset
 ) -> VocabularyRequest:
-    """Read the vocabulary from its files. The packaged background words depend on the preset.
+    """Read the vocabulary from its files or lines. The packaged background words depend on the preset.
 
-    With an embeddings file, the vocabulary file is optional. It then selects and orders classes of the embeddings.
+    With an embeddings file, the vocabulary is optional. It then selects and orders classes of the embeddings.
+
+    Args:
+        vocab: the classes, see `schemas.vocabulary`.
+        background: background words in the same format; ``+FILE`` adds a file's words to the packaged ones; ``none``
+            for no words; None for the packaged ones.
+        templates: name of a set of prompt templates, or templates.
+        text_embeddings: file with embeddings, in place of those that CLIP's text tower makes.
+        preset: the method's.
 
     Raises:
-        RequestError: a file is missing or wrong.
+        RequestError: a file or a line is missing or wrong.
     """
     if vocab is None and text_embeddings is None:
         raise RequestError("--vocab is missing: name a file with one class per line (or give --text-embeddings)")
-    classes = parse_text("--vocab", vocab, parse_vocabulary) if vocab is not None else ()
+    classes = parse_lines("--vocab", vocab, parse_vocabulary) if vocab is not None else ()
     if text_embeddings is not None:
         if background is not None:
             raise RequestError("--background has no effect with --text-embeddings: the file has background words")
         ready = read_embeddings(text_embeddings, [entry.name for entry in classes] or None)
         classes = classes or tuple(VocabularyClass(name, (name,)) for name in ready.class_names)
         return VocabularyRequest(classes, ready.background_words, (), ready)
-    words = () if background == "none" else packaged_background("world" if preset == "open" else "voc")
-    if background is not None and background != "none":
-        own = parse_text("--background", background.removeprefix("+"), parse_background)
-        words = tuple(dict.fromkeys([*words, *own])) if background.startswith("+") else own
-    return VocabularyRequest(classes, words, read_templates(templates), ready=None)
+    return VocabularyRequest(classes, read_background(background, preset), read_templates(templates), ready=None)
 
 
-def read_templates(templates: str) -> tuple[str, ...]:
-    """The prompt templates of a named set or of a file."""
-    return TEMPLATE_SETS.get(templates) or parse_text("--templates", templates, parse_templates)
+def read_background(background: Lines | None, preset: Preset) -> tuple[str, ...]:
+    """The background words; arguments as for `read_vocabulary`."""
+    if background == "none":
+        return ()
+    packaged = packaged_background("world" if preset == "open" else "voc")
+    if background is None:
+        return packaged
+    adds = isinstance(background, str) and background.startswith("+")
+    source = background.removeprefix("+") if isinstance(background, str) else background
+    own = parse_lines("--background", source, parse_background)
+    return tuple(dict.fromkeys([*packaged, *own])) if adds else own
+
+
+def read_templates(templates: Lines) -> tuple[str, ...]:
+    """The prompt templates of a named set, of a file or of a list."""
+    named = TEMPLATE_SETS.get(templates) if isinstance(templates, str) else None
+    return named or parse_lines("--templates", templates, parse_templates)
+
+
+def parse_lines(flag: str, source: Lines, parse: Callable[[str], Parsed]) -> Parsed:
+    """Parse a text file, or lines that stand for one. Raises RequestError as `cliper.files.parse_file` does."""
+    if isinstance(source, str):
+        return parse_text(flag, source, parse)
+    if not all(isinstance(line, str) for line in source):
+        raise RequestError(f"{flag} must be the address of a file or a list of strings")
+    try:
+        return parse("\n".join(source))
+    except ValueError as error:
+        raise RequestError(f"{flag}: {error}") from error
 
 
 def read_embeddings(address: str, class_names: Sequence[str] | None) -> VocabularyEmbeddings:
