@@ -50,6 +50,7 @@ def test_the_notebook() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.end_to_end
 def test_the_dataset(tmp_path: Path) -> None:
     printed = run("examples/ray_dataset.py", str(tmp_path / "labels"))

@@ -3,7 +3,6 @@
 """
 
 import itertools
-import sys
 from typing import Any
 from unittest.mock import patch
 
@@ -22,6 +21,7 @@ SIZES = [
 ]
 
 
+SEEDS = range(3)
 multiply = InterpreterBuilder.create_dot
 
 
@@ -37,14 +37,14 @@ def as_fp32(values: TensorHandle) -> TensorHandle:
 
 
 @patch.object(InterpreterBuilder, "create_dot", multiply_bf16)
-def main(seeds: int) -> None:
+def main() -> None:
     """Print what differs; nothing if all is equal."""
     torch.set_num_threads(1)
-    for seed, dtype, sizes in itertools.product(range(seeds), TOLERANCES, SIZES):
+    for seed, dtype, sizes in itertools.product(SEEDS, TOLERANCES, SIZES):
         case = Case(dtype, **sizes)
         for difference in disagreements(torch.device("cpu"), case, seed):
             print(f"{case}, seed {seed}: {difference}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main()

@@ -14,7 +14,7 @@ from cluster.output.lease import EXPIRES_S
 from tests.simulation.machine import Histories, write_rows_then_commit
 
 HISTORIES = 30
-QUICK = settings(max_examples=500, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=300, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def test_nothing_is_lost_or_doubled() -> None:

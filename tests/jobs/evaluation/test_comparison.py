@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from cliper.models import DEFAULT_DIFFUSION, ClipSpec
+from cliper.asked import DEFAULT_DIFFUSION
+from cliper.models import ClipSpec
 from cliper.preprocess import InputSpec
 from cliper.published import find_benchmark
 from cliper.settings import OPEN_VIT_B_16, VIT_B_16, MethodSettings
 from cluster.corpus.layouts import Split
-from jobs.common.methods import Method, MethodChoice
-from jobs.common.options import MethodOptions
+from jobs.common.methods import Method
+from jobs.common.options import MethodChoice, MethodOptions
 from jobs.evaluation.comparison import compare_with_published
 from jobs.evaluation.datasets import Dataset
 from jobs.evaluation.figures import Comparison, markdown
