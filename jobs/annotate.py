@@ -1,4 +1,9 @@
-"""Label images with your own vocabulary: masks and class scores, from object storage to Parquet."""
+"""Label images with your own vocabulary: masks and class scores, from object storage to Parquet.
+
+Examples:
+  cliper annotate --vocab vocab.txt --input photos --output labels --try 24
+  cliper annotate --vocab vocab.txt --input s3://bucket/shards --output s3://bucket/labels --skip-absent
+"""
 
 import sys
 from functools import partial

@@ -34,7 +34,8 @@ def about(command: str) -> str:
     """The first sentence of a job's description, without importing it."""
     spec = find_spec(f"jobs.{command}")
     source = Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin is not None else ""
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0].partition(". ")[0].rstrip(".")
+    description = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0]
+    return " ".join(description.split()).partition(". ")[0].rstrip(".")
 
 
 if __name__ == "__main__":

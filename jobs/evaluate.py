@@ -1,4 +1,9 @@
-"""Evaluate on a labelled data set: mean IoU, accuracies and image-level figures beside the published ones."""
+"""Evaluate on a labelled data set: mean IoU, accuracies and image-level figures beside the published ones.
+
+Examples:
+  cliper evaluate --dataset voc21 --root s3://bucket/VOCdevkit --clip ViT-L-14 --json figures.json
+  cliper evaluate --dataset folder --images images --masks masks --classes classes.txt --calibrate settings.json
+"""
 
 import sys
 from functools import partial

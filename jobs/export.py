@@ -3,6 +3,10 @@ CVAT and LabelMe.
 
 Images come in the order of their image_id, so the same labels always make the same files. Failed images are left out.
 Files are named after the image_id, escaped where a file system needs it. What makes an export complete is written last.
+
+Examples:
+  cliper export --labels labels --yolo dataset --images images --min-area 100
+  cliper export --labels labels --output coco.json --polygons
 """
 
 import math

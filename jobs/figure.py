@@ -1,4 +1,9 @@
-"""Draw the paper's figures for images of your own: patch embeddings, attention, label maps, compensation."""
+"""Draw the paper's figures for images of your own: patch embeddings, attention, label maps, compensation.
+
+Examples:
+  cliper figure --figure methods --images photo.jpg --vocab vocab.txt --output figure.svg
+  cliper figure --figure attention --images photo.jpg --points 0.3 0.6 --output figure.png
+"""
 
 import sys
 from functools import partial

@@ -5,6 +5,10 @@ quotes: "dog>0.6". Names may contain spaces and commas. Scores are compared as 3
 of the rows except the masks. It may also call score('dog'), probability('dog') (rows of preset open) and area('dog'),
 the share of the image that the class covers:
 --where "score('dog') > 2 * score('cat') AND width >= 640".
+
+Examples:
+  cliper filter --labels labels --require dog --exclude person --output kept.parquet
+  cliper filter --labels labels --where "score('dog') > 2 * score('cat')" --copy-to s3://bucket/kept
 """
 
 import sys

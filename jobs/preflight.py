@@ -1,4 +1,9 @@
-"""Check every node of a cluster before a job: GPU, driver, memory, disk and storage. Fetch the weights on each node."""
+"""Check every node of a cluster before a job: GPU, driver, memory, disk and storage. Fetch the weights on each node.
+
+Examples:
+  cliper preflight --input s3://bucket/shards --output s3://bucket/labels
+  cliper preflight --clip ViT-B-16 --diffusion none --address auto
+"""
 
 import sys
 from dataclasses import dataclass

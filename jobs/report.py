@@ -1,6 +1,10 @@
 """Write a page about the output of a labelling job: images with overlays, scores, classes and failures.
 
 The page is a single HTML file that needs no network. It can be opened from a disk, sent by mail or printed.
+
+Examples:
+  cliper report --labels labels --output report.html
+  cliper report --labels s3://bucket/labels --images s3://bucket/shards --output s3://bucket/report.html
 """
 
 import contextlib

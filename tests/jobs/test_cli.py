@@ -1,5 +1,6 @@
 """One command for all jobs, and help that does not wait for models."""
 
+import re
 import subprocess
 import sys
 
@@ -49,3 +50,8 @@ def test_help_imports_nothing_slow(command: str) -> None:
     assert "{None}" not in run.stdout
     assert "(default: None)" not in run.stdout
     assert f"usage: cliper {command} " in run.stdout
+    examples = [line for line in run.stdout.splitlines() if line.startswith(f"  cliper {command} ")]
+    assert len(examples) == 2
+    listed = run.stdout[run.stdout.index("╭") :]
+    for flag in re.findall(r"--[a-z-]+", " ".join(examples)):
+        assert re.search(rf"{flag}\b", listed), flag
