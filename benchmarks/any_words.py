@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import track
@@ -28,7 +27,7 @@ from cliper.asked import DEFAULT_CLIP, DEFAULT_DIFFUSION
 from cliper.pipeline import Cliper, Features, Prediction
 from cliper.preprocess import InputSpec
 from cliper.settings import Preset
-from cliper.specs import CliperSpec, build_queries
+from cliper.specs import CliperSpec, best_device, build_queries
 from cliper.vocabulary import without_synonyms
 from cluster.corpus.ground_truth import IGNORED
 from cluster.corpus.limits import DEFAULT_LIMITS
@@ -183,7 +182,7 @@ def draw_vocabularies(
     shares = shares[:, : options.first_classes]
     frequent = np.flatnonzero((shares > LEAST_SHARE).sum(axis=0) >= options.in_images)
     occurring = np.flatnonzero(shares.any(axis=0))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     built = {preset: spec.build(device) for preset, spec in specs.items()}
     draws = []
     for size in options.sizes:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import ray
-import torch
 import tyro
 from PIL import Image
 from ray._private import internal_api
@@ -28,7 +27,7 @@ from cliper.decode import decode_rgb
 from cliper.models import DEMO
 from cliper.preprocess import InputSpec
 from cliper.settings import VIT_L_14, MethodSettings
-from cliper.specs import SegmenterSpec
+from cliper.specs import SegmenterSpec, best_device
 from cliper.vocabulary import VocabularyRequest
 from cluster import session
 from cluster.corpus.inputs import open_input
@@ -159,7 +158,7 @@ def measure_demo(files: list[Path], classes: int, count: int, folder: Path, cons
     words = tuple(VocabularyClass(f"class {number}", (f"class {number}",)) for number in range(classes))
     spec = models.spec(VocabularyRequest(words, (), ("{}",), ready=None).embed(models.clip, "release"), "fp32")
     rate, _ = measure_job(spec, count, folder, console)
-    cliper = spec.build(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    cliper = spec.build(best_device())
     prepared = [spec.inputs.prepare(decode_rgb(path.read_bytes()), seed) for seed, path in enumerate(files[:32])]
     cliper.predict(prepared[:2])
     started = time.monotonic()

@@ -8,8 +8,14 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
-MEMORY_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError)
-"""They say nothing about the compiled code."""
+OUT_OF_MEMORY = ("ALLOC_FAILED", "out of memory", "can't allocate memory")
+"""In messages of cuBLAS and cuDNN, of the driver, and of torch on a CPU."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """True for torch's own errors of a GPU and a CPU, and for those of libraries, which torch only passes on."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or (isinstance(error, RuntimeError) and any(part in str(error) for part in OUT_OF_MEMORY))
 
 
 class CompiledPart:
@@ -43,9 +49,9 @@ class CompiledPart:
             return self.plain(*inputs, **options)
         try:
             return self.fast(*inputs, **options)
-        except MEMORY_ERRORS:
-            raise
         except Exception as error:  # a compiler's errors have no common class
+            if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
+                raise  # it says nothing about the compiled code
             result = self.plain(*inputs, **options)  # if this fails too, the compiled code is not to blame
             self.give_up(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
             return result

@@ -530,16 +530,7 @@ def _(maps: Tensor, query: Tensor, key: Tensor, threshold: float | None) -> Tens
 
 @label_pixels.register_fake
 def _(
-    maps: Tensor,
-    images: Tensor,
-    numbers: Tensor,
-    scores: Tensor,
-    floors: Tensor,
-    competing: Sequence[int],
-    pixels: Sequence[int],
-    normalize: bool,
-    has_thresholds: bool,
-    kind: torch.dtype,
+    maps, images, numbers, scores, floors, competing, pixels, normalize, has_thresholds, kind
 ) -> tuple[Tensor, Tensor]:
     return maps.new_empty(sum(pixels), dtype=kind), maps.new_empty(sum(pixels), dtype=torch.bool)
 

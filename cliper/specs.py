@@ -15,6 +15,7 @@ from huggingface_hub.constants import HF_HOME
 from cliper.baseline_settings import BaselineMethod, BaselineSettings
 from cliper.baselines import Baseline
 from cliper.coarse import Queries
+from cliper.compiled import is_out_of_memory
 from cliper.diffusion import DiffusionModel
 from cliper.loading import load_diffusion, load_vision_tower
 from cliper.models import ClipSpec, DiffusionSpec
@@ -28,8 +29,6 @@ from schemas.embeddings import VocabularyEmbeddings
 logger = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-OUT_OF_MEMORY = ("ALLOC_FAILED", "out of memory", "can't allocate memory")
-"""In messages of cuBLAS and cuDNN, of the driver, and of torch on a CPU."""
 
 
 @runtime_checkable  # for tests, which check types at every call
@@ -184,12 +183,6 @@ def build_queries(embeddings: VocabularyEmbeddings, preset: Preset) -> Queries:
     build = Queries.build_open if preset == "open" else Queries.build
     classes, background = torch.tensor(embeddings.classes), torch.tensor(embeddings.background)
     return build(classes, background, torch.tensor(embeddings.class_of_row))
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """True for torch's own errors of a GPU and a CPU, and for those of libraries, which torch only passes on."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or (isinstance(error, RuntimeError) and any(part in str(error) for part in OUT_OF_MEMORY))
 
 
 def set_torch_flags(on_gpu: bool) -> None:

@@ -69,7 +69,7 @@ class Labeller:
         for problem in problems:
             logger.warning("slower than it could be: %s", problem)
             self.counter.note.remote(f"Labelling is slower than it could be: {problem}")
-        prometheus.add(prometheus.PLAIN_KERNELS, not self.problems_told and bool(problems))
+        prometheus.add(prometheus.SLOW_PROCESSES, not self.problems_told and bool(problems))
         self.problems_told += len(problems)
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -8,9 +8,9 @@ from textwrap import shorten
 
 import torch
 
+from cliper.compiled import is_out_of_memory
 from cliper.pipeline import Prediction, Segmenter
 from cliper.preprocess import Prepared
-from cliper.specs import is_out_of_memory
 from cluster import prometheus
 from schemas.rows import Status
 

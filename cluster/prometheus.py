@@ -20,7 +20,7 @@ IMAGES = Counter("cliper_images", "Images that left the labelling actors.", ("st
 STAGE_SECONDS = Counter("cliper_stage_seconds", "Seconds that threads spent in a stage.", ("stage",))
 STAGE_IMAGES = Counter("cliper_stage_images", "Images that went through a stage.", ("stage",))
 READ_BYTES = Counter("cliper_read_bytes", "Bytes of image files that were read.")
-PLAIN_KERNELS = Counter("cliper_plain_kernels", "Labelling processes that are slower than they could be.")
+SLOW_PROCESSES = Counter("cliper_slow_processes", "Labelling processes that are slower than they could be.")
 MODEL_BATCHES = Counter("cliper_model_batches", "Batches that went through the models.")
 
 Stage = Literal["read", "prepare", "label", "encode"]

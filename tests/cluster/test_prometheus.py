@@ -21,7 +21,7 @@ GPU_SERIES = {
     "ray_node_gpus_utilization",
     "ray_node_gram_used",
     "ray_node_gram_available",
-    "ray_cliper_plain_kernels_total",
+    "ray_cliper_slow_processes_total",
 }
 """Series that only nodes with GPUs have."""
 RAY_SERIES = {
