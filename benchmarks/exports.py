@@ -54,7 +54,7 @@ def main(filter_rows: int = 1_000_000, export_rows: tuple[int, ...] = (50_000, 2
 def write_labels(folder: Path, rows: int) -> None:
     """Write an output folder. Images with neighbouring ids are in different files."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    (folder / "rows").mkdir(parents=True)
     categories = coco_categories([f"class {number}" for number in range(1, CLASSES + 1)])
     manifest = Manifest({"input": {"address": "none"}}, {"categories": categories})
     (folder / "manifest.json").write_text(manifest.to_json())
@@ -76,7 +76,7 @@ def write_labels(folder: Path, rows: int) -> None:
             "annotations": patterns.take(pa.array(rng.integers(0, PATTERNS, count))),
         }
         schema = ROW_SCHEMA.with_metadata(manifest.parquet_metadata())
-        pq.write_table(pa.Table.from_pydict(columns, schema), folder / f"run_{start:09}-0.parquet")
+        pq.write_table(pa.Table.from_pydict(columns, schema), folder / f"rows/run_{start:09}-0.parquet")
     output = Output(open_location(str(folder), "--labels"))
     output.finish(output.data_files())
 

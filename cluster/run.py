@@ -172,7 +172,7 @@ def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> 
     total = len(pipeline.corpus.shards) if pipeline.corpus.format == "folder" else None
     with ProgressDisplay(counter, total, resources, console) as progress:
         rows.write_parquet(
-            pipeline.output.location.path,
+            pipeline.output.data.path,
             filesystem=pipeline.output.location.arrow_fs(),
             mode="append",
             min_rows_per_file=pipeline.cluster.rows_per_file,

@@ -54,7 +54,7 @@ def measure(labels: Path, masks: Path) -> Figures:
     ``seconds_per_image`` is the duration of the whole job, start-up included, divided by the number of images.
     """
     manifest, summary = (json.loads((labels / name).read_text()) for name in ("manifest.json", "summary.json"))
-    rows = [row for path in sorted(labels.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in sorted(labels.glob("rows/*.parquet")) for row in pq.read_table(path).to_pylist()]
     confusion = np.zeros((len(NAMES) + 1, len(NAMES) + 1), np.int64)
     present = []
     for row in rows:

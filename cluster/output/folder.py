@@ -2,7 +2,7 @@
 
 ::
 
-    OUTPUT/*.parquet               rows
+    OUTPUT/rows/*.parquet          rows, and nothing else: programs read this folder as a table
     OUTPUT/manifest.json           the request, with its fingerprint
     OUTPUT/vocabulary.safetensors  text embeddings of the vocabulary
     OUTPUT/summary.json            counts, when the job is done
@@ -23,7 +23,7 @@ A job that copies images writes its tar shards into a folder of the same form.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import shorten
 from typing import Any
 
@@ -51,18 +51,25 @@ class Output:
 
     Attributes:
         location: the folder.
-        pattern: regular expression for the names of the data files that the job writes there.
+        data_folder: the folder in it with the data files that the job writes; empty for the folder itself.
+        pattern: regular expression for the names of these files.
     """
 
     location: Location
+    data_folder: str = "rows"
     pattern: str = r"\w+_\d{6,}-\d+\.parquet"  # as Ray Data names them
+
+    @property
+    def data(self) -> Location:
+        """The folder of the data files."""
+        return self.location / self.data_folder if self.data_folder else self.location
 
     @property
     def checkpoint(self) -> Location:
         return self.location / "_checkpoint"
 
     def with_retries(self) -> "Output":
-        return Output(self.location.with_retries(), self.pattern)
+        return replace(self, location=self.location.with_retries())
 
     def finished_files(self) -> dict[str, int] | None:
         """Names and sizes of the data files when the job was done; None if it is not.
@@ -80,7 +87,7 @@ class Output:
     def data_files(self) -> dict[str, int]:
         """Sizes of all data files by path, whether they count or not; empty if there is no such folder."""
         try:
-            found = self.location.fs.ls(self.location.path, detail=True)
+            found = self.location.fs.ls(self.data.path, detail=True)
         except FileNotFoundError:
             return {}
         files = {str(info["name"]): int(info["size"]) for info in found if info["type"] == "file"}

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from cluster.corpus.readers import utf8
 from cluster.corpus.sources import Corpus
 from cluster.output.changes import read_versions
-from cluster.output.files import file_name
+from cluster.output.files import atomic_write, file_name
 from cluster.output.folder import Output
 from cluster.output.rows import first_rows, map_rows_files
 from schemas.rows import TRANSIENT
@@ -138,7 +138,8 @@ def keep_rows(output: Output, path: str, mask: pa.Array) -> None:
         table = pq.ParquetFile(file).read()
     buffer = io.BytesIO()
     pq.write_table(table.filter(mask), buffer, compression="zstd")
-    output.write(file_name(path), buffer.getvalue())
+    with atomic_write(output.data / file_name(path)) as file:
+        file.write(buffer.getvalue())
 
 
 def run_of(path: str) -> str:

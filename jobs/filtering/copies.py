@@ -41,7 +41,7 @@ def copy_kept(
         RequestError: the target belongs to another request or cannot be used.
         JobFailedError, ray.exceptions.RayError: images cannot be read or written. Finished shards stay.
     """
-    output = Output(open_location(address, "--copy-to"), SHARD_PATTERN)
+    output = Output(open_location(address, "--copy-to"), "", SHARD_PATTERN)
     manifest = copy_manifest(selection, labels, per_shard)
     output.check(manifest, overwrite)
     if output.is_finished() and not overwrite:

@@ -70,7 +70,9 @@ class TestDemo:
         assert figures["map"] > 85
 
     def test_every_image_has_a_row_and_a_place_on_the_page(self, demo_folder: Path) -> None:
-        rows = [row for path in (demo_folder / "labels").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+        rows = [
+            row for path in (demo_folder / "labels").glob("rows/*.parquet") for row in pq.read_table(path).to_pylist()
+        ]
         image_ids = [f"{seed:06}.jpg" for seed in range(IMAGES)]
         assert sorted(row["image_id"] for row in rows) == image_ids
         page = (demo_folder / "report.html").read_text()

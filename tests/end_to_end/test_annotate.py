@@ -46,7 +46,7 @@ class TestFinishedRun:
     def test_files_have_the_documented_schema_and_metadata(self, finished_run: FinishedRun) -> None:
         files = finished_run.reader().files()
         manifest = files["manifest.json"]
-        tables = [data for name, data in files.items() if name.endswith(".parquet")]
+        tables = [data for name, data in files.items() if name.startswith("rows/")]
         assert tables
         for data in tables:
             schema = pq.read_schema(io.BytesIO(data))

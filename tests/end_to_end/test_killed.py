@@ -47,5 +47,7 @@ def test_killed_midway_and_run_again(finished_run: FinishedRun) -> None:
         assert not any(secret.encode() in data for data in reader.files().values())
     assert reader.rows() == finished_run.reader().rows()
     kept = {name.removesuffix(".parquet").rpartition("/")[2] for name in committed}
-    rows_files = [name for name in reader.files() if name.endswith(".parquet")]
-    assert all(any(name.startswith(f"{stem}-") for name in rows_files) for stem in kept), "committed rows were redone"
+    rows_files = [name for name in reader.files() if name.startswith("rows/")]
+    assert all(any(name.startswith(f"rows/{stem}-") for name in rows_files) for stem in kept), (
+        "committed rows were redone"
+    )

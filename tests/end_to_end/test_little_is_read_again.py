@@ -25,7 +25,7 @@ def test_after_nine_tenths_of_the_shards(tmp_path: Path, tiny_clip: Path) -> Non
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 200
-    while len(list(output.glob("*.parquet"))) < 0.9 * IMAGES / ROWS_PER_FILE:
+    while len(list(output.glob("rows/*.parquet"))) < 0.9 * IMAGES / ROWS_PER_FILE:
         assert driver.poll() is None, "the job ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -72,7 +72,7 @@ def resident_mb(driver: psutil.Process) -> dict[str, float]:
 def labelled(output: Path) -> int:
     """Rows that are written; a file that is being written counts as soon as it is whole."""
     rows = 0
-    for path in output.glob("*.parquet"):
+    for path in output.glob("rows/*.parquet"):
         with contextlib.suppress(pa.ArrowInvalid):
             rows += pq.read_metadata(path).num_rows
     return rows

@@ -158,7 +158,7 @@ def actor_killed(bench: Bench, number: int, rng: random.Random) -> Trial:
         return start(str(bench.corpus), str(output), bench.flags)
 
     job = again()
-    wait_until(lambda: list(output.glob("*.parquet")), job)
+    wait_until(lambda: list(output.glob("rows/*.parquet")), job)
     time.sleep(rng.uniform(0, 1))
     since = time.monotonic()
     family = psutil.Process(job.pid).children(recursive=True) if job.poll() is None else []
@@ -206,7 +206,7 @@ def node_lost(bench: Bench, name: str, rng: random.Random, graceful: bool) -> Tr
             return start(str(bench.corpus), str(output), [*bench.flags, "--address", cluster.address])
 
         job = again()
-        wait_until(lambda: list(output.glob("*.parquet")), job)
+        wait_until(lambda: list(output.glob("rows/*.parquet")), job)
         time.sleep(rng.uniform(0, 1))
         since = time.monotonic()
         cluster.remove_node(rng.choice(sorted(cluster.worker_nodes, key=id)), allow_graceful=graceful)
@@ -299,7 +299,7 @@ def head_killed(bench: Bench, number: int, rng: random.Random) -> Trial:
         job = subprocess.Popen(
             command(str(bench.corpus), str(output), *bench.flags), cwd=ROOT, stdout=log, stderr=subprocess.DEVNULL
         )
-        wait_until(lambda: list(output.glob("*.parquet")), job)
+        wait_until(lambda: list(output.glob("rows/*.parquet")), job)
         since = time.monotonic()
         for process in psutil.Process(job.pid).children(recursive=True):
             if "gcs_server" in process.name():

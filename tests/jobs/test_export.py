@@ -1,10 +1,14 @@
 """COCO files, read by the tools that use them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
+import polars
+import pyarrow.dataset
 import pytest
 import supervision
 from datasets import load_dataset
@@ -115,10 +119,20 @@ def test_supervision_imports_the_file(labels: Path, tmp_path: Path) -> None:
     assert sum(len(detections) for _, _, detections in dataset) == present
 
 
-def test_hugging_face_reads_the_rows(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reader", ["pyarrow", "polars", "duckdb", "datasets"])
+def test_other_programs_read_the_folder_of_rows(
+    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    rows = load_dataset("parquet", data_files=str(labels / "*.parquet"), cache_dir=str(tmp_path))["train"]
-    assert sorted(rows["image_id"]) == sorted([f"a.tar/{seed:03}.jpg" for seed in range(IMAGES)] + ["a.tar/gone.jpg"])
+    folder = str(labels / "rows")
+    readers: dict[str, Callable[[], list[str]]] = {
+        "pyarrow": lambda: pyarrow.dataset.dataset(folder).to_table()["image_id"].to_pylist(),
+        "polars": lambda: polars.read_parquet(folder)["image_id"].to_list(),
+        "duckdb": lambda: [name for (name,) in duckdb.sql(f"SELECT image_id FROM '{folder}/*.parquet'").fetchall()],
+        "datasets": lambda: load_dataset(folder, cache_dir=str(tmp_path))["train"]["image_id"],
+    }
+    image_ids = [*(f"a.tar/{seed:03}.jpg" for seed in range(IMAGES)), "a.tar/gone.jpg"]
+    assert sorted(readers[reader]()) == sorted(image_ids)
 
 
 @pytest.mark.parametrize(

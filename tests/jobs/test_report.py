@@ -345,9 +345,9 @@ def test_wrong_requests_end_with_one_sentence(tmp_path: Path, changes: list[str]
     labels, _ = write_example(tmp_path)
     manifest = (labels / "manifest.json").read_text()
     for name in ("begun", "foreign"):
-        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows").mkdir(parents=True)
         (tmp_path / name / "manifest.json").write_text(manifest)
-    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "foreign" / "run_000000-0.parquet")
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "foreign" / "rows/run_000000-0.parquet")
     for name in ("begun", "foreign"):
         output = Output(open_location(str(tmp_path / name), "--labels"))
         output.finish(output.data_files())

@@ -48,8 +48,8 @@ pauses = st.none() | st.tuples(st.integers(0, 30), st.floats(1, 2 * EXPIRES_S))
 def write_rows_then_commit(history: "Histories", run: str, name: str, rows: bytes) -> None:
     """As Ray Data does. A local file is there before it has its content, and synced when it is closed."""
     history.put(f"_checkpoint/{run}/{name}.pending.parquet", b"")
-    history.put(f"{name}-0.parquet", b"")
-    history.put(f"{name}-0.parquet", rows)
+    history.put(f"rows/{name}-0.parquet", b"")
+    history.put(f"rows/{name}-0.parquet", rows)
     history.put(f"_checkpoint/{run}/{name}.parquet", b"")
     history.store.rm_file(f"/out/_checkpoint/{run}/{name}.pending.parquet")
 

@@ -23,13 +23,13 @@ def test_nothing_is_lost_or_doubled() -> None:
 
 def skip_the_sync(history: Histories, run: str, name: str, rows: bytes) -> None:
     write_rows_then_commit(history, run, name, rows)
-    history.store.unsynced.add(f"/out/{name}-0.parquet")
+    history.store.unsynced.add(f"/out/rows/{name}-0.parquet")
 
 
 def commit_before_rows(history: Histories, run: str, name: str, rows: bytes) -> None:
     history.put(f"_checkpoint/{run}/{name}.parquet", b"")
-    history.put(f"{name}-0.parquet", b"")
-    history.put(f"{name}-0.parquet", rows)
+    history.put(f"rows/{name}-0.parquet", b"")
+    history.put(f"rows/{name}-0.parquet", rows)
 
 
 def count_all_files(output: Output) -> dict[str, int]:

@@ -66,7 +66,7 @@ def write_labels(
     folder: Path, *files: Sequence[Row], class_names: Sequence[str] = NAMES, finished: bool = True
 ) -> Path:
     """Write rows files of several row groups. Of an output that is not finished, only the first file counts."""
-    folder.mkdir(parents=True)
+    (folder / "rows").mkdir(parents=True)
     manifest = labelling_manifest(
         input={"address": "/nowhere", "format": "tar", "limit": None},
         vocabulary={
@@ -80,7 +80,7 @@ def write_labels(
     schema = ROW_SCHEMA.with_metadata(manifest.parquet_metadata())
     for number, rows in enumerate(files):
         table = pa.Table.from_pylist(list(rows), schema)
-        pq.write_table(table, folder / f"run_{number:06}-0.parquet", row_group_size=3)
+        pq.write_table(table, folder / f"rows/run_{number:06}-0.parquet", row_group_size=3)
     if finished:
         summary = {"new_images": sum(map(len, files)), "seconds": 2.0, "bytes_read": 1e6}
         (folder / "summary.json").write_text(json.dumps(summary))

@@ -146,7 +146,7 @@ class OutputReader:
         return {name: self.fs.cat_file(f"{self.path}/{name}") for name in self.names()}
 
     def tables(self) -> list[Any]:
-        names = sorted(name for name in self.names() if name.endswith(".parquet") and "/" not in name)
+        names = sorted(name for name in self.names() if name.startswith("rows/"))
         return [pq.read_table(io.BytesIO(self.fs.cat_file(f"{self.path}/{name}"))) for name in names]
 
     def rows(self) -> dict[str, dict[str, Any]]:

@@ -39,7 +39,7 @@ def test_new_changed_and_lost_shards(tmp_path: Path) -> None:
     )
     assert note_versions(output, corpus(a="1", b="1", c="1", d="1")) is None, "the first run"
     assert not find_changes(output, corpus(a="1", b="1", c="1", d="1"))
-    untouched = (tmp_path / "run_000002-0.parquet").stat().st_mtime_ns
+    untouched = (tmp_path / "rows/run_000002-0.parquet").stat().st_mtime_ns
     now = corpus(a="1", b="2", d="1", e="1", f="1")
     expected = Changes(new=2, changed=frozenset({"b.tar"}), gone=1)
     assert find_changes(output, now) == note_versions(output, now) == expected
@@ -47,7 +47,7 @@ def test_new_changed_and_lost_shards(tmp_path: Path) -> None:
     left = scan_output(output).remaining(now)
     assert [shard.name for shard in left.shards] == ["b.tar", "e.tar", "f.tar"]
     assert names_in(output) == ["a.tar/0.jpg", "a.tar/1.jpg", "c.tar/0.jpg", "d.tar/0.jpg"]
-    assert (tmp_path / "run_000002-0.parquet").stat().st_mtime_ns == untouched
+    assert (tmp_path / "rows/run_000002-0.parquet").stat().st_mtime_ns == untouched
     assert note_versions(output, now) == Changes(0, frozenset(), 1), "once"
 
 

@@ -66,7 +66,7 @@ def test_a_folder_of_somebody_else_is_refused_and_never_cleared(tmp_path: Path) 
 def test_overwrite_deletes_own_files_only(tmp_path: Path) -> None:
     output = output_at(tmp_path)
     claim(output, MANIFEST)
-    write(tmp_path, "u_000000-0.parquet", "_checkpoint/u_000000.parquet", "_SUCCESS", "summary.json", "mine.txt")
+    write(tmp_path, "rows/u_000000-0.parquet", "_checkpoint/u_000000.parquet", "_SUCCESS", "summary.json", "mine.txt")
     other = labelling_manifest(**REQUEST | {"settings": {}})
     claim(output, other, overwrite=True)
     assert names_in(tmp_path) == {"manifest.json", "mine.txt"}
@@ -76,16 +76,16 @@ def test_overwrite_deletes_own_files_only(tmp_path: Path) -> None:
 def test_an_output_of_another_job_is_refused_and_never_cleared(tmp_path: Path) -> None:
     """``--copy-to`` with ``--overwrite`` must not delete the labels."""
     claim(output_at(tmp_path), MANIFEST)
-    write(tmp_path, "u_000000-0.parquet", "_SUCCESS")
-    copies = Output(open_location(str(tmp_path), "--copy-to"), r"\d{6,}\.tar")
+    write(tmp_path, "rows/u_000000-0.parquet", "_SUCCESS")
+    copies = Output(open_location(str(tmp_path), "--copy-to"), "", r"\d{6,}\.tar")
     for overwrite in (False, True):
         with pytest.raises(RequestError, match=f"--copy-to {tmp_path} holds files that are no output of this job"):
             claim(copies, Manifest({"labels": "", "ids_sha256": ""}), overwrite)
-    assert names_in(tmp_path) == {"manifest.json", "u_000000-0.parquet", "_SUCCESS"}
+    assert names_in(tmp_path) == {"manifest.json", "rows/u_000000-0.parquet", "_SUCCESS"}
 
 
 def test_overwrite_of_copies_deletes_numbered_shards_only(tmp_path: Path) -> None:
-    copies = Output(open_location(str(tmp_path), "--copy-to"), r"\d{6,}\.tar")
+    copies = Output(open_location(str(tmp_path), "--copy-to"), "", r"\d{6,}\.tar")
     claim(copies, Manifest({"labels": "a"}))
     write(tmp_path, "000000.tar", "1234567.tar", "_SUCCESS", "my.tar", "mine.parquet")
     claim(copies, Manifest({"labels": "b"}), overwrite=True)
@@ -106,7 +106,7 @@ def test_an_overwrite_that_crashes_at_any_step_can_be_repeated(tmp_path: Path, m
             "summary.json",
             "summary.json.part",
             "_checkpoint/u_000000.parquet",
-            "u_000000-0.parquet",
+            "rows/u_000000-0.parquet",
         )
         left = iter(range(steps))
 
@@ -129,7 +129,7 @@ def test_an_overwrite_that_crashes_at_any_step_can_be_repeated(tmp_path: Path, m
 def test_rows_files_count_by_the_same_rule_for_recovery_and_readers(tmp_path: Path) -> None:
     output = output_at(tmp_path)
     claim(output, MANIFEST)
-    write(tmp_path, "run_000000-0.parquet", "run_000001-0.parquet", "_checkpoint/run/run_000001.parquet")
+    write(tmp_path, "rows/run_000000-0.parquet", "rows/run_000001-0.parquet", "_checkpoint/run/run_000001.parquet")
     counted = output.rows_files()
     assert [Path(path).name for path in counted] == ["run_000001-0.parquet"]
     output.recover()
@@ -147,49 +147,49 @@ def test_recover_keeps_what_was_committed_and_nothing_else(tmp_path: Path) -> No
     claim(output, MANIFEST)
     write(
         tmp_path,
-        "run_000000-0.parquet",
-        "run_000000-1.parquet",
+        "rows/run_000000-0.parquet",
+        "rows/run_000000-1.parquet",
         "_checkpoint/run_000000.parquet",  # committed
-        "run_000001-0.parquet",
+        "rows/run_000001-0.parquet",
         "_checkpoint/run_000001.pending.parquet",  # died before the commit
         "_checkpoint/run_000002.pending.parquet",  # died before the rows
-        "run_000003-0.parquet",  # a straggler whose checkpoint is gone
-        "run_0000001-0.parquet",  # a name that begins like another
+        "rows/run_000003-0.parquet",  # a straggler whose checkpoint is gone
+        "rows/run_0000001-0.parquet",  # a name that begins like another
         "kept.parquet",  # somebody else's
-        "run_00-0.parquet",
+        "rows/run_00-0.parquet",
     )
     output.recover()
     assert names_in(tmp_path) == {
         "manifest.json",
-        "run_000000-0.parquet",
-        "run_000000-1.parquet",
+        "rows/run_000000-0.parquet",
+        "rows/run_000000-1.parquet",
         "_checkpoint/run_000000.parquet",
         "kept.parquet",
-        "run_00-0.parquet",
+        "rows/run_00-0.parquet",
     }
 
 
 def test_finish_leaves_rows_and_marks_success(tmp_path: Path) -> None:
     output = output_at(tmp_path)
     claim(output, MANIFEST)
-    write(tmp_path, "run_000000-0.parquet", "_checkpoint/run_000000.parquet")
+    write(tmp_path, "rows/run_000000-0.parquet", "_checkpoint/run_000000.parquet")
     output.write_summary({"images": 1})
     output.finish(output.data_files())
     assert output.is_finished()
-    assert names_in(tmp_path) == {"manifest.json", "run_000000-0.parquet", "_SUCCESS", "summary.json"}
+    assert names_in(tmp_path) == {"manifest.json", "rows/run_000000-0.parquet", "_SUCCESS", "summary.json"}
 
 
 def test_rows_that_appear_after_the_end_do_not_count(tmp_path: Path) -> None:
     """A run that was taken for dead may write once more."""
     output = output_at(tmp_path)
     claim(output, MANIFEST)
-    write(tmp_path, "run_000000-0.parquet")
+    write(tmp_path, "rows/run_000000-0.parquet")
     output.finish(output.data_files())
-    write(tmp_path, "late_000000-0.parquet", "_checkpoint/late/late_000000.parquet")
+    write(tmp_path, "rows/late_000000-0.parquet", "_checkpoint/late/late_000000.parquet")
     assert [Path(path).name for path in output.rows_files()] == ["run_000000-0.parquet"]
     claim(output, MANIFEST)  # a run reopens it
     output.recover()
-    assert "run_000000-0.parquet" in names_in(tmp_path)
+    assert "rows/run_000000-0.parquet" in names_in(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"files": ["run_000000-0.parquet"]}'])
@@ -204,9 +204,9 @@ def test_a_foreign_mark_of_success_is_named(content: str, tmp_path: Path) -> Non
 def test_an_output_that_lost_rows_files_is_not_finished(tmp_path: Path) -> None:
     output = output_at(tmp_path)
     claim(output, MANIFEST)
-    write(tmp_path, "run_000000-0.parquet", "run_000001-0.parquet")
+    write(tmp_path, "rows/run_000000-0.parquet", "rows/run_000001-0.parquet")
     output.finish(output.data_files())
-    (tmp_path / "run_000001-0.parquet").unlink()
+    (tmp_path / "rows/run_000001-0.parquet").unlink()
     assert not output.is_finished()
     claim(output, MANIFEST)
     assert [Path(path).name for path in output.rows_files()] == ["run_000000-0.parquet"]
@@ -240,7 +240,7 @@ def test_a_finished_checkpoint_is_never_removed_before_success_is_written(tmp_pa
     """A crash between the two steps must not make a rerun do everything again."""
     output = output_at(tmp_path)
     claim(output, MANIFEST)
-    write(tmp_path, "run_000000-0.parquet", "_checkpoint/run_000000.parquet")
+    write(tmp_path, "rows/run_000000-0.parquet", "_checkpoint/run_000000.parquet")
     (tmp_path / "_SUCCESS.part").mkdir()  # writing _SUCCESS fails
     with pytest.raises(OSError, match="_SUCCESS"):
         output.finish(output.data_files())

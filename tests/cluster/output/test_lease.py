@@ -155,7 +155,7 @@ def test_a_run_that_fails_leaves_an_unfinished_output_without_a_lease(output: Ou
 
 def test_a_finished_output_is_reopened_and_its_rows_count(output: Output) -> None:
     with exclusive_run(output, MANIFEST, CONSOLE):
-        output.write("run_000000-0.parquet", b"")
+        output.write("rows/run_000000-0.parquet", b"")
         output.write("_checkpoint/run/run_000000.parquet", b"")
         output.finish(output.rows_files())
     with exclusive_run(output, MANIFEST, CONSOLE) as running:
@@ -176,7 +176,7 @@ def test_a_request_that_lost_the_race_for_an_empty_folder_is_refused(output: Out
 
 def test_a_refusal_names_the_flag_that_the_output_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEW_S", 0.05)
-    copies = Output(open_location(str(tmp_path / "kept"), "--copy-to"), r"\d{6,}\.tar")
+    copies = Output(open_location(str(tmp_path / "kept"), "--copy-to"), "", r"\d{6,}\.tar")
     refused = pytest.raises(RequestError, match=f"^--copy-to {tmp_path}/kept is being written to by another run")
     with exclusive_run(copies, MANIFEST, CONSOLE), refused:
         Lease(copies.with_retries(), CONSOLE, expires_s=20).__enter__()

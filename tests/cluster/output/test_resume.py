@@ -30,8 +30,9 @@ def row(
 
 def write_rows(folder: Path, *files: list[dict[str, Any]], run: str = "run", committed: bool = True) -> Output:
     metadata = ROW_SCHEMA.with_metadata({b"cliper": b"{}"})
+    (folder / "rows").mkdir(exist_ok=True)
     for number, rows in enumerate(files):
-        pq.write_table(pa.Table.from_pylist(rows, schema=metadata), folder / f"{run}_{number:06}-0.parquet")
+        pq.write_table(pa.Table.from_pylist(rows, schema=metadata), folder / f"rows/{run}_{number:06}-0.parquet")
         if committed:
             (folder / "_checkpoint" / run).mkdir(parents=True, exist_ok=True)
             (folder / "_checkpoint" / run / f"{run}_{number:06}.parquet").touch()
@@ -109,8 +110,8 @@ def test_rows_that_two_runs_wrote_are_deleted_and_no_other(
 
 def test_a_file_that_a_power_failure_left_empty_does_not_count(tmp_path: Path) -> None:
     output = write_rows(tmp_path, [row("a.tar", 0, of=1)], [row("b.tar", 0, of=1)], [row("c.tar", 0, of=1)])
-    (tmp_path / "run_000001-0.parquet").write_bytes(b"")
-    (tmp_path / "run_000002-0.parquet").write_bytes((tmp_path / "run_000000-0.parquet").read_bytes()[:-20])
+    (tmp_path / "rows/run_000001-0.parquet").write_bytes(b"")
+    (tmp_path / "rows/run_000002-0.parquet").write_bytes((tmp_path / "rows/run_000000-0.parquet").read_bytes()[:-20])
     with pytest.raises(OSError, match=r"run_000001-0\.parquet is damaged"):
         count_rows(output, output.rows_files(), InputSpec(336, 16))
     done = scan_output(output)
@@ -125,14 +126,16 @@ def test_transient_failures_are_forgotten_and_nothing_else(tmp_path: Path) -> No
         [row("b.tar", 0, of=1, status=Status.FORBIDDEN)],
         [row("c.tar", 0, of=1)],
     )
-    untouched = (tmp_path / "run_000002-0.parquet").stat().st_mtime_ns
+    untouched = (tmp_path / "rows/run_000002-0.parquet").stat().st_mtime_ns
     assert forget_transient_failures(output) == 2
-    assert (tmp_path / "run_000002-0.parquet").stat().st_mtime_ns == untouched
+    assert (tmp_path / "rows/run_000002-0.parquet").stat().st_mtime_ns == untouched
     done = scan_output(output)
     assert (done.images, done.shards) == (3, {"c.tar"})
     assert done.ids == {"a.tar": {"a.tar/0.jpg", "a.tar/2.jpg"}}
-    assert {path.name for path in tmp_path.glob("*.parquet")} == {f"run_{number:06}-0.parquet" for number in range(3)}
-    schema = pq.read_schema(tmp_path / "run_000000-0.parquet")
+    assert {path.name for path in (tmp_path / "rows").glob("*.parquet")} == {
+        f"run_{number:06}-0.parquet" for number in range(3)
+    }
+    schema = pq.read_schema(tmp_path / "rows/run_000000-0.parquet")
     assert schema.metadata[b"cliper"] == b"{}"
     assert schema.remove_metadata().equals(ROW_SCHEMA)
 
