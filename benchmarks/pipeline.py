@@ -134,7 +134,7 @@ def measure_job(spec: SegmenterSpec, count: int, folder: Path, console: Console)
             corpus,
             prepare,
             spec,
-            AnnotationEncoder(MethodSettings(**vars(VIT_L_14)), ()),
+            AnnotationEncoder(MethodSettings(**vars(VIT_L_14)), (), ()),
             Manifest({}),
             output,
             cluster,

@@ -184,7 +184,7 @@ class Labeler:
 
     def result(self, opened: Opened, prediction: Prediction) -> Result:
         """What a prediction says of its image."""
-        columns = label_columns(prediction, self.spec.settings, self.spec.embeddings.background_words)
+        columns = label_columns(prediction, self.spec.settings, self.spec.embeddings.background_words, self.classes)
         probabilities, refined = columns["class_probabilities"], columns["refined_classes"]
         runs = prediction.runs
         return Result(

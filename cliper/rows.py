@@ -15,13 +15,16 @@ MOST_LOST = 5
 """Absent classes, highest scores first, for which a row says what they lost to."""
 
 
-def label_columns(prediction: Prediction, settings: MethodSettings, background: Sequence[str]) -> dict[str, Any]:
+def label_columns(
+    prediction: Prediction, settings: MethodSettings, background: Sequence[str], class_names: Sequence[str]
+) -> dict[str, Any]:
     """The columns of `schemas.rows.ROW_SCHEMA` that labelling adds. The cost grows with the runs, not with the pixels.
 
     Args:
         prediction: of an image.
         settings: of the method; preset ``open`` has probabilities.
         background: the background words, one per background row of the method's queries.
+        class_names: in vocabulary order.
     """
     runs, scores = prediction.runs, prediction.scores
     annotations = annotations_from_runs(runs.starts, runs.labels, runs.image_hw, scores)
@@ -31,6 +34,7 @@ def label_columns(prediction: Prediction, settings: MethodSettings, background: 
         "refined_classes": None if prediction.refined is None else [index + 1 for index in prediction.refined],
         "class_probabilities": settings.probabilities(scores),
         "lost_to": lost_words(prediction, present, background),
+        "classes": [class_names[index] for index in sorted(present)],
         "annotations": annotations,
     }
 

@@ -19,7 +19,7 @@ from cliper.rows import NOT_FINITE
 from cliper.specs import SegmenterSpec, set_torch_flags
 from cluster import prometheus
 from cluster.batches import Failure, SafeBatches
-from cluster.corpus.prepare import read_prepared
+from cluster.corpus.prepare import KEPT, read_prepared
 from cluster.encoders import Encoder, Row
 from cluster.progress import deaths, report
 from cluster.sizing import Cluster
@@ -83,7 +83,8 @@ class Labeller:
     def label_batch(self, batch: pa.Table) -> pa.Table:
         """The rows of a batch. Images with which processes have died are labelled after the others."""
         prepared = read_prepared(batch.filter(pc.equal(batch["status"], Status.OK.value)), self.inputs)
-        rows = batch.drop_columns(["clip", "affinity"]).to_pylist()
+        kept = [name for name in batch.column_names if name.startswith(KEPT)]
+        rows = batch.drop_columns(["clip", "affinity", *kept]).to_pylist()
         ready = [row for row in rows if row["status"] == Status.OK]
         names = [row["image_id"] for row in ready]
         died = deaths(self.counter, names)
@@ -97,7 +98,10 @@ class Labeller:
         prometheus.add_images(row["status"] for row in rows)
         ok = sum(row["status"] == Status.OK for row in rows)
         report(self.counter, ok=ok, failed=len(rows) - ok)
-        return pa.Table.from_pylist(rows, schema=self.encoder.schema)
+        table = pa.Table.from_pylist(rows, schema=self.encoder.schema)
+        for name in kept:
+            table = table.append_column(name.removeprefix(KEPT), batch[name])
+        return table
 
     def label_alone(self, row: Row, image: Prepared) -> None:
         """Label one of the images with which processes have died. If they die of it alone too, it is given up."""

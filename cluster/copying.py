@@ -1,17 +1,27 @@
-"""Copy chosen images of a corpus into new tar shards, byte for byte, on Ray.
+"""Copy chosen images of a corpus, byte for byte, with what is beside them and their labels, on Ray.
 
+The copies are tar shards, or files below ``images/`` in as many parts; a part that is done has a file in ``_copied/``.
 Each file of the corpus is read once, by one task. A task takes as many neighbouring files as fill a shard. The corpus
 and the choice alone determine the shard of an image. A task that runs again therefore skips the shards that exist.
+
+A copy of ``a/7.jpg`` keeps its siblings as ``a/7.txt``, and the other columns of its row of a table as ``a/7.json``.
+Its labels are ``a/7.labels.json`` or ``a/7.labels.png``.
 """
 
+import base64
 import io
+import json
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import IO
+from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import ray
 from PIL import Image
 from rich.console import Console
@@ -23,44 +33,107 @@ from cluster.corpus.sources import Corpus, read_shard
 from cluster.options import ClusterOptions
 from cluster.output.files import atomic_write, file_name, split_id
 from cluster.output.folder import Output
+from cluster.output.rows import map_rows_files
+from cluster.storage import Location
 from schemas.errors import JobFailedError
+from schemas.label_json import label_json
+from schemas.label_png import label_png
+from schemas.runs import labels_from_annotations
 
-SHARD_PATTERN = r"\d{6,}\.tar"
+CopyForm = Literal["tar", "folder"]
+LabelForm = Literal["json", "png", "none"]
+IMAGES = "images"
+LABEL_COLUMNS = ("image_id", "width", "height", "annotations")
+Sample = tuple[Record, bytes | None]
+"""An image and its labels, if they are copied."""
 TASKS_PER_CORE = 4
 """Tasks that wait or run at a time: enough to keep the cluster busy, few enough to hold their ids in memory."""
 
 
 @dataclass(frozen=True)
-class CopyTask:
-    """Files of the corpus, and what to take from them.
+class Source:
+    """A file of the corpus, and what to take from it.
 
     Attributes:
-        sources: each file with the ids of the images to take, at least one.
-        first_shard: number of the first tar shard that the task writes.
+        shard: the file.
+        wanted: ids of the images to take, at least one.
+        rows_files: paths of the rows files with their labels.
+    """
+
+    shard: Shard
+    wanted: frozenset[str]
+    rows_files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CopyTask:
+    """Files of the corpus that one task copies from.
+
+    Attributes:
+        sources: the files.
+        first_shard: number of the first shard that the task writes.
         images_per_shard: number of images in each shard except the last.
     """
 
-    sources: tuple[tuple[Shard, frozenset[str]], ...]
+    sources: tuple[Source, ...]
     first_shard: int
     images_per_shard: int
 
     @property
     def images(self) -> int:
-        return sum(len(wanted) for _, wanted in self.sources)
+        return sum(len(source.wanted) for source in self.sources)
 
     @property
     def shards(self) -> range:
-        """Numbers of the tar shards that the task writes."""
+        """Numbers of the shards that the task writes."""
         return range(self.first_shard, self.first_shard + -(-self.images // self.images_per_shard))
 
 
-def plan_copies(corpus: Corpus, chosen: Iterable[tuple[str, str]], images_per_shard: int) -> list[CopyTask]:
+@dataclass(frozen=True)
+class Copy:
+    """What is written, and where.
+
+    Attributes:
+        output: where.
+        form: tar shards or files.
+        labels: how the labels are written beside the images.
+        rows: the output with the labels.
+        class_names: of the labels, in vocabulary order.
+    """
+
+    output: Output
+    form: CopyForm
+    labels: LabelForm
+    rows: Output
+    class_names: Sequence[str]
+
+
+def copy_output(location: Location, form: CopyForm) -> Output:
+    """The output folder of copies. Its data files are the shards, or what says that a part of the files is done."""
+    if form == "tar":
+        return Output(location, "", r"\d{6,}\.tar")
+    return Output(location, "_copied", r"\d{6,}", (IMAGES,))
+
+
+def rows_files_by_shard(rows: Output) -> dict[str, set[str]]:
+    """Paths of the rows files that have rows of each shard."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for path, shards in map_rows_files(rows, ["shard"], lambda table: table["shard"].unique().to_pylist()):
+        for shard in shards:
+            found[shard].add(path)
+    return found
+
+
+def plan_copies(
+    corpus: Corpus, chosen: Iterable[tuple[str, str]], images_per_shard: int, rows_files: Mapping[str, Iterable[str]]
+) -> list[CopyTask]:
     """Divide the copying into tasks.
 
     Args:
         corpus: where the images are.
         chosen: id and shard name of each image, as in the rows.
-        images_per_shard: maximum number of images in a tar shard.
+        images_per_shard: maximum number of images in a shard.
+        rows_files: paths of the rows files with labels of each shard; empty if they are not needed.
 
     Raises:
         JobFailedError: a shard no longer exists.
@@ -69,13 +142,14 @@ def plan_copies(corpus: Corpus, chosen: Iterable[tuple[str, str]], images_per_sh
     for image_id, shard_name in chosen:
         ids[shard_name].add(image_id)
     tasks: list[CopyTask] = []
-    gathered: list[tuple[Shard, frozenset[str]]] = []
+    gathered: list[Source] = []
     images = first_shard = 0
     for shard in corpus.shards:
         wanted = ids.pop(utf8(shard.name), set())
         images += len(wanted)
         if wanted:
-            gathered.append((shard, frozenset(wanted)))
+            files = tuple(sorted(rows_files.get(utf8(shard.name), ())))
+            gathered.append(Source(shard, frozenset(wanted), files))
         if gathered and (images >= images_per_shard or not ids):
             tasks.append(CopyTask(tuple(gathered), first_shard, images_per_shard))
             first_shard = tasks[-1].shards.stop
@@ -85,14 +159,14 @@ def plan_copies(corpus: Corpus, chosen: Iterable[tuple[str, str]], images_per_sh
     return tasks
 
 
-def copy_images(corpus: Corpus, tasks: list[CopyTask], output: Output, address: str | None, console: Console) -> None:
+def copy_images(corpus: Corpus, tasks: list[CopyTask], copy: Copy, address: str | None, console: Console) -> None:
     """Run the tasks with missing shards, on the cluster at ``address`` or on this machine.
 
     Raises:
         RequestError: there is no such cluster.
         ray.exceptions.RayError: a task failed. Finished shards stay.
     """
-    done = finished_shards(output)
+    done = finished_shards(copy.output)
     left = [task for task in tasks if not done.issuperset(task.shards)]
     columns = (TextColumn("copying"), MofNCompleteColumn(), TextColumn("images"))
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -105,7 +179,7 @@ def copy_images(corpus: Corpus, tasks: list[CopyTask], output: Output, address: 
         for task in left:
             if len(running) >= max_running:
                 running = await_one(running, progress, bar)
-            running.append(run.remote(replace(corpus, shards=()), task, output))
+            running.append(run.remote(replace(corpus, shards=()), task, copy))
         while running:
             running = await_one(running, progress, bar)
 
@@ -118,12 +192,12 @@ def await_one(running: list[ray.ObjectRef], progress: Progress, bar: TaskID) -> 
 
 
 def finished_shards(output: Output) -> set[int]:
-    """Numbers of the tar shards that exist."""
+    """Numbers of the shards that exist."""
     return {int(file_name(path).removesuffix(".tar")) for path in output.data_files()}
 
 
-def copy_task(corpus: Corpus, task: CopyTask, output: Output) -> int:
-    """Write the missing tar shards of a task.
+def copy_task(corpus: Corpus, task: CopyTask, copy: Copy) -> int:
+    """Write the missing shards of a task.
 
     Returns:
         Number of images of the task.
@@ -132,53 +206,118 @@ def copy_task(corpus: Corpus, task: CopyTask, output: Output) -> int:
         JobFailedError: an image can no longer be read.
         OSError: the storage failed.
     """
-    done = finished_shards(output)
-    images = wanted_images(corpus, task)
+    done, output = finished_shards(copy.output), copy.output
+    images = wanted_images(corpus, task, copy)
     for number in task.shards:
         shard_images = islice(images, task.images_per_shard)
         if number in done:
             for _ in shard_images:
                 continue
+        elif copy.form == "tar":
+            with atomic_write(output.data / f"{number:06}.tar") as file, tarfile.open(fileobj=file, mode="w") as tar:
+                write_samples(shard_images, copy.labels, partial(add_member, tar))
         else:
-            with atomic_write(output.location / f"{number:06}.tar") as file:
-                write_tar(file, shard_images)
+            write_samples(shard_images, copy.labels, partial(write_file, output.location / IMAGES))
+            write_file(output.data, f"{number:06}", b"")
     return task.images
 
 
-def wanted_images(corpus: Corpus, task: CopyTask) -> Iterator[Record]:
-    """Yield the images of a task in the order of its files. Each file is read up to its last wanted image."""
-    for shard, wanted in task.sources:
-        left = set(wanted)
-        for record in read_shard(corpus, shard):
+def wanted_images(corpus: Corpus, task: CopyTask, copy: Copy) -> Iterator[Sample]:
+    """Yield the images of a task with their labels, in the order of its files. Each file is read up to its last wanted
+    image."""
+    for source in task.sources:
+        left = set(source.wanted)
+        labels = read_labels(source, copy)
+        for record in read_shard(corpus, source.shard):
             if record.image_id not in left:
                 continue
             if record.data is None:
                 raise JobFailedError(record.error)
             left.remove(record.image_id)
-            yield record
+            yield record, labels.get(record.image_id)
             if not left:
                 break
         if left:
-            raise JobFailedError(f"{min(left)} is no longer in {replace(corpus.root, path=shard.path).url}")
+            raise JobFailedError(f"{min(left)} is no longer in {replace(corpus.root, path=source.shard.path).url}")
 
 
-def write_tar(file: IO[bytes], records: Iterable[Record]) -> None:
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for record in records:
-            assert record.data is not None, "failures are not copied"
-            member = tarfile.TarInfo(member_name(record))
-            member.size = len(record.data)
-            archive.addfile(member, io.BytesIO(record.data))
+def read_labels(source: Source, copy: Copy) -> dict[str, bytes]:
+    """The labels of the wanted images of a file, as they are written beside them; empty if they are not.
+
+    Raises:
+        OSError: the storage failed.
+    """
+    wanted = (pc.field("shard") == utf8(source.shard.name)) & pc.field("image_id").isin(sorted(source.wanted))
+    labels: dict[str, bytes] = {}
+    for path in source.rows_files:
+        with copy.rows.location.fs.open(path, "rb") as file:
+            for row in pq.read_table(file, columns=list(LABEL_COLUMNS), filters=wanted).to_pylist():
+                labels[row["image_id"]] = label_file(row, copy)
+    return labels
 
 
-def member_name(record: Record) -> str:
-    """The name of an image in a tar shard: its id, with the extension after the only dot of the last part.
-    WebDataset requires that. Images from tables get the extension of their format."""
-    stem, extension = split_id(record.image_id)
+def label_file(row: Mapping[str, Any], copy: Copy) -> bytes:
+    """The content of an image's ``.labels.json`` or ``.labels.png``."""
+    if copy.labels == "json":
+        return label_json(row, copy.class_names)
+    labels = labels_from_annotations(row["annotations"], row["height"], row["width"])
+    return label_png(labels, len(copy.class_names))
+
+
+def write_samples(samples: Iterable[Sample], labels_as: LabelForm, write: Callable[[str, bytes], None]) -> None:
+    """Write images and what is beside them. Images that differ in their ending only share their siblings."""
+    taken: set[str] = set()
+    for record, labels in samples:
+        assert record.data is not None, "failures are not copied"
+        stem, ending = copy_name(record)
+        write(f"{stem}{ending}", record.data)
+        if labels is not None:
+            name = f"{stem}.labels.{labels_as}"
+            name = f"{stem}{ending}.labels.{labels_as}" if name in taken else name
+            taken.add(name)
+            write(name, labels)
+        for sibling, content in siblings_of(record):
+            name = f"{stem}.{sibling}"
+            if name not in taken:
+                taken.add(name)
+                write(name, content)
+
+
+def siblings_of(record: Record) -> Iterator[tuple[str, bytes]]:
+    """Endings and contents of the files beside an image. The columns of a table are one, ``json``."""
+    if isinstance(record.beside, pa.RecordBatch):
+        (values,) = record.beside.to_pylist()
+        yield "json", json.dumps(values, ensure_ascii=False, default=json_value).encode("utf-8")
+    else:
+        yield from (record.beside or {}).items()
+
+
+def json_value(value: Any) -> str:
+    """Values that JSON does not have: bytes as base64, dates and times in ISO format, others as they are printed."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def write_file(folder: Location, name: str, content: bytes) -> None:
+    with atomic_write(folder / name) as file:
+        file.write(content)
+
+
+def copy_name(record: Record) -> tuple[str, str]:
+    """The name of an image's copy, and its ending: its id, with the only dot of the last part before the
+    ending. WebDataset requires that. Images from tables get the ending of their format."""
+    stem, ending = split_id(record.image_id)
     folder, slash, name = stem.rpartition("/")
-    return folder + slash + name.replace(".", "%2E") + (extension or image_extension(record.data or b""))
+    return folder + slash + name.replace(".", "%2E"), ending or image_ending(record.data or b"")
 
 
-def image_extension(data: bytes) -> str:
+def image_ending(data: bytes) -> str:
     with Image.open(io.BytesIO(data)) as image:
         return f".{image.format or 'image'}".lower()

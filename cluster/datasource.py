@@ -5,15 +5,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
 from ray.data import Datasource
 from ray.data.block import Block, BlockMetadata
 from ray.data.context import DataContext
 from ray.data.datasource import ReadTask
 
 from cluster import prometheus
-from cluster.corpus.prepare import PREPARED_SCHEMA
-from cluster.corpus.readers import Record, Shard
+from cluster.corpus.prepare import Preparer
+from cluster.corpus.readers import Shard
 from cluster.corpus.sources import Corpus, read_shard
 
 BLOCK_ROWS = 8
@@ -25,8 +24,6 @@ TASKS_PER_SLOT = 2
 MAX_PARTS = 8
 """Most tasks that share a shard. Each reads the whole shard, and prepares its share of the images."""
 
-Prepare = Callable[[Record], dict[str, Any]]
-
 
 class CorpusDatasource(Datasource):
     """Reads a corpus and prepares its images, in one task: compressed files stay out of the object store.
@@ -35,12 +32,12 @@ class CorpusDatasource(Datasource):
 
     Args:
         corpus: what to read.
-        prepare: makes a row of `PREPARED_SCHEMA` of an image.
+        prepare: makes prepared rows of images.
         report: is told ``bytes_read``, of images.
         slots: CPU slots of the cluster.
     """
 
-    def __init__(self, corpus: Corpus, prepare: Prepare, report: Callable[..., None], slots: int) -> None:
+    def __init__(self, corpus: Corpus, prepare: Preparer, report: Callable[..., None], slots: int) -> None:
         super().__init__()
         self.corpus, self.prepare, self.report, self.slots = corpus, prepare, report, slots
 
@@ -69,14 +66,14 @@ class CorpusDatasource(Datasource):
             ReadTask(
                 partial(read_blocks, replace(self.corpus, shards=group), self.prepare, self.report),
                 unknown,
-                PREPARED_SCHEMA,
+                self.prepare.schema,
                 per_task_row_limit,
             )
             for group in self.groups()
         ]
 
 
-def read_blocks(corpus: Corpus, prepare: Prepare, report: Callable[..., None]) -> Iterator[Block]:
+def read_blocks(corpus: Corpus, prepare: Preparer, report: Callable[..., None]) -> Iterator[Block]:
     """The prepared images of a task's part of the corpus, without those that are done, in blocks.
 
     Args:
@@ -96,9 +93,9 @@ def read_blocks(corpus: Corpus, prepare: Prepare, report: Callable[..., None]) -
             with prometheus.timed_stage("prepare", 1):
                 rows.append(prepare(record) | {"shard_version": shard.version})
             if len(rows) == BLOCK_ROWS:
-                yield pa.Table.from_pylist(rows, PREPARED_SCHEMA)
+                yield prepare.table(rows)
                 rows = []
         report(bytes_read=shard_bytes)
         prometheus.add(prometheus.READ_BYTES, shard_bytes)
     if rows:
-        yield pa.Table.from_pylist(rows, PREPARED_SCHEMA)
+        yield prepare.table(rows)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -51,19 +52,36 @@ class AnnotationEncoder:
     Attributes:
         settings: of the method; preset ``open`` has probabilities.
         background: the background words, one per background row of the method's queries.
+        class_names: in vocabulary order. Tags name classes, in upper or lower case.
     """
 
     schema: ClassVar[pa.Schema] = ROW_SCHEMA
     settings: MethodSettings
     background: Sequence[str]
+    class_names: Sequence[str]
     keep_winners = False
 
-    def allowed(self, row: Row) -> None:
-        """Every class may win."""
+    @cached_property
+    def class_of(self) -> dict[str, int]:
+        """Classes from 0 by their names, and by these in lower case."""
+        numbered = {name: index for index, name in enumerate(self.class_names)}
+        return {name.casefold(): index for name, index in numbered.items()} | numbered
+
+    def class_named(self, tag: str) -> int | None:
+        return self.class_of.get(tag, self.class_of.get(tag.casefold()))
+
+    def allowed(self, row: Row) -> Collection[int] | None:
+        """The classes that the image's tags name, if it has tags."""
+        tags = row.get("tags")
+        return None if tags is None else {found for tag in tags if (found := self.class_named(tag)) is not None}
 
     def encode(self, row: Row, prediction: Prediction, seconds: float) -> Row:
         """See `Encoder.encode`; the cost grows with the runs, not with the pixels."""
-        return label_columns(prediction, self.settings, self.background)
+        allowed, tags = self.allowed(row), row.get("tags")
+        return label_columns(prediction, self.settings, self.background, self.class_names) | {
+            "allowed_classes": None if allowed is None else sorted(index + 1 for index in allowed),
+            "unknown_tags": None if tags is None else [tag for tag in tags if self.class_named(tag) is None],
+        }
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from cliper.preprocess import Prepared
 from cliper.specs import set_torch_flags
 from cluster.actors import give_up, label_rows
 from cluster.batches import Failure, SafeBatches
-from cluster.corpus.readers import USUAL_IMAGE_COLUMNS
+from cluster.corpus.columns import USUAL_IMAGE_COLUMNS
 from cluster.encoders import AnnotationEncoder, Row
 from cluster.sizing import Cluster
 from schemas.errors import DecodeError
@@ -20,7 +20,7 @@ from schemas.rows import ROW_SCHEMA, Status
 
 ADDED = (
     "width", "height", "status", "error", "class_scores", "refined_classes", "class_probabilities", "lost_to",
-    "annotations",
+    "classes", "annotations",
 )  # fmt: skip
 """Columns of `schemas.rows.ROW_SCHEMA` that are added to a batch."""
 NO_BYTES = Failure(Status.EMPTY, "there are no bytes")
@@ -50,7 +50,8 @@ class LabelerActor:
         segmenter, inputs = labeler.load(batch), labeler.spec.inputs
         memory_bytes = math.inf if labeler.on_gpu or not ray.is_initialized() else Cluster.now().node_memory_bytes
         self.batches = SafeBatches(segmenter, segmenter.largest_batch, inputs.patch_size_px, memory_bytes)
-        self.encoder = AnnotationEncoder(labeler.spec.settings, labeler.spec.embeddings.background_words)
+        words = labeler.spec.embeddings.background_words
+        self.encoder = AnnotationEncoder(labeler.spec.settings, words, labeler.classes)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The batch with the columns `ADDED`, in the types of the job's rows. Columns of these names are replaced.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from uuid import uuid4
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
@@ -13,8 +14,9 @@ from rich.console import Console
 from cliper.specs import SegmenterSpec
 from cluster import session
 from cluster.actors import Labeller
+from cluster.corpus.prepare import Preparer
 from cluster.corpus.sources import Corpus
-from cluster.datasource import CorpusDatasource, Prepare
+from cluster.datasource import CorpusDatasource
 from cluster.encoders import Encoder
 from cluster.options import ClusterOptions
 from cluster.output.changes import note_versions
@@ -35,7 +37,7 @@ class Pipeline:
 
     Attributes:
         corpus: what to read.
-        prepare: makes a row of `cluster.corpus.prepare.PREPARED_SCHEMA` of an image.
+        prepare: makes prepared rows of images.
         spec: the method, for the labelling actors.
         encoder: makes rows of predictions.
         manifest: goes into the metadata of every rows file.
@@ -44,12 +46,17 @@ class Pipeline:
     """
 
     corpus: Corpus
-    prepare: Prepare
+    prepare: Preparer
     spec: SegmenterSpec
     encoder: Encoder
     manifest: Manifest
     output: Output
     cluster: ClusterOptions
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the rows."""
+        return pa.schema([*self.encoder.schema, *self.prepare.kept.schema])
 
 
 @dataclass(frozen=True)
@@ -176,7 +183,7 @@ def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> 
             filesystem=pipeline.output.location.arrow_fs(),
             mode="append",
             min_rows_per_file=pipeline.cluster.rows_per_file,
-            schema=pipeline.encoder.schema.with_metadata(pipeline.manifest.parquet_metadata()),
+            schema=pipeline.schema.with_metadata(pipeline.manifest.parquet_metadata()),
             compression="zstd",
         )
     return progress.counts["bytes_read"], progress.told

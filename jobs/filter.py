@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import Literal
 
 from rich.console import Console
 from tyro.conf import UseAppendAction
@@ -50,9 +51,14 @@ class FilterOptions:
     where: Unset[str] = None
     """Additional SQL condition."""
     copy_to: Unset[str] = None
-    """Folder or prefix for the kept images, copied byte for byte into tar shards. The same command resumes."""
+    """Folder or prefix for the kept images, copied byte for byte with their siblings (7.txt beside 7.jpg) or the other
+    columns of their table (as 7.json). The same command resumes."""
+    copy_as: Literal["tar", "folder"] = "tar"
+    """Copy into tar shards, or as files into the folder images."""
+    copy_labels: Literal["json", "png", "none"] = "json"
+    """Labels beside the copies: 7.labels.json with COCO annotations, or 7.labels.png with a label map."""
     pictures_per_shard: int = 1000
-    """Maximum number of images in a tar shard of --copy-to."""
+    """Maximum number of images in a tar shard."""
     address: Unset[str] = None
     """Ray cluster for copying (default: RAY_ADDRESS, else Ray is started on this machine)."""
     stats: bool = False
@@ -80,7 +86,12 @@ class FilterOptions:
 def filter_images(options: FilterOptions, console: Console) -> None:
     """Show statistics, write a table and copy images, as requested."""
     if options.copy_to:
-        from jobs.filtering.copies import check_copy, copy_kept  # Ray takes seconds, for which --help should not wait
+        from jobs.filtering.copies import CopyRequest, check_copy, copy_kept  # Ray takes seconds; --help must not wait
+
+        copies = CopyRequest(
+            options.copy_to, options.copy_as, options.copy_labels, options.pictures_per_shard, options.address,
+            options.overwrite,
+        )  # fmt: skip
     conditions = options.conditions()
     if not (options.output or options.copy_to or options.stats):
         raise RequestError("give --output, --copy-to or --stats")
@@ -93,7 +104,7 @@ def filter_images(options: FilterOptions, console: Console) -> None:
         check_class("--classes", name, labels.class_names)
     target = check_file_target("--output", options.output, options.overwrite, labels) if options.output else None
     if options.copy_to:
-        check_copy(labels, options.copy_to, options.pictures_per_shard)
+        check_copy(labels, copies)
     note_unfinished(labels, console)
     if options.stats:
         show_stats(labels, options.classes, options.truth, console)
@@ -102,9 +113,7 @@ def filter_images(options: FilterOptions, console: Console) -> None:
     selection = select_images(labels, conditions, target)
     console.print(f"Kept {selection.kept:,} of {selection.considered:,} images.")
     if options.copy_to:
-        copy_kept(
-            selection, labels, options.copy_to, options.pictures_per_shard, options.address, options.overwrite, console
-        )
+        copy_kept(selection, labels, copies, console)
 
 
 main = partial(run_job, FilterOptions, filter_images, __doc__)

@@ -76,7 +76,7 @@ def report(options: ReportOptions, console: Console) -> None:
         counts = count_labels(labels, samples.add)
         rows = read_rows(labels, counts.file_starts, samples.choose(counts.images_by_class))
         make = partial(make_thumbnail, longer_side_px=options.thumbnail_px)
-        thumbnails, unreadable = read_images(rows, images, make)
+        thumbnails, unreadable = read_images(rows, images, make, labels.manifest["input"].get("image_column"))
         summary = Output(labels.location).read_json("summary.json") or {}
         page = render_page(labels, summary, counts, thumbnails, unreadable).encode("utf-8", "backslashreplace")
         file.write(page)

@@ -4,6 +4,7 @@ UTF-8 text, one id per line as in column ``image_id``. Empty lines mean nothing.
 line break or has white space around it is written as a JSON string.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
 
@@ -36,3 +37,11 @@ def parse_image_ids(text: str) -> tuple[str, ...]:
     if not found:
         raise ValueError("there is no image id in it: write one per line")
     return tuple(found)
+
+
+def digest_of(image_ids: Iterable[str]) -> str:
+    """SHA-256 of ids in their order, for manifests."""
+    digest = hashlib.sha256()
+    for image_id in image_ids:
+        digest.update(f"{image_id}\0".encode())
+    return digest.hexdigest()

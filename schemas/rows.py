@@ -25,6 +25,10 @@ field                    meaning
                          function of its score; null with other presets and on failure
 ``lost_to``              for up to five absent classes, those with the highest scores, the background word that is more
                          probable where the class's map is highest; null on failure, and from methods that do not say
+``classes``              names of the classes that are present, in vocabulary order; null on failure
+``allowed_classes``      with ``--allowed-column`` the classes (from 1) that the image's tags name: only they can win.
+                         Null without the option, and where the tags are null
+``unknown_tags``         with ``--allowed-column`` the image's tags that are no class
 ``annotations``          one per class that is present, ascending ``category_id``; masks are disjoint; empty if only
                          background was found, null on failure
 =======================  ===============================================================================================
@@ -38,7 +42,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 class Status(StrEnum):
@@ -63,6 +67,8 @@ class Status(StrEnum):
     """The image does not fit into memory."""
     CRASHED = "crashed"
     """The image ended the process that decoded it, or again and again the one that labelled it."""
+    BAD_COLUMN = "bad_column"
+    """What is beside the image and was asked for cannot be read: a sibling or a column that is kept or has its tags."""
     BAD_SCORES = "bad_scores"
     """The models gave scores that are no finite numbers."""
     NO_TRUTH = "no_truth"
@@ -124,6 +130,10 @@ ROW_SCHEMA = pa.schema(
         pa.field("refined_classes", pa.list_(pa.int32())),
         pa.field("class_probabilities", pa.list_(pa.float32())),
         pa.field("lost_to", pa.list_(LOST)),
+        pa.field("classes", pa.list_(pa.string())),
+        pa.field("allowed_classes", pa.list_(pa.int32())),
+        pa.field("unknown_tags", pa.list_(pa.string())),
         pa.field("annotations", pa.list_(ANNOTATION)),
     ]
 )
+"""A job that keeps columns of its input has them after these."""

@@ -1,12 +1,15 @@
 """From an image file's bytes to the pixels that the models read. Full-resolution pixels never leave this step."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from cliper.preprocess import InputSpec, Prepared
+from cluster.corpus.columns import Columns, Kept
 from cluster.corpus.decode import Decoder
 from cluster.corpus.isolation import IsolatedProcess, isolated
 from cluster.corpus.labelled import LabelledCorpus
@@ -19,9 +22,13 @@ IDENTITY = (
     "image_id", "uri", "shard", "shard_version", "shard_images", "passed_over", "width", "height", "status", "error",
 )  # fmt: skip
 """Columns of a row that are known before an image is labelled."""
+KEPT = "kept:"
+"""Before the names of kept columns, which may be any, until the images are labelled."""
+NOTHING_KEPT = Kept(Columns(), pa.schema([]))
 PREPARED_SCHEMA = pa.schema(
     [
         *(ROW_SCHEMA.field(name) for name in IDENTITY),
+        pa.field("tags", pa.list_(pa.string())),
         pa.field("seed", pa.int64()),
         pa.field("clip", pa.large_binary()),
         pa.field("affinity", pa.large_binary()),
@@ -34,17 +41,34 @@ PREPARED_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Preparer:
-    """Turns records into rows of `PREPARED_SCHEMA`; failures stay in as rows without pixels.
+    """Turns records into prepared rows, `PREPARED_SCHEMA` and kept columns; failures stay in as rows without pixels.
 
     Attributes:
         inputs: what the models read.
         limits: on single images.
         labelled: in an evaluation, where the masks are.
+        kept: columns of the input that rows get. In the prepared rows they follow the others, with `KEPT` before their
+            names.
     """
 
     inputs: InputSpec
     limits: Limits
     labelled: LabelledCorpus | None = None
+    kept: Kept = NOTHING_KEPT
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of prepared rows."""
+        return pa.schema([*PREPARED_SCHEMA, *(field.with_name(KEPT + field.name) for field in self.kept.schema)])
+
+    def table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+        """Prepared images as a table."""
+        table = pa.Table.from_pylist(rows, PREPARED_SCHEMA)
+        nothing = [pa.nulls(1, field.type) for field in self.kept.schema]
+        columns = zip(*(row.get("kept", nothing) for row in rows), strict=True)
+        for field, values in zip(self.kept.schema, columns, strict=True):
+            table = table.append_column(KEPT + field.name, pa.concat_arrays(values))
+        return table
 
     @property
     def decode(self) -> IsolatedProcess:
@@ -59,7 +83,12 @@ class Preparer:
             OSError: the storage of the masks failed.
         """
         row: dict[str, Any] = record._asdict()
-        data = row.pop("data")
+        data, beside = row.pop("data"), row.pop("beside")
+        try:
+            row["kept"], row["tags"] = self.kept.values(beside)
+        except (ValueError, pa.ArrowException) as error:
+            if data is not None:
+                return row | {"status": Status.BAD_COLUMN, "error": f"{record.uri}: {shorten(str(error), 200)}"}
         if data is None:
             return row
         try:

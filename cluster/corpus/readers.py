@@ -4,15 +4,15 @@ import io
 import posixpath
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cliper.decode import IMAGE_ENDINGS
+from cluster.corpus.columns import Beside, Columns, beside_image, image_bytes, sample_of
 from cluster.storage import Location
 from schemas.rows import Status
 
@@ -26,14 +26,16 @@ MAX_HEADER_BYTES = 1_000_000
 NOTHING_MORE = (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
 """What tarfile raises if less than a header follows."""
 UNREACHABLE = (FileNotFoundError, PermissionError, ConnectionError, TimeoutError)
-USUAL_IMAGE_COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "img", "content")
+MAX_SAMPLE_IMAGES = 64
+"""Images of a sample in a tar shard; while siblings are read, they are in memory together."""
 
 
 class Record(NamedTuple):
     """One image as it was found; ``data`` is None if ``status`` is a failure.
 
     The last record of a shard has ``shard_images``, the number of the shard's records, from which a later run sees that
-    the shard is complete. In ``passed_over`` it has the number of members that are no images, by ending.
+    the shard is complete. In ``passed_over`` it has the number of members that are no images, by ending. ``beside`` has
+    what `cluster.corpus.columns.Columns` asks for.
     """
 
     image_id: str
@@ -44,6 +46,7 @@ class Record(NamedTuple):
     error: str | None = None
     shard_images: int | None = None
     passed_over: list[dict[str, Any]] | None = None
+    beside: Beside | None = None
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,22 @@ class Shard:
         name: its path relative to the input.
         path: its path on the file system.
         first_images: read only so many; None reads all.
+        only: ids of the images to read; None reads all.
         done: ids of images that have their row already and are passed over.
         version: what the storage says of its content; empty if that is not known.
         part, parts: of every ``parts`` images in a row, the reader takes the one at place ``part``.
+        siblings: of an image file, the paths of its siblings by ending.
     """
 
     name: str
     path: str
     first_images: int | None = None
+    only: frozenset[str] | None = None
     done: frozenset[str] = frozenset()
     version: str = ""
     part: int = 0
     parts: int = 1
+    siblings: tuple[tuple[str, str], ...] = ()
 
 
 class StorageFaultError(Exception):
@@ -93,24 +100,45 @@ class StorageFile(io.RawIOBase):
             raise StorageFaultError(error) from error
 
 
-def read_image(root: Location, shard: Shard, max_bytes: int, passed_over: Counter[str]) -> Iterator[Record]:
+@dataclass(frozen=True)
+class Reading:
+    """How a file is read.
+
+    Attributes:
+        columns: what is read of it.
+        max_bytes: of an image, and of each of its siblings.
+        passed_over: gets the number of members that are no images and were not read, by ending.
+    """
+
+    columns: Columns
+    max_bytes: int
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+
+def read_image(root: Location, shard: Shard, reading: Reading) -> Iterator[Record]:
     """The image of a file."""
     uri, name = names_of(root, shard)
-    if root.fs.size(shard.path) > max_bytes:
-        yield too_large(Record(name, uri, name, None), max_bytes)
-    else:
-        yield checked(Record(name, uri, name, root.fs.cat_file(shard.path)), max_bytes)
+    record = Record(name, uri, name, None)
+    if root.fs.size(shard.path) > reading.max_bytes:
+        yield too_large(record, reading.max_bytes)
+        return
+    record = checked(record._replace(data=root.fs.cat_file(shard.path)), reading.max_bytes)
+    siblings: dict[str, bytes | int] = {}
+    for ending, path in shard.siblings:
+        size = root.fs.size(path)
+        siblings[ending] = size if size > reading.max_bytes else root.fs.cat_file(path)
+    yield with_siblings(record, siblings, reading)
 
 
-def read_tar(root: Location, shard: Shard, max_bytes: int, passed_over: Counter[str]) -> Iterator[Record]:
-    """The images of a tar shard. Other members are added to ``passed_over``, by ending."""
+def read_tar(root: Location, shard: Shard, reading: Reading) -> Iterator[Record]:
+    """The images of a tar shard."""
     uri, name = names_of(root, shard)
     members = 0
     with root.fs.open(shard.path, "rb") as file:
         try:
             stored = StorageFile(file)
             stream = pa.CompressedInputStream(stored, "zstd") if shard.name.lower().endswith(ZSTD_ENDING) else stored
-            for record in tar_members(stream, uri, name, max_bytes, passed_over):
+            for record in tar_members(stream, uri, name, reading):
                 yield record
                 members += 1
         except StorageFaultError as fault:
@@ -120,28 +148,88 @@ def read_tar(root: Location, shard: Shard, max_bytes: int, passed_over: Counter[
             yield Record(name, uri, name, None, Status.BROKEN_SHARD, sentence)
 
 
-def tar_members(
-    file: StorageFile | pa.NativeFile, uri: str, name: str, max_bytes: int, passed_over: Counter[str]
-) -> Iterator[Record]:
-    """The images of a tar file, read as a stream, compressed or not."""
+def tar_members(file: StorageFile | pa.NativeFile, uri: str, name: str, reading: Reading) -> Iterator[Record]:
+    """The images of a tar file, read as a stream, compressed or not.
+
+    Raises:
+        ValueError: a sample has too many images, while siblings are read.
+    """
     seen: dict[str, int] = {}
+    sample = Sample("", reading)
     # Blocks of zeros end an archive, unless more follows: archives can be appended, and disks lose blocks.
     with tarfile.open(fileobj=file, mode="r|*", tarinfo=StrictTarInfo, ignore_zeros=True) as archive:
-        for member in archive:
-            if not is_image_member(member):
-                if not member.isdir() and not is_hidden(member.name):
-                    passed_over[ending_of(member.name)] += 1
-                continue
-            member_name = utf8(member.name)
-            occurrence = seen[member_name] = seen.get(member_name, 0) + 1
-            image_id = f"{name}/{member_name}" + (f"#{occurrence}" if occurrence > 1 else "")
-            record = Record(image_id, f"tar://{member_name}::{uri}", name, None)
-            if member.size > max_bytes:
-                yield too_large(record, max_bytes)
-            else:
-                content = archive.extractfile(member)
-                assert content is not None, "regular files have content"
-                yield checked(record._replace(data=content.read()), max_bytes)
+        try:
+            for member in archive:
+                if member.isdir() or is_hidden(member.name):  # such as macOS's "._" companions
+                    continue
+                key, ending = sample_of(member.name)
+                if key != sample.key:
+                    yield from sample.records()
+                    sample = Sample(key, reading)
+                if not (member.isreg() and reading.columns.is_image(member.name)):
+                    if member.isreg() and reading.columns.wants_sibling(ending):
+                        sample.siblings[ending] = content_of(archive, member, reading.max_bytes)
+                    else:
+                        reading.passed_over[ending_of(member.name)] += 1
+                    continue
+                member_name = utf8(member.name)
+                occurrence = seen[member_name] = seen.get(member_name, 0) + 1
+                image_id = f"{name}/{member_name}" + (f"#{occurrence}" if occurrence > 1 else "")
+                record = Record(image_id, f"tar://{member_name}::{uri}", name, None)
+                content = content_of(archive, member, reading.max_bytes)
+                if isinstance(content, int):
+                    record = too_large(record, reading.max_bytes)
+                else:
+                    record = checked(record._replace(data=content), reading.max_bytes)
+                if reading.columns.siblings:
+                    sample.add(record)
+                else:
+                    yield record
+        except Exception:  # the shard is damaged, and these images are not
+            yield from sample.records()
+            raise
+        yield from sample.records()
+
+
+@dataclass
+class Sample:
+    """Consecutive members of a tar shard with one name: images and their siblings."""
+
+    key: str
+    reading: Reading
+    images: list[Record] = field(default_factory=list)
+    siblings: dict[str, bytes | int] = field(default_factory=dict)
+
+    def add(self, image: Record) -> None:
+        """Raises ValueError: there are too many."""
+        if len(self.images) == MAX_SAMPLE_IMAGES:
+            raise ValueError(
+                f"more than {MAX_SAMPLE_IMAGES} images are called {self.key}: what is beside each cannot be told"
+            )
+        self.images.append(image)
+
+    def records(self) -> Iterator[Record]:
+        for image in self.images:
+            yield with_siblings(image, self.siblings, self.reading)
+
+
+def content_of(archive: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> bytes | int:
+    """The content of a regular member; its size if it is too large."""
+    if member.size > max_bytes:
+        return member.size
+    content = archive.extractfile(member)
+    assert content is not None, "regular files have content"
+    return content.read()
+
+
+def with_siblings(image: Record, siblings: Mapping[str, bytes | int], reading: Reading) -> Record:
+    """The record with its siblings, or a failure if one is too large."""
+    contents = {ending: content for ending, content in siblings.items() if isinstance(content, bytes)}
+    if image.data is not None and len(contents) < len(siblings):
+        ending = min(siblings.keys() - contents.keys())
+        reason = f"{image.uri}: its .{ending} has more than {reading.max_bytes:,} bytes (--max-file-mb)"
+        return image._replace(data=None, status=Status.BAD_COLUMN, error=reason)
+    return image._replace(beside=contents)
 
 
 class StrictTarInfo(tarfile.TarInfo):
@@ -171,11 +259,6 @@ class StrictTarInfo(tarfile.TarInfo):
         return member
 
 
-def is_image_member(member: tarfile.TarInfo) -> bool:
-    """True for regular files with an image's ending that are not hidden (such as macOS's ``._`` companions)."""
-    return member.isreg() and not is_hidden(member.name) and member.name.lower().endswith(IMAGE_ENDINGS)
-
-
 def is_hidden(name: str) -> bool:
     """True for dot files; other programs' names that begin with ``_`` are images (``_MG_1234.JPG``)."""
     return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
@@ -186,12 +269,12 @@ def ending_of(name: str) -> str:
     return utf8(posixpath.splitext(name)[1].lower()) or "without ending"
 
 
-def read_table(root: Location, shard: Shard, max_bytes: int, passed_over: Counter[str]) -> Iterator[Record]:
+def read_table(root: Location, shard: Shard, reading: Reading) -> Iterator[Record]:
     """The images of a table. Of a damaged row group one record tells."""
     uri, name = names_of(root, shard)
     try:
         file = pq.ParquetFile(root.fs.open(shard.path, "rb"))
-        column = image_column(file.schema_arrow)
+        image, beside = reading.columns.of_table(file.schema_arrow)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise_storage_failure(error)
         yield Record(
@@ -206,9 +289,11 @@ def read_table(root: Location, shard: Shard, max_bytes: int, passed_over: Counte
             if end - number <= stored_bytes:
                 problem = "there are fewer rows than the file says"
                 try:
-                    for batch in file.iter_batches(TABLE_BATCH_ROWS, row_groups=[group], columns=[column]):
-                        for value in image_bytes(batch.column(0)):
-                            yield checked(Record(f"{name}/{number}", f"{uri}#row={number}", name, value), max_bytes)
+                    for batch in file.iter_batches(TABLE_BATCH_ROWS, row_groups=[group], columns=[image, *beside]):
+                        for value in image_bytes(batch.column(image)):
+                            record = Record(f"{name}/{number}", f"{uri}#row={number}", name, value)
+                            row = beside_image(batch, reading.columns, image, beside)
+                            yield checked(record._replace(beside=row), reading.max_bytes)
                             number += 1
                 except (pa.ArrowException, OSError) as error:
                     raise_storage_failure(error)
@@ -223,38 +308,6 @@ def raise_storage_failure(error: BaseException) -> None:
     """Raise errors of the storage again: they have a known type or an errno; errors of damaged files do not."""
     if isinstance(error, UNREACHABLE) or (isinstance(error, OSError) and error.errno is not None):
         raise error
-
-
-def image_column(schema: pa.Schema) -> str:
-    """The column with image bytes: one with a usual name, else the only binary (or ``{bytes, path}``) column.
-
-    Raises:
-        ValueError: none, or several and none of a usual name.
-    """
-    candidates = [field.name for field in schema if is_binary(image_type(field.type))]
-    usual = [name for name in USUAL_IMAGE_COLUMNS if name in candidates]
-    if usual:
-        return usual[0]
-    if len(candidates) == 1:
-        return candidates[0]
-    found = f"several binary columns ({', '.join(candidates)})" if candidates else "no binary column"
-    raise ValueError(f"it has {found}: name the image column image")
-
-
-def image_type(column_type: pa.DataType) -> pa.DataType:
-    """The bytes' type: of the column, or of the field ``bytes`` of Hugging Face's ``{bytes, path}`` struct."""
-    is_pair = pa.types.is_struct(column_type) and column_type.get_field_index("bytes") >= 0
-    return column_type.field("bytes").type if is_pair else column_type
-
-
-def is_binary(data_type: pa.DataType) -> bool:
-    return pa.types.is_binary(data_type) or pa.types.is_large_binary(data_type)
-
-
-def image_bytes(column: pa.Array) -> Iterator[bytes | None]:
-    if pa.types.is_struct(column.type):
-        column = column.flatten()[column.type.get_field_index("bytes")]  # flatten keeps the struct's nulls
-    return (value.as_py() for value in column)
 
 
 def checked(record: Record, max_bytes: int) -> Record:

@@ -5,7 +5,7 @@ Every image becomes one record with an ``image_id`` that is unique over the corp
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Literal
@@ -14,19 +14,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cliper.decode import IMAGE_ENDINGS
+from cluster.corpus.columns import Columns, Kept, sample_of
 from cluster.corpus.inputs import Input, list_files, version_of
 from cluster.corpus.limits import DEFAULT_LIMITS, Limits
 from cluster.corpus.readers import (
     ZSTD_ENDING,
+    Reading,
     Record,
     Shard,
     ending_of,
-    image_column,
     is_hidden,
     names_of,
     read_image,
     read_table,
     read_tar,
+    utf8,
 )
 from cluster.storage import Location
 from schemas.errors import RequestError
@@ -42,6 +44,9 @@ SUFFIXES: dict[CorpusFormat, tuple[str, ...]] = {
     "parquet": (".parquet",),
     "folder": IMAGE_ENDINGS,
 }
+ALL_IMAGES = Columns()
+OF_SHARDS = (Status.BROKEN_SHARD, Status.MISSING, Status.FORBIDDEN)
+"""Failures of records that stand for a whole file."""
 CHECKPOINT = "_checkpoint"
 """The folder in an output with names of rows files; its tables hold no images."""
 
@@ -56,6 +61,7 @@ class Corpus:
         shards: its files.
         limits: on single images.
         passed_over: files of other kinds, counted by the ending of their names.
+        columns: what is read of the files.
     """
 
     root: Location
@@ -63,6 +69,7 @@ class Corpus:
     shards: tuple[Shard, ...]
     limits: Limits = DEFAULT_LIMITS
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    columns: Columns = ALL_IMAGES
 
 
 def list_corpus(
@@ -71,6 +78,7 @@ def list_corpus(
     output: Location | None,
     limit: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    columns: Columns = ALL_IMAGES,
 ) -> Corpus:
     """Find the files of an input: a folder or prefix, a single file, a pattern with ``*``, ``?``, ``[...]`` or
     ``{00..99}``, or several of these.
@@ -83,9 +91,11 @@ def list_corpus(
         output: where results go, if anywhere; never read as input.
         limit: use only the first so many images, counted in the order of names.
         limits: on single images.
+        columns: what is read of the files.
 
     Raises:
-        RequestError: nothing there, nothing readable there, or several formats side by side.
+        RequestError: nothing there, nothing readable there, several formats side by side, or a table without a column
+            that is asked for.
     """
     base, files = list_files(source)
     root = replace(source.places[0], path=base) if source.address.startswith("@") else source.places[0]
@@ -97,13 +107,31 @@ def list_corpus(
         relative = path.removeprefix(f"{base.rstrip('/')}/")  # relpath would make one name of a//b and a/b
         if is_hidden(relative) or CHECKPOINT in relative.split("/") or (below_output and path.startswith(below_output)):
             continue
-        shards[format_of(path)].append(Shard(relative, path, version=version_of(info)))
+        kind = format_of(path)
+        wanted_kind = None if kind == "folder" and not columns.is_image(path) else kind
+        shards[wanted_kind].append(Shard(relative, path, version=version_of(info)))
     corpus_format = choose_format(source, wanted, shards)
-    members = tuple(sorted(shards.pop(corpus_format), key=lambda shard: shard.name))
-    corpus = Corpus(root, corpus_format, members, limits, counted_endings(chain.from_iterable(shards.values())))
+    members = sorted(shards.pop(corpus_format), key=lambda shard: shard.name)
+    others = list(chain.from_iterable(shards.values()))
+    if corpus_format == "folder" and columns.siblings:
+        members, others = with_siblings(members, others, columns)
+    corpus = Corpus(root, corpus_format, tuple(members), limits, counted_endings(others), columns)
     if corpus_format == "parquet":
-        check_table(root, corpus.shards[0])
+        check_table(root, corpus.shards[0], columns)
     return corpus if limit is None else limited(corpus, limit)
+
+
+def with_siblings(images: list[Shard], others: list[Shard], columns: Columns) -> tuple[list[Shard], list[Shard]]:
+    """Image files with their siblings, and the other files that are none."""
+    siblings: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    samples, left = {sample_of(image.name)[0] for image in images}, []
+    for other in others:
+        sample, ending = sample_of(other.name)
+        if sample in samples and columns.wants_sibling(ending):
+            siblings[sample].append((ending, other.path))
+        else:
+            left.append(other)
+    return [replace(image, siblings=tuple(siblings[sample_of(image.name)[0]])) for image in images], left
 
 
 def passed_over_sentence(passed_over: Mapping[str, int]) -> str:
@@ -159,17 +187,39 @@ def choose_format(
     return found[0]
 
 
-def check_table(root: Location, shard: Shard) -> None:
-    """Raises RequestError if the first table has no image column; damaged tables are left to the run."""
+def check_table(root: Location, shard: Shard, columns: Columns) -> None:
+    """Raises RequestError if the first table lacks a column; damaged tables are left to the run."""
+    schema = table_schema(root, shard)
     try:
-        with pq.ParquetFile(root.fs.open(shard.path, "rb")) as file:
-            schema = file.schema_arrow
-    except (pa.ArrowException, OSError):
-        return
-    try:
-        image_column(schema)
+        if schema is not None:
+            columns.of_table(schema)
     except ValueError as error:
         raise RequestError(f"{replace(root, path=shard.path)}: {error}") from error
+
+
+def table_schema(root: Location, shard: Shard) -> pa.Schema | None:
+    """The columns of a table; None if it is damaged."""
+    try:
+        with pq.ParquetFile(root.fs.open(shard.path, "rb")) as file:
+            return file.schema_arrow
+    except (pa.ArrowException, OSError):
+        return None
+
+
+def kept_columns(corpus: Corpus) -> Kept:
+    """The columns that rows get from a corpus. Their types are those of the first table that can be read.
+
+    Raises:
+        RequestError: two of them get the same name.
+    """
+    schema = None
+    if corpus.format == "parquet" and corpus.columns.keep:
+        schemas = (table_schema(corpus.root, shard) for shard in corpus.shards)
+        schema = next((schema for schema in schemas if schema is not None), None)
+    try:
+        return Kept.of(corpus.columns, {} if schema is None else {field.name: field.type for field in schema})
+    except ValueError as error:
+        raise RequestError(f"--keep-columns: {error}") from error
 
 
 def limited(corpus: Corpus, limit: int) -> Corpus:
@@ -204,10 +254,12 @@ def read_shard(corpus: Corpus, shard: Shard) -> Iterator[Record]:
         OSError: the storage failed.
     """
     readers = {"tar": read_tar, "parquet": read_table, "folder": read_image}
-    passed_over: Counter[str] = Counter()
-    records = readers[corpus.format](corpus.root, shard, corpus.limits.max_file_bytes, passed_over)
-    records = itertools.islice(reachable(records, corpus.root, shard), shard.first_images)
-    return counted(records, *names_of(corpus.root, shard), passed_over)
+    reading = Reading(corpus.columns, corpus.limits.max_file_bytes)
+    uri, name = names_of(corpus.root, shard)
+    records = reachable(readers[corpus.format](corpus.root, shard, reading), corpus.root, shard)
+    if shard.only is not None:
+        records = chosen(records, uri, name, shard.only)
+    return counted(itertools.islice(records, shard.first_images), uri, name, reading.passed_over)
 
 
 def reachable(records: Iterator[Record], root: Location, shard: Shard) -> Iterator[Record]:
@@ -222,6 +274,33 @@ def reachable(records: Iterator[Record], root: Location, shard: Shard) -> Iterat
         yield Record(name, uri, name, None, Status.MISSING, f"{uri}: {reason}")
     except PermissionError:
         yield Record(name, uri, name, None, Status.FORBIDDEN, f"{uri}: access is denied")
+
+
+def chosen(records: Iterator[Record], uri: str, name: str, only: Collection[str]) -> Iterator[Record]:
+    """The records with these ids, and those of the shard as a whole. Ids that the shard lacks become failures."""
+    missing = set(only)
+    for record in records:
+        if record.image_id in missing or record.status in OF_SHARDS:
+            missing.discard(record.image_id)
+            yield record
+    for image_id in sorted(missing):
+        yield Record(image_id, uri, name, None, Status.MISSING, f"{uri}: {image_id} is not in it")
+
+
+def only_images(corpus: Corpus, image_ids: Iterable[str]) -> tuple[Corpus, list[str]]:
+    """The part of a corpus with these images, and the ids of images of other files."""
+    unknown: list[str] = []
+    ids: dict[str, set[str]] = {utf8(shard.name): set() for shard in corpus.shards}
+    for image_id in image_ids:
+        parts = image_id.split("/")
+        names = ("/".join(parts[:count]) for count in range(len(parts), 0, -1))
+        shard_name = next((name for name in names if name in ids), None)
+        if shard_name is None:
+            unknown.append(image_id)
+        else:
+            ids[shard_name].add(image_id)
+    named = ((shard, frozenset(ids[utf8(shard.name)])) for shard in corpus.shards)
+    return replace(corpus, shards=tuple(replace(shard, only=only) for shard, only in named if only)), unknown
 
 
 def counted(records: Iterator[Record], uri: str, name: str, passed_over: Counter[str]) -> Iterator[Record]:

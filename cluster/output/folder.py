@@ -17,7 +17,7 @@ output that was reopened). Ray Data writes ``NAME.pending.parquet``, then the ro
 then renames the checkpoint to ``NAME.parquet``. Every run has its own folder for checkpoints. In a folder with older
 checkpoints, Ray Data would load all ids, and read their images again only to drop them.
 
-A job that copies images writes its tar shards into a folder of the same form.
+A job that copies images writes them into a folder of the same form (`cluster.copying`).
 """
 
 import json
@@ -53,11 +53,13 @@ class Output:
         location: the folder.
         data_folder: the folder in it with the data files that the job writes; empty for the folder itself.
         pattern: regular expression for the names of these files.
+        folders: names of other folders in it that are the job's.
     """
 
     location: Location
     data_folder: str = "rows"
     pattern: str = r"\w+_\d{6,}-\d+\.parquet"  # as Ray Data names them
+    folders: tuple[str, ...] = ()
 
     @property
     def data(self) -> Location:
@@ -184,6 +186,7 @@ class Output:
         """
         fs = self.location.fs
         own = [(self.location / name).path for name in ("_SUCCESS", "summary.json", "vocabulary.safetensors", SHARDS)]
+        own += [(self.location / name).path for name in self.folders]
         for path in [*own, self.checkpoint.path, *self.data_files()]:
             if fs.exists(path):
                 fs.rm(path, recursive=True)

@@ -4,6 +4,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import duckdb
@@ -15,7 +16,7 @@ from cliper.files import STORAGE_ERRORS
 from cluster.output.folder import Output
 from cluster.storage import Location, open_location
 from schemas.errors import RequestError
-from schemas.rows import Status
+from schemas.rows import ROW_SCHEMA, Status
 
 READERS = 16
 FILES_AHEAD = 8
@@ -42,6 +43,18 @@ class Labels:
     manifest: dict[str, Any]
     paths: tuple[str, ...]
     finished: bool
+
+    @cached_property
+    def kept_columns(self) -> pa.Schema:
+        """The columns that come from the input (``--keep-columns``).
+
+        Raises:
+            OSError: the storage failed.
+        """
+        if not self.paths or "keep_columns" not in self.manifest["input"]:
+            return pa.schema([])
+        with self.open(self.paths[0]) as file:
+            return pa.schema([field for field in file.schema_arrow if field.name not in ROW_SCHEMA.names])
 
     @property
     def class_names(self) -> list[str]:

@@ -23,17 +23,19 @@ WORD_HINTS = {
     "never_found": "Found nowhere (other words, or a lower presence threshold, may help: docs/words.md)",
     "always_found": "Found in every image (the word may be too general)",
 }
-COUNTED_COLUMNS = ["status", "passed_over", "width", "height", "annotations.list.element.category_id"]
+COUNTED_COLUMNS = ["status", "passed_over", "width", "height", "unknown_tags", "annotations.list.element.category_id"]
 
 
 @dataclass
 class Counts:
     """Number of images by status, number of images in which each category is present, members of shards that are no
-    images, by ending, and panoramas that were seen on a coarser grid (`cliper.preprocess.InputSpec.is_coarser`)."""
+    images, by ending, tags that are no class, and panoramas that were seen on a coarser grid
+    (`cliper.preprocess.InputSpec.is_coarser`)."""
 
     by_status: Counter[str] = field(default_factory=Counter)
     by_category: Counter[int] = field(default_factory=Counter)
     passed_over: Counter[str] = field(default_factory=Counter)
+    unknown_tags: Counter[str] = field(default_factory=Counter)
     coarser: int = 0
 
     @property
@@ -58,6 +60,7 @@ def count_rows(output: Output, files: Iterable[str], inputs: InputSpec) -> Count
         counts.by_status += single.by_status
         counts.by_category += single.by_category
         counts.passed_over += single.passed_over
+        counts.unknown_tags += single.unknown_tags
         counts.coarser += single.coarser
     return counts
 
@@ -68,7 +71,8 @@ def count_table(table: pa.Table, inputs: InputSpec) -> Counts:
     for members in table["passed_over"].drop_null().to_pylist():
         passed_over.update({member["ending"]: member["files"] for member in members})
     statuses, coarser = Counter(table["status"].to_pylist()), coarser_images(table, inputs)
-    return Counts(statuses, Counter(categories.to_pylist()), passed_over, coarser)
+    unknown_tags = Counter(pc.list_flatten(table["unknown_tags"]).to_pylist())
+    return Counts(statuses, Counter(categories.to_pylist()), passed_over, unknown_tags, coarser)
 
 
 def coarser_images(table: pa.Table, inputs: InputSpec) -> int:
@@ -95,6 +99,7 @@ def summary_document(
         "ok": counts.ok,
         "failed": counts.images - counts.ok,
         "passed_over": dict(counts.passed_over.most_common()),
+        "unknown_tags": dict(counts.unknown_tags.most_common(MOST_WORDS)),
         "coarser_grid": counts.coarser,
         "by_status": dict(counts.by_status.most_common()),
         "images_by_class": {class_names[category - 1]: n for category, n in counts.by_category.most_common()},
@@ -128,6 +133,9 @@ def show_summary(summary: dict[str, Any], where: str, console: Console) -> None:
     console.print(Group(images, classes) if classes.row_count else images)
     if summary["passed_over"]:
         console.print(passed_over_sentence(summary["passed_over"]).capitalize())
+    if summary["unknown_tags"]:
+        listed = ", ".join(f"{tag} ({images:,})" for tag, images in summary["unknown_tags"].items())
+        console.print(f"Tags that are no class of the vocabulary (images): {listed}", soft_wrap=True)
     if summary["coarser_grid"]:
         console.print(coarser_sentence(summary["coarser_grid"]), soft_wrap=True)
     for found, hint in WORD_HINTS.items():

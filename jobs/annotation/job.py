@@ -6,13 +6,22 @@ from typing import Any
 
 from rich.console import Console
 
+from cliper.files import parse_text
 from cliper.published import profile_settings
 from cliper.settings import Preset
 from cliper.vocabulary import VocabularyRequest, read_vocabulary, synonymous_classes
 from cluster import session
 from cluster.corpus.inputs import Input, open_input
 from cluster.corpus.prepare import Preparer
-from cluster.corpus.sources import Corpus, in_brackets, list_corpus, passed_over_sentence, sampled
+from cluster.corpus.sources import (
+    Corpus,
+    in_brackets,
+    kept_columns,
+    list_corpus,
+    only_images,
+    passed_over_sentence,
+    sampled,
+)
 from cluster.encoders import AnnotationEncoder
 from cluster.output.changes import find_changes
 from cluster.output.folder import Output
@@ -25,7 +34,8 @@ from jobs.common.methods import Method, find_method
 from jobs.common.plan import show_plan
 from jobs.report import ReportOptions, report
 from schemas.embeddings import VocabularyEmbeddings
-from schemas.errors import JobFailedError
+from schemas.errors import JobFailedError, RequestError
+from schemas.image_ids import digest_of, parse_image_ids
 from schemas.manifest import Manifest, labelling_manifest
 from schemas.rows import Status
 
@@ -74,6 +84,7 @@ class LabellingJob:
     method: Method
     source: Input
     output: Output
+    relabel: tuple[str, ...]
 
     @classmethod
     def of(cls, options: AnnotateOptions) -> "LabellingJob":
@@ -87,19 +98,31 @@ class LabellingJob:
         background = bool(vocabulary.background)
         method = find_method(options.choice, options.models, vocabulary.class_names, background)
         vocabulary.check_width(method.clip)
-        return cls(options, vocabulary, method, source, output)
+        relabel = parse_text("--relabel", options.relabel, parse_image_ids) if options.relabel is not None else ()
+        return cls(options, vocabulary, method, source, output, relabel)
 
     def list_corpus(self) -> Corpus:
         """Raises RequestError: there are no images, or they cannot be listed."""
         options = self.options
-        corpus = list_corpus(self.source, options.format, self.output.location, options.limit, options.limits)
+        corpus = list_corpus(
+            self.source, options.format, self.output.location, options.limit, options.limits, options.columns
+        )
+        if self.relabel:
+            corpus, unknown = only_images(corpus, self.relabel)
+            if unknown:
+                raise RequestError(
+                    f"--relabel {options.relabel}: {len(unknown):,} of {len(self.relabel):,} images are in no file of "
+                    f"{self.source} (such as {unknown[0]})"
+                )
         return corpus if options.trial is None else sampled(corpus, options.trial)
 
     def manifest(self, corpus: Corpus) -> Manifest:
         options = self.options
         return labelling_manifest(
             input={"address": self.source.address, "format": corpus.format, "limit": options.limit}
-            | ({"try": options.trial} if options.trial else {}),
+            | options.columns.manifest()
+            | ({"try": options.trial} if options.trial else {})
+            | ({"only_sha256": digest_of(sorted(self.relabel))} if self.relabel else {}),
             vocabulary=self.vocabulary.manifest(),
             models=self.method.models,
             settings=self.method.settings | options.choice.manifest() | {"precision": options.models.precision},
@@ -119,18 +142,19 @@ class LabellingJob:
         """
         started = time.monotonic()
         options = self.options
+        class_names = self.vocabulary.class_names
+        kept = kept_columns(corpus)
         corpus = replace(corpus, root=corpus.root.with_retries())
         with exclusive_run(self.output, manifest, console, options.overwrite) as output:
             manifest, embeddings = embed_words(output, manifest, self.vocabulary, self.method, console)
             spec = self.method.spec(embeddings)
-            prepare = Preparer(spec.inputs, options.limits)
-            encoder = AnnotationEncoder(self.method.cliper, embeddings.background_words)
+            prepare = Preparer(spec.inputs, options.limits, kept=kept)
+            encoder = AnnotationEncoder(self.method.cliper, embeddings.background_words, class_names)
             pipeline = Pipeline(corpus, prepare, spec, encoder, manifest, output, options.cluster)
             stats = run_to_completion(pipeline, console, options.retry_failed)
             counts = count_rows(output, stats.files, self.method.inputs)
             counts.passed_over.update(corpus.passed_over)
             new_images, seconds = counts.images - stats.images_before, time.monotonic() - started
-            class_names = self.vocabulary.class_names
             summary = summary_document(counts, class_names, new_images, seconds, stats.bytes_read, stats.notes)
             output.write_summary(summary)
             show_summary(summary, output.location.url, console)

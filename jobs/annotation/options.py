@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from cluster.corpus.columns import Columns
 from cluster.corpus.limits import Limits
 from cluster.corpus.sources import CorpusFormat
 from cluster.options import NO_HINT, ClusterOptions, Unset
@@ -41,6 +42,19 @@ class AnnotateOptions:
     class."""
     format: Literal["auto"] | CorpusFormat = "auto"
     """Format of the input: tar shards, Parquet tables with an image column, or image files."""
+    image_column: Unset[str] = None
+    """Column with the images (default: image, bytes, jpg, jpeg, png, img, content, or the only one with bytes). Of tar
+    shards and folders the ending of the images' names, what follows the first dot: jpg takes 7.jpg and passes over
+    7.mask.png."""
+    keep_columns: Unset[str] = None
+    """Columns of the input that the rows get, with commas between them: of tables with their types; of tar shards and
+    folders the siblings json, txt and cls of an image (7.json beside 7.jpg), and keys of json, as text."""
+    allowed_column: Unset[str] = None
+    """Column of the input with what is known to be in each image: names of classes, a list or text with ; between them.
+    Only these classes can win there, whatever their scores. Where it is null, all can."""
+    relabel: Unset[str] = None
+    """Label only the images that this file lists, one image_id on each line, as a report's marks are. The output is one
+    of its own, so that other words can be compared."""
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
     limit: Unset[int] = None
     """Maximum number of images to label, in the order of their names."""
@@ -58,8 +72,14 @@ class AnnotateOptions:
     overwrite: bool = False
     """Delete what an earlier run wrote to the output and start over."""
 
+    @property
+    def columns(self) -> Columns:
+        """What is read of the input."""
+        names = tuple(name.strip() for name in self.keep_columns.split(",")) if self.keep_columns is not None else ()
+        return Columns(self.image_column, names, self.allowed_column)
+
     def check(self) -> None:
-        """Raises RequestError: a place is missing, or a number makes no sense."""
+        """Raises RequestError: a place or name is missing, or a number makes no sense."""
         for name in ("input", "output"):
             if not getattr(self, name):
                 raise RequestError(f"--{name} is missing: give it, or set CLIPER_{name.upper()}")
@@ -69,6 +89,11 @@ class AnnotateOptions:
             raise RequestError(f"--try must be between 1 and {MAX_IMAGES}, not {self.trial}")
         if self.trial is not None and self.limit is not None:
             raise RequestError("--try and --limit do not go together: give one of them")
+        if self.relabel is not None and not (self.limit is self.trial is self.follow is None):
+            raise RequestError("--relabel names the images: leave out --limit, --try and --follow")
+        columns = self.columns
+        if not all(name for name in (*columns.keep, columns.image, columns.tags) if name is not None):
+            raise RequestError("--image-column, --keep-columns and --allowed-column need names: one of them is empty")
         if self.follow is not None and not 1 <= self.follow <= DAY_S:
             raise RequestError(f"--follow must be between 1 and {DAY_S} seconds, not {self.follow:g}")
         if self.follow is not None and (self.trial is not None or self.plan.plan):

@@ -20,11 +20,11 @@ from schemas.manifest import METADATA_KEY
 from schemas.rows import ANNOTATION, ROW_SCHEMA
 
 FILTER_KEY = b"cliper_filter"
-COLUMNS = ("image_id", "uri", "shard", "width", "height", "status", "class_scores")
+COLUMNS = ("image_id", "uri", "shard", "width", "height", "status", "classes", "class_scores")
 ANNOTATION_FIELDS = ("category_id", "score", "area", "bbox")
 """All fields of an annotation except the mask, which is most of its bytes."""
 BATCH_ROWS = 64 * 1024
-KEPT_COLUMNS = ("image_id", "uri", "width", "height")
+KEPT_COLUMNS = ("image_id", "uri", "width", "height", "classes")
 IDS = pa.schema([ROW_SCHEMA.field("image_id"), ROW_SCHEMA.field("shard")])
 
 
@@ -66,7 +66,8 @@ def select_images(labels: Labels, conditions: Conditions, target: Location | Non
 
     schema, names = kept_schema(labels, conditions), labels.class_names
     scores = [quantity_sql("score", name, names) for name in conditions.class_names]
-    select = ", ".join([*KEPT_COLUMNS, *scores, "shard"])
+    kept = [quoted(name) for name in labels.kept_columns.names]
+    select = ", ".join([*KEPT_COLUMNS, *kept, *scores, "shard"])
     images = [IDS.empty_table()]
     try:
         with contextlib.ExitStack() as stack:
@@ -87,7 +88,8 @@ def select_images(labels: Labels, conditions: Conditions, target: Location | Non
 
 def columns_for(labels: Labels, conditions: Conditions) -> tuple[pa.Schema, list[str]]:
     """The columns that conditions may use, and the names to read for them. Annotations are read only if used."""
-    fields, columns = [ROW_SCHEMA.field(name) for name in COLUMNS], list(COLUMNS)
+    fields = [*(ROW_SCHEMA.field(name) for name in COLUMNS), *labels.kept_columns]
+    columns = [field.name for field in fields]
     sql = conditions.sql(labels.class_names)
     if re.search(r"\bclass_probabilities\b", sql, re.IGNORECASE):
         fields.append(ROW_SCHEMA.field("class_probabilities"))
@@ -101,13 +103,18 @@ def columns_for(labels: Labels, conditions: Conditions) -> tuple[pa.Schema, list
 
 def kept_schema(labels: Labels, conditions: Conditions) -> pa.Schema:
     """The schema of the written table. Its metadata holds the labels' manifest and the conditions."""
-    fields = [ROW_SCHEMA.field(name) for name in KEPT_COLUMNS]
+    fields = [*(ROW_SCHEMA.field(name) for name in KEPT_COLUMNS), *labels.kept_columns]
     fields += [pa.field(f"score: {name}", pa.float32()) for name in conditions.class_names]
     request = {"labels": labels.location.url, **asdict(conditions)}
     return pa.schema(fields, {
         METADATA_KEY: json.dumps(labels.manifest, ensure_ascii=False).encode("utf-8"),
         FILTER_KEY: json.dumps(request, ensure_ascii=False).encode("utf-8"),
     })  # fmt: skip
+
+
+def quoted(name: str) -> str:
+    """A column's name in SQL."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def first_line(error: Exception) -> str:

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from cliper.files import STORAGE_ERRORS, storage_problem
+from cluster.corpus.columns import Columns, image_bytes, image_column
 from cluster.corpus.decode import decode_to_bytes
 from cluster.corpus.isolation import isolated
 from cluster.corpus.limits import DEFAULT_LIMITS
-from cluster.corpus.readers import Record, Shard, checked, image_bytes, image_column
+from cluster.corpus.readers import Record, Shard, checked
 from cluster.corpus.sources import Corpus, file_address, format_of, read_shard
 from cluster.storage import Location, open_location
 from jobs.page.samples import rows_at
@@ -50,13 +51,16 @@ def open_images(address: str) -> Location:
     return replace(location, path=posixpath.dirname(location.path)) if is_file else location
 
 
-def read_images(rows: Sequence[Row], images: Location | None, make: Make) -> tuple[list[Row], list[Unreadable]]:
+def read_images(
+    rows: Sequence[Row], images: Location | None, make: Make, column: str | None = None
+) -> tuple[list[Row], list[Unreadable]]:
     """Read and decode the images of rows with status ok. Every file is read once, and no further than needed.
 
     Args:
         rows: rows with status ok.
         images: the job's input. None reads from each row's ``uri``.
         make: converts a row and its RGB image. It is called from several threads.
+        column: the column with the images, if the job was told one (`cluster.corpus.columns.Columns.image`).
 
     Returns:
         The converted images in the order of the rows, and the images that can no longer be read or decoded.
@@ -66,14 +70,16 @@ def read_images(rows: Sequence[Row], images: Location | None, make: Make) -> tup
         by_file[row["shard"] if images else file_address(row["shard"], row["uri"])].append(row)
     results: dict[str, Row | Unreadable] = {}
     with ThreadPoolExecutor(READERS) as readers:
-        for group in readers.map(partial(read_group, images=images, make=make), by_file.items()):
+        for group in readers.map(partial(read_group, images=images, make=make, column=column), by_file.items()):
             results |= group
     in_order = [results[row["image_id"]] for row in rows]
     unreadable = [result for result in in_order if isinstance(result, Unreadable)]
     return [result for result in in_order if not isinstance(result, Unreadable)], unreadable
 
 
-def read_group(group: tuple[str, Sequence[Row]], images: Location | None, make: Make) -> dict[str, Row | Unreadable]:
+def read_group(
+    group: tuple[str, Sequence[Row]], images: Location | None, make: Make, column: str | None
+) -> dict[str, Row | Unreadable]:
     """The images of one file, by id."""
     address, rows = group
     left = {row["image_id"]: row for row in rows}
@@ -81,7 +87,7 @@ def read_group(group: tuple[str, Sequence[Row]], images: Location | None, make: 
     reason = "it is no longer there"
     try:
         location = images / address if images else open_location(address, "uri")
-        for record in find_records(location, rows):
+        for record in find_records(location, rows, column):
             if record.image_id in left:
                 results[record.image_id] = convert(record, left.pop(record.image_id), make)
             elif record.data is None:
@@ -106,7 +112,7 @@ def convert(record: Record, row: Row, make: Make) -> Row | Unreadable:
     return make(row, Image.frombytes("RGB", size, decoded["rgb"]))
 
 
-def find_records(location: Location, rows: Sequence[Row]) -> Iterable[Record]:
+def find_records(location: Location, rows: Sequence[Row], column: str | None) -> Iterable[Record]:
     """Records of a file, among them those of the rows if they still exist.
 
     Raises:
@@ -114,7 +120,7 @@ def find_records(location: Location, rows: Sequence[Row]) -> Iterable[Record]:
         pyarrow.ArrowException, ValueError: the file is a damaged table.
     """
     name = rows[0]["shard"]
-    corpus = Corpus(location, format_of(name) or "folder", shards=())
+    corpus = Corpus(location, format_of(name) or "folder", shards=(), columns=Columns(column))
     if corpus.format == "parquet":
         return table_records(corpus, rows)
     return read_shard(corpus, Shard(name, location.path))
@@ -124,7 +130,7 @@ def table_records(corpus: Corpus, rows: Sequence[Row]) -> Iterator[Record]:
     """Rows of a table. Row groups without any of them are skipped."""
     by_number = {int(row["image_id"].rpartition("/")[2]): row for row in rows}
     with corpus.root.fs.open(corpus.root.path, "rb") as source, pq.ParquetFile(source) as file:
-        for number, batch in rows_at(file, list(by_number), [image_column(file.schema_arrow)]):
+        for number, batch in rows_at(file, list(by_number), [image_column(file.schema_arrow, corpus.columns.image)]):
             row = by_number[number]
             record = Record(row["image_id"], row["uri"], row["shard"], next(image_bytes(batch.column(0))))
             yield checked(record, corpus.limits.max_file_bytes)

@@ -63,7 +63,7 @@ def test_rows_are_the_same_with_the_classes_among_the_background(size: int, tiny
         embeddings = without_synonyms(vocabulary(classes, words, names))
         cliper = Cliper(tower, build_queries(embeddings, "open"), settings)
         prediction = cliper.predict(prepare(cliper.inputs, [pixels], [0]))[0]
-        row = AnnotationEncoder(settings, embeddings.background_words).encode({}, prediction, 0.0)
+        row = AnnotationEncoder(settings, embeddings.background_words, ["a", "b", "c"]).encode({}, prediction, 0.0)
         rows.append(pa.Table.from_pylist([row]).to_pylist())
     assert rows[0] == rows[1]
     assert rows[0][0]["annotations"]

@@ -38,7 +38,7 @@ def test_scores_that_are_not_finite_are_a_failure(tmp_path: Path) -> None:
     spec = NotFinite(InputSpec(112, 16), classes=2, clock=tmp_path / "clock")
     prepare = Preparer(spec.inputs, DEFAULT_LIMITS)
     rows = [prepare(Record(f"{i}.jpg", f"{i}.jpg", f"{i}.jpg", jpeg(i))) for i in range(3)]
-    encoder = AnnotationEncoder(MethodSettings(**vars(VIT_B_16)), ["b"])
+    encoder = AnnotationEncoder(MethodSettings(**vars(VIT_B_16)), ["b"], ["c", "d"])
     labeller = Labeller(spec, encoder, start_counter(600), batch=4, stall_timeout_s=600)
     labelled = labeller(pa.Table.from_pylist(rows, PREPARED_SCHEMA)).to_pylist()
     assert [row["status"] for row in labelled] == [Status.OK, Status.BAD_SCORES, Status.OK]

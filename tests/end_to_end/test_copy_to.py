@@ -20,7 +20,7 @@ PER_NEW_SHARD = 5
 
 def flags(labels: str, target: str, where: str) -> list[str]:
     """The job's flags; it copies."""
-    sizes = ["--pictures-per-shard", str(PER_NEW_SHARD)]
+    sizes = ["--pictures-per-shard", str(PER_NEW_SHARD), "--copy-labels", "none"]
     return ["--labels", labels, "--copy-to", target, *sizes, "--where", where]
 
 

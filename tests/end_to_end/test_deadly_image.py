@@ -75,7 +75,7 @@ def test_a_deadly_image_is_given_up(die: Callable[[], None], tmp_path: Path) -> 
     deadly, odd = (image_seed(images[f"{number:02}.jpg"]) for number in (DEADLY, ODD))
     spec = Deadly(InputSpec(112, 16), classes=3, clock=tmp_path / "clock", deadly=(deadly,), odd=(odd,), die=die)
     output = Output(open_location(str(tmp_path / "out"), "--output"))
-    encoder = AnnotationEncoder(MethodSettings(**vars(VIT_L_14)), ())
+    encoder = AnnotationEncoder(MethodSettings(**vars(VIT_L_14)), (), ["a", "b", "c"])
     prepare = Preparer(spec.inputs, corpus.limits)
     cluster = ClusterOptions(batch_size=4, stall_timeout_s=2 if die is hang else 600)
     pipeline = Pipeline(corpus, prepare, spec, encoder, Manifest({}), output, cluster)

@@ -81,7 +81,7 @@ def test_the_table_has_scores_and_says_where_it_comes_from(
     target = tmp_path / "kept.parquet"
     kept(labels, target, "--require", "sky>0.5", "--exclude", "car>0.5")
     table = pq.read_table(target)
-    assert table.column_names == ["image_id", "uri", "width", "height", "score: sky", "score: car"]
+    assert table.column_names == ["image_id", "uri", "width", "height", "classes", "score: sky", "score: car"]
     by_id = {entry["image_id"]: entry for entry in rows}
     for entry in table.to_pylist():
         assert entry["score: sky"] == pytest.approx(score(by_id[entry["image_id"]], "sky"))

@@ -12,7 +12,7 @@ REQUEST: dict[str, Any] = {
     "settings": {"logit_scale": 50.0},
 }
 MANIFEST = labelling_manifest(**REQUEST)
-FINGERPRINT = "a1bb1904e69b7f2cf017555e4cf41fff678732fade24fb109e059d2f2867eac2"
+FINGERPRINT = "62f1d29a9d44f6a09ce1a5a672c3f4029fd5ab95cd752b39c43871009f611def"
 
 
 def test_outputs_of_earlier_versions_keep_their_fingerprint_and_fields() -> None:
@@ -21,7 +21,7 @@ def test_outputs_of_earlier_versions_keep_their_fingerprint_and_fields() -> None
     assert list(document) == [
         "fingerprint", "categories", "schema_version", "input", "vocabulary", "models", "settings",
     ]  # fmt: skip
-    assert document["schema_version"] == 6
+    assert document["schema_version"] == 7
 
 
 def test_document_names_categories_and_fingerprint() -> None:
