@@ -3,8 +3,10 @@
 import logging
 import math
 import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +43,39 @@ def load_models(spec: SegmenterSpec, batch: int) -> Segmenter:
     return spec.build(torch.device("cuda" if on_gpu else "cpu"), batch)
 
 
+class WorkTime:
+    """Measures how long at least one thread works, and how long none does, since the first one began."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.working_threads, self.since = 0, 0.0
+        self.spent_s = {"busy": 0.0, "idle": 0.0}
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """While this thread works."""
+        self.change(1)
+        try:
+            yield
+        finally:
+            self.change(-1)
+
+    def change(self, threads: int) -> None:
+        with self.lock:
+            now = time.monotonic()
+            if self.since:
+                self.spent_s["busy" if self.working_threads else "idle"] += now - self.since
+            self.since = now
+            self.working_threads += threads
+
+    def take_ms(self) -> dict[str, int]:
+        """``busy_ms`` and ``idle_ms`` since the last call."""
+        self.change(0)
+        with self.lock:
+            spent, self.spent_s = self.spent_s, {"busy": 0.0, "idle": 0.0}
+        return {f"{name}_ms": round(1000 * seconds) for name, seconds in spent.items()}
+
+
 class Labeller:
     """A Ray Data actor: prepared images in, rows of the encoder's schema out.
 
@@ -56,7 +91,7 @@ class Labeller:
         self, spec: SegmenterSpec, encoder: Encoder, counter: ActorHandle, batch: int, stall_timeout_s: float
     ) -> None:
         self.encoder, self.counter, self.inputs = encoder, counter, spec.inputs
-        self.watchdog = Watchdog(stall_timeout_s)
+        self.watchdog, self.worked = Watchdog(stall_timeout_s), WorkTime()
         segmenter = load_models(spec, batch)
         memory_bytes = math.inf if ray.get_gpu_ids() else Cluster.now().node_memory_bytes
         self.batches = SafeBatches(segmenter, segmenter.largest_batch, spec.inputs.patch_size_px, memory_bytes)
@@ -74,7 +109,7 @@ class Labeller:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         try:
-            with self.watchdog.watching():
+            with self.watchdog.watching(), self.worked.working():
                 return self.label_batch(batch)
         except torch.AcceleratorError:
             logger.exception("the GPU's state is lost: the process ends, so that Ray replaces it")
@@ -97,7 +132,7 @@ class Labeller:
         self.tell_problems()
         prometheus.add_images(row["status"] for row in rows)
         ok = sum(row["status"] == Status.OK for row in rows)
-        report(self.counter, ok=ok, failed=len(rows) - ok)
+        report(self.counter, ok=ok, failed=len(rows) - ok, **self.worked.take_ms())
         table = pa.Table.from_pylist(rows, schema=self.encoder.schema)
         for name in kept:
             table = table.append_column(name.removeprefix(KEPT), batch[name])

@@ -25,6 +25,9 @@ MAX_PARTS = 8
 """Most tasks that share a shard. Each reads the whole shard, and prepares its share of the images."""
 
 
+READING: tuple[prometheus.Stage, ...] = ("read", "prepare")
+
+
 class CorpusDatasource(Datasource):
     """Reads a corpus and prepares its images, in one task: compressed files stay out of the object store.
 
@@ -33,7 +36,7 @@ class CorpusDatasource(Datasource):
     Args:
         corpus: what to read.
         prepare: makes prepared rows of images.
-        report: is told ``bytes_read``, of images.
+        report: is told what was read, see `cluster.progress.report`.
         slots: CPU slots of the cluster.
     """
 
@@ -79,11 +82,11 @@ def read_blocks(corpus: Corpus, prepare: Preparer, report: Callable[..., None]) 
     Args:
         corpus: what to read.
         prepare: see `CorpusDatasource`.
-        report: is told ``bytes_read``, of images, shard by shard.
+        report: is told what was read, shard by shard, see `cluster.progress.report`.
     """
     rows: list[dict[str, Any]] = []
     for shard in corpus.shards:
-        shard_bytes = 0
+        shard_bytes, images, before = 0, 0, prometheus.SPENT.copy()
         for number, record in enumerate(prometheus.timed_items("read", read_shard(corpus, shard))):
             if number % shard.parts != shard.part:
                 continue
@@ -92,10 +95,12 @@ def read_blocks(corpus: Corpus, prepare: Preparer, report: Callable[..., None]) 
                 continue
             with prometheus.timed_stage("prepare", 1):
                 rows.append(prepare(record) | {"shard_version": shard.version})
+            images += 1
             if len(rows) == BLOCK_ROWS:
                 yield prepare.table(rows)
                 rows = []
-        report(bytes_read=shard_bytes)
+        spent = {f"{stage}_ms": round(1000 * (prometheus.SPENT[stage] - before[stage])) for stage in READING}
+        report(bytes_read=shard_bytes, images_read=images, parts_read=1, **spent)
         prometheus.add(prometheus.READ_BYTES, shard_bytes)
     if rows:
         yield prepare.table(rows)

@@ -28,6 +28,8 @@ class ClusterOptions:
     """GPUs for each actor; a fraction lets several share one, 0 uses none (default: 1 if the cluster has GPUs)."""
     rows_per_file: int = 1000
     """Least number of rows in a Parquet file. Rows of unfinished files are labelled again after a crash."""
+    flush_minutes: float = 10.0
+    """A file with fewer rows is written when its first row is older than this and another one comes."""
     stall_timeout_s: float = 3600.0
     """A process that labels one batch for longer than this many seconds is killed and replaced. An image with which
     that happens again and again is given up."""
@@ -45,6 +47,10 @@ class ClusterOptions:
         if not 1 <= self.stall_timeout_s <= LARGEST_NUMBER:
             raise RequestError(
                 f"--stall-timeout-s must be between 1 and {LARGEST_NUMBER:,}, not {self.stall_timeout_s:g}"
+            )
+        if not 0 < self.flush_minutes <= LARGEST_NUMBER:
+            raise RequestError(
+                f"--flush-minutes must be above 0 and at most {LARGEST_NUMBER:,}, not {self.flush_minutes:g}"
             )
         gpus = self.gpus_per_actor
         if gpus is not None and not (gpus >= 0 and (gpus < 1 or gpus.is_integer())):  # as Ray wants it

@@ -10,7 +10,7 @@ from collections import Counter as Tally
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from ray.util.metrics import Counter
 
@@ -25,6 +25,8 @@ MODEL_BATCHES = Counter("cliper_model_batches", "Batches that went through the m
 
 Stage = Literal["read", "prepare", "label", "encode"]
 """Storage to bytes, bytes to what the models read, that to runs of label maps, runs to rows."""
+SPENT: dict[Stage, float] = dict.fromkeys(get_args(Stage), 0.0)
+"""Seconds that this process spent in each stage."""
 Item = TypeVar("Item")
 
 
@@ -47,6 +49,7 @@ def add_images(statuses: Iterable[str]) -> None:
 def add_stage(stage: Stage, images: int, seconds: float) -> None:
     add(STAGE_IMAGES, images, stage=stage)
     add(STAGE_SECONDS, seconds, stage=stage)
+    SPENT[stage] += seconds
 
 
 @contextmanager

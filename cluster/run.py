@@ -1,6 +1,8 @@
 """The Ray Data pipeline (read and prepare, label, write), and the resume loop that guarantees one row per image."""
 
 import socket
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from uuid import uuid4
@@ -17,18 +19,51 @@ from cluster.actors import Labeller
 from cluster.corpus.prepare import Preparer
 from cluster.corpus.sources import Corpus
 from cluster.datasource import CorpusDatasource
+from cluster.display import ProgressDisplay, Size
 from cluster.encoders import Encoder
 from cluster.options import ClusterOptions
 from cluster.output.changes import note_versions
 from cluster.output.folder import Output
 from cluster.output.resume import forget_transient_failures, scan_output
-from cluster.progress import ProgressDisplay, report, start_counter
+from cluster.output.rows import map_rows_files
+from cluster.progress import report, start_counter
 from cluster.sizing import Cluster, Resources
 from schemas.errors import JobFailedError, RequestError
 from schemas.manifest import Manifest
 
 TARGET_BLOCK_BYTES = 16 * 1024**2
 """Small blocks keep every actor busy and little in flight; a dozen prepared images are this much."""
+
+
+class RowsOrSeconds(int):
+    """A number of rows that also counts as reached after some seconds.
+
+    Ray Data gathers rows for a file until ``rows >= min_rows_per_file``, which Python asks the right-hand side of,
+    because its type is a subclass of the other's. The time runs from the first rows of a file.
+
+    Args:
+        rows: rows of a file.
+        seconds: after which fewer do.
+    """
+
+    def __new__(cls, rows: int, seconds: float) -> "RowsOrSeconds":
+        made = super().__new__(cls, rows)
+        made.seconds, made.since = seconds, None
+        return made
+
+    seconds: float
+    since: float | None
+
+    def __getnewargs__(self) -> tuple[int, float]:  # type: ignore[override]
+        return int(self), self.seconds
+
+    def __le__(self, rows: int) -> bool:
+        now = time.monotonic()
+        self.since = now if self.since is None else self.since
+        if not super().__le__(rows) and now - self.since < self.seconds:
+            return False
+        self.since = None
+        return True
 
 
 @dataclass(frozen=True)
@@ -66,12 +101,14 @@ class RunStats:
     Attributes:
         images_before: images that had their row before it.
         bytes_read: bytes of images that it read.
+        per_second: images that it labelled a second, without its start.
         files: sizes by path of the rows files that have one row of every image.
         notes: what was said of processes that were lost or work around something.
     """
 
     images_before: int
     bytes_read: int
+    per_second: float
     files: dict[str, int]
     notes: list[str]
 
@@ -100,21 +137,31 @@ def run_to_completion(pipeline: Pipeline, console: Console, retry_failed: bool =
     done = scan_output(output)
     if done.images:
         console.print(f"Continuing: {done.images:,} images are labelled already.")
-    left, bytes_read, files = done.remaining(pipeline.corpus), 0, done.files
-    notes: list[str] = []
+    left, files = done.remaining(pipeline.corpus), done.files
+    bytes_read, per_second, notes = 0, 0.0, list[str]()
     if left.shards:
-        bytes_read, notes = label(replace(pipeline, corpus=left), console)
+        try:
+            bytes_read, per_second, notes = label(replace(pipeline, corpus=left), console)
+        except KeyboardInterrupt:
+            console.print(f"{done.images + new_rows(output, done.files):,} images are saved.")
+            raise
         output.recover()
         files = complete_files(output, pipeline.corpus)
-    return RunStats(done.images, bytes_read, files, notes)
+    return RunStats(done.images, bytes_read, per_second, files, notes)
 
 
-def label(pipeline: Pipeline, console: Console) -> tuple[int, list[str]]:
+def new_rows(output: Output, files: Mapping[str, int]) -> int:
+    """The number of rows in rows files that count, without these."""
+    others = [path for path in output.rows_files() if path not in files]
+    return sum(count for _, count in map_rows_files(output, ["status"], len, others))
+
+
+def label(pipeline: Pipeline, console: Console) -> tuple[int, float, list[str]]:
     """Label a corpus on Ray. Returns as `run_pipeline`, raises as `run_to_completion`."""
     memory_bytes = pipeline.corpus.limits.decode_memory_bytes
     resources = replace(session.start(pipeline.cluster), task_memory_bytes=memory_bytes)
     check_memory(resources, pipeline.cluster)
-    console.print(resources.sentence(Cluster.now(), pipeline.cluster.batch_size))
+    console.print(resources.sentence(Cluster.now(), pipeline.cluster.batch_size), soft_wrap=True)
     return run_pipeline(pipeline, resources, console)
 
 
@@ -143,11 +190,11 @@ def complete_files(output: Output, corpus: Corpus) -> dict[str, int]:
     return done.files
 
 
-def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> tuple[int, list[str]]:
+def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> tuple[int, float, list[str]]:
     """Run the pipeline over a corpus.
 
     Returns:
-        Bytes of images that were read, and notes, see `RunStats`.
+        Bytes of images that were read, images per second and notes, see `RunStats`.
 
     Raises:
         ray.exceptions.RayError: a stage failed; what is written stays and counts.
@@ -176,17 +223,17 @@ def run_pipeline(pipeline: Pipeline, resources: Resources, console: Console) -> 
         ),
         **resources.placement,
     )
-    total = len(pipeline.corpus.shards) if pipeline.corpus.format == "folder" else None
-    with ProgressDisplay(counter, total, resources, console) as progress:
+    size = Size.of(pipeline.corpus, sum(map(len, source.groups())))
+    with ProgressDisplay(counter, size, resources, console) as progress:
         rows.write_parquet(
             pipeline.output.data.path,
             filesystem=pipeline.output.location.arrow_fs(),
             mode="append",
-            min_rows_per_file=pipeline.cluster.rows_per_file,
+            min_rows_per_file=RowsOrSeconds(pipeline.cluster.rows_per_file, 60 * pipeline.cluster.flush_minutes),
             schema=pipeline.schema.with_metadata(pipeline.manifest.parquet_metadata()),
             compression="zstd",
         )
-    return progress.counts["bytes_read"], progress.told
+    return progress.counts["bytes_read"], progress.per_second, progress.told
 
 
 def configure(output: Output) -> None:

@@ -3,6 +3,8 @@
 import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
 import ray.data
@@ -41,22 +43,37 @@ def start(options: ClusterOptions) -> Resources:
         os.environ.update(WORKER_ENVIRONMENT)
         slots = 2 * (os.cpu_count() or 1) + (options.actors or 1)
         try:
-            ray.init(num_cpus=slots, include_dashboard=False, logging_level=logging.CRITICAL, log_to_driver=False)
+            with silence():
+                ray.init(num_cpus=slots, include_dashboard=False, logging_level=logging.CRITICAL, log_to_driver=False)
         except Exception as error:  # Ray raises a plain one if it does not start in time
             reason = str(error).partition("\n")[0]
             raise JobFailedError(f"Ray does not start on this machine: {reason}") from error
         return plan_resources(options.actors, options.gpus_per_actor, Cluster.now())
     try:
         check_reachable(address)
-        ray.init(
-            address=address,
-            runtime_env={"env_vars": WORKER_ENVIRONMENT},
-            logging_level=logging.CRITICAL,
-            log_to_driver=False,
-        )
+        with silence():
+            ray.init(
+                address=address,
+                runtime_env={"env_vars": WORKER_ENVIRONMENT},
+                logging_level=logging.CRITICAL,
+                log_to_driver=False,
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise RequestError(f"--address {address}: no Ray cluster answers there ({type(error).__name__})") from error
     return plan_resources(options.actors, options.gpus_per_actor, Cluster.now())
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Without standard error, where Ray's C++ code would say that it follows RAY_BACKEND_LOG_LEVEL."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def is_local(options: ClusterOptions) -> bool:

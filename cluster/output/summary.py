@@ -90,8 +90,9 @@ def coarser_sentence(images: int) -> str:
 
 
 def summary_document(
-    counts: Counts, class_names: list[str], new_images: int, seconds: float, bytes_read: int, notes: list[str]
-) -> dict[str, Any]:
+    counts: Counts, class_names: list[str], new_images: int, seconds: float, per_second: float, bytes_read: int,
+    notes: list[str],
+) -> dict[str, Any]:  # fmt: skip
     """The content of ``summary.json``: counts over the whole output, then the last run's images, time, input, notes."""
     found = {name: counts.by_category[index] for index, name in enumerate(class_names, start=1)}
     return {
@@ -107,6 +108,7 @@ def summary_document(
         "always_found": [name for name, images in found.items() if images == counts.ok and counts.ok > 1],
         "new_images": new_images,
         "seconds": round(seconds, 3),
+        "images_per_second": round(per_second, 3),
         "bytes_read": bytes_read,
         "notes": notes,
     }
@@ -129,7 +131,7 @@ def show_summary(summary: dict[str, Any], where: str, console: Console) -> None:
         classes.add_row(name, f"{count:,}")
 
     new_images, seconds = summary["new_images"], summary["seconds"]
-    speed = f"{new_images / seconds:.2f} images per second" if seconds else ""
+    speed = f", {summary['images_per_second']:.3g} a second after the start" if summary["images_per_second"] else ""
     console.print(Group(images, classes) if classes.row_count else images)
     if summary["passed_over"]:
         console.print(passed_over_sentence(summary["passed_over"]).capitalize())
@@ -146,5 +148,5 @@ def show_summary(summary: dict[str, Any], where: str, console: Console) -> None:
             console.print(f"{hint}: {listed}", soft_wrap=True)
     for note in summary["notes"]:
         console.print(note, soft_wrap=True)
-    console.print(f"Last run: {new_images:,} images in {seconds:,.1f} s, {speed}")
+    console.print(f"Last run: {new_images:,} images in {seconds:,.1f} s{speed}")
     console.print(f"Output: {where}", soft_wrap=True)

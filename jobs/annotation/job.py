@@ -1,7 +1,10 @@
 """From a request to rows of labels and a summary."""
 
+import shlex
+import sys
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -155,11 +158,32 @@ class LabellingJob:
             counts = count_rows(output, stats.files, self.method.inputs)
             counts.passed_over.update(corpus.passed_over)
             new_images, seconds = counts.images - stats.images_before, time.monotonic() - started
-            summary = summary_document(counts, class_names, new_images, seconds, stats.bytes_read, stats.notes)
+            summary = summary_document(
+                counts, class_names, new_images, seconds, stats.per_second, stats.bytes_read, stats.notes
+            )
             output.write_summary(summary)
             show_summary(summary, output.location.url, console)
             check_failures(counts, options.max_failed_fraction)
             output.finish(stats.files)
+        if options.trial is None:
+            show_next_steps(output.location.url, next(iter(summary["images_by_class"]), class_names[0]), console)
+
+
+def show_next_steps(labels: str, class_name: str, console: Console) -> None:
+    """Print commands for what people do next."""
+    console.print("Next:")
+    for command, *arguments in [
+        ("report", "--output", "report.html"),
+        ("filter", "--require", class_name, "--output", "kept.parquet"),
+        ("export", "--output", "coco.json"),
+    ]:
+        console.print(f"  {program(command)} --labels {shlex.quote(labels)} {shlex.join(arguments)}", soft_wrap=True)
+
+
+def program(command: str) -> str:
+    """How a job is started, in the way in which this one was."""
+    started = Path(sys.argv[0])
+    return f"python {started.with_stem(command)}" if started.suffix == ".py" else f"cliper {command}"
 
 
 def show_again(output: Output, console: Console) -> None:

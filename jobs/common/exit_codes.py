@@ -15,6 +15,7 @@ from schemas.errors import JobFailedError, RequestError
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 ADVICE = re.compile(r"^\s*(To|You can|Refer|See|Consider|Set)\b|docs\.ray\.io|RAY_\w+=", re.IGNORECASE)
 """Ray ends many messages with advice for programmers, which says nothing about the cause."""
+CAUSED = "\nThe above exception was the direct cause of the following exception:"
 CONTINUES = "What is written stays. The same command continues from there."
 Options = TypeVar("Options")
 
@@ -69,5 +70,8 @@ def job_problem(error: BaseException) -> str:
         return f"reading or writing failed: {storage_problem(cause)}"
     if isinstance(cause, JobFailedError):
         return str(cause)
+    first, caused, _ = str(error).partition(CAUSED)
+    if caused:  # what follows is Ray Data's, about the same
+        return first.strip().splitlines()[-1].strip()
     lines = [line.strip() for line in str(cause).splitlines() if line.strip() and not ADVICE.search(line)]
     return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"

@@ -4,8 +4,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import pytest
+import ray
 from ray.exceptions import OutOfMemoryError, RayError
 
 from jobs.common.exit_codes import job_problem
@@ -63,3 +65,13 @@ def test_an_impatient_user_sees_no_traceback() -> None:
 )
 def test_the_cause_is_told_without_advice(error: RayError, sentence: str) -> None:
     assert job_problem(error) == sentence
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_the_cause_in_a_worker_is_told() -> None:
+    def fail(batch: dict[str, Any]) -> dict[str, Any]:
+        raise TypeError("there is nothing to add")
+
+    with pytest.raises(RayError) as error:
+        ray.data.range(1).map_batches(fail).materialize()
+    assert job_problem(error.value) == "TypeError: there is nothing to add"
