@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
+from typing import ClassVar
 
 from rich.console import Console
 
@@ -48,6 +49,7 @@ UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]")
 class ExportOptions:
     """Options of the export. Give at least one of --output, --png, --yolo, --voc, --label-studio, --cvat, --labelme."""
 
+    basic: ClassVar = ("labels", *FORMATS, "images", "min_area")
     labels: str
     """Output folder of the labelling job: a local path or a URL."""
     output: Unset[str] = None

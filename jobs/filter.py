@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Literal
+from typing import ClassVar, Literal
 
 from rich.console import Console
 from tyro.conf import UseAppendAction
@@ -36,6 +36,17 @@ Repeated = UseAppendAction[tuple[tuple[str, ...], ...]]
 class FilterOptions:
     """Options of the filter. Flags for conditions take several values and may be repeated."""
 
+    basic: ClassVar = (
+        "labels",
+        "require",
+        "require_any",
+        "exclude",
+        "where",
+        "output",
+        "copy_to",
+        "stats",
+        "overwrite",
+    )
     labels: str
     """Output folder of the labelling job: a local path or a URL."""
     output: Unset[str] = None

@@ -8,6 +8,7 @@ Examples:
 import sys
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from rich.console import Console
 
@@ -20,6 +21,7 @@ from jobs.common.options import DEFAULT_CLIP, DEFAULT_DIFFUSION
 class PreflightOptions:
     """Options of the check. They have the names and meanings of the labelling job's options."""
 
+    basic: ClassVar = ("input", "output", "clip", "diffusion")
     input: Unset[str] = None
     """Input to check: every node must be able to read a file of it."""
     output: Unset[str] = None

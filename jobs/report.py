@@ -11,6 +11,7 @@ import contextlib
 import sys
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from rich.console import Console
 
@@ -35,6 +36,7 @@ MAX_IMAGES = 2000
 class ReportOptions:
     """Options of the report."""
 
+    basic: ClassVar = ("labels", "output", "images", "pictures")
     labels: str
     """Output folder of the labelling job, finished or not: a local path or a URL."""
     output: str

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -22,6 +22,10 @@ FromEnvironment = Annotated[str, NO_HINT]
 class AnnotateOptions:
     """Options of the annotation job."""
 
+    basic: ClassVar = (
+        "vocab", "input", "output", "trial", "clip", "diffusion", "background", "keep_columns", "skip_absent", "actors",
+        "gpus_per_actor", "limit", "retry_failed", "overwrite", "plan",
+    )  # fmt: skip
     input: FromEnvironment = field(default_factory=lambda: os.environ.get("CLIPER_INPUT", ""))
     """Folder, prefix, file or pattern with images: a local path or a URL such as s3://bucket/{00000..00099}.tar;
     @LIST.txt for a file with one of these on each line (default: CLIPER_INPUT)."""

@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import tyro
 from rich.console import Console
 
 from cliper.files import STORAGE_ERRORS, storage_problem
+from jobs.common.command_line import parse_options
 from schemas.errors import JobFailedError, RequestError
 
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
@@ -25,8 +25,7 @@ def run_job(
     arguments: Sequence[str] | None = None,
 ) -> int:  # fmt: skip
     """Parse the arguments and run a job. Returns 0 done, 1 failed, 2 wrong request, 130 interrupted."""
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
-    options = tyro.cli(kind, args=arguments, description=description, config=config)
+    options = parse_options(kind, arguments, description)
     errors = plain_console(stderr=True)
     try:
         job(options, plain_console())

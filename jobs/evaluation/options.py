@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tyro.extras import literal_type_from_choices
 
@@ -25,6 +25,10 @@ else:
 class EvaluateOptions:
     """Options of the evaluation job."""
 
+    basic: ClassVar = (
+        "dataset", "root", "images", "masks", "classes", "clip", "diffusion", "preset", "output", "json", "limit",
+        "calibrate",
+    )  # fmt: skip
     dataset: DatasetName
     """Labelled data set as its makers lay it out, below --root; or folder, with --images, --masks and --classes."""
     models: MethodOptions

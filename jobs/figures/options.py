@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from cliper.baseline_settings import DEFAULT_PROXY, Harness
 from cluster.options import Unset
@@ -18,6 +18,7 @@ NEED_WORDS: tuple[Kind, ...] = ("methods", "compensation")
 class FigureOptions:
     """Options of the figures."""
 
+    basic: ClassVar = ("figure", "images", "output", "vocab", "clip", "diffusion", "points", "methods", "classes")
     figure: Kind
     """embeddings (paper figure 2): principal components of CLIP's patch embeddings, and their similarity to a point.
     attention (figure 3): what CLIP and Stable Diffusion attend to from points. methods (figure 5): label maps side by

@@ -29,7 +29,8 @@ FOLDER, SHARDS = Size(images=1000, shards=1000, parts=8), Size(images=None, shar
          "4,800 of 4,800 images labelled, 40 of 40 shards read, 20 a second, about 0 s left (until 12:00)"),
         (SHARDS, {"ok": 9, "images_read": 5, "parts_read": 80}, 0.0,  # an image that was labelled again counts again
          "9 of 9 images labelled, 40 of 40 shards read"),
-        (FOLDER, {"ok": 1}, 0.01, "1 of 1,000 images labelled, 0.01 a second, about 1 d 3 h left (until 2026-03-02 15:45)"),
+        (FOLDER, {"ok": 1}, 0.01,
+         "1 of 1,000 images labelled, 0.01 a second, about 1 d 3 h left (until 2026-03-02 15:45)"),
     ],
 )  # fmt: skip
 def test_the_state_is_a_sentence(size: Size, counts: dict[str, int], per_second: float, sentence: str) -> None:

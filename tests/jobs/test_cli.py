@@ -3,10 +3,13 @@
 import re
 import subprocess
 import sys
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pytest
 
 from jobs import cli
+from jobs.common.command_line import parse_options
 from tests.support.jobs import run_here
 
 SLOW = ("torch", "ray", "diffusers", "transformers", "open_clip", "timm")
@@ -53,5 +56,41 @@ def test_help_imports_nothing_slow(command: str) -> None:
     examples = [line for line in run.stdout.splitlines() if line.startswith(f"  cliper {command} ")]
     assert len(examples) == 2
     listed = run.stdout[run.stdout.index("╭") :]
+    assert re.findall(r"^╭─ (\w+) options ─", listed, re.MULTILINE) == ["basic", "advanced"]
     for flag in re.findall(r"--[a-z-]+", " ".join(examples)):
         assert re.search(rf"{flag}\b", listed), flag
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Options that jobs share."""
+
+    size: int = 3
+    """A number."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Options of a job."""
+
+    basic: ClassVar = ("width", "name")
+
+    name: str
+    """A name that
+    needs two lines."""
+    shared: Shared = field(default_factory=lambda: Shared(size=5))
+    width: int = 1
+    """Another number."""
+
+
+def test_options_are_parsed_in_groups_and_put_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_options(Request, ["--name", "a"], "") == Request("a", Shared(5), 1)
+    assert parse_options(Request, ["--size", "7", "--name", "a", "--width", "2"], "") == Request("a", Shared(7), 2)
+    with pytest.raises(SystemExit):
+        parse_options(Request, ["--help"], "")
+    words = " ".join(re.sub(r"[^\w()-]|-{3,}", " ", capsys.readouterr().out).split())
+    assert (
+        "basic options --width INT Another number (default 1) --name STR A name that needs two lines (required)"
+        in words
+    )
+    assert words.endswith("advanced options --size INT A number (default 5)")
