@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests that start Ray start processes of their own: more than two workers would only slow each other down.
 WORKERS ?= 2
 
-.PHONY: help setup lock test test-long test-faults faults simulate fuzz test-readers check format demo train-demo gpu-report docs clean
+.PHONY: help setup lock test test-long test-faults faults simulate fuzz test-readers test-clouds check format demo train-demo gpu-report docs clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.* ## (.*)/  make \1: \2/p' $(MAKEFILE_LIST)
@@ -50,6 +50,15 @@ test-readers: setup .readers/.ready ## reads every export with the programs that
 .readers/.ready: tests/readers/requirements.txt
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .readers
 	$(BIN)/uv pip install --quiet --python .readers/bin/python --requirement $<
+	touch $@
+
+# SkyPilot, Azure's packages and moto want other versions than the job.
+test-clouds: setup .clouds/.ready ## puts examples/cluster through SkyPilot, Ray's launchers and policy checkers
+	.clouds/bin/python -W ignore tests/clouds/check.py
+
+.clouds/.ready: tests/clouds/requirements.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .clouds
+	$(BIN)/uv pip install --quiet --python .clouds/bin/python --requirement $<
 	touch $@
 
 check: setup docs ## ruff, mypy and the pages of `make docs`

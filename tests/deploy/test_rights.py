@@ -32,10 +32,8 @@ Label = Callable[..., Ended]
 
 def policy(without: tuple[str, str] | None = None) -> dict[str, Any]:
     """What nodes may do, for the test's bucket, without one right."""
-    text = (RIGHTS / "aws-buckets.json").read_text()
-    document: dict[str, Any] = json.loads(
-        text.replace("YOUR-INPUT-", "YOUR-OUTPUT-").replace("YOUR-OUTPUT-BUCKET", BUCKET)
-    )
+    text = re.sub("YOUR-(INPUT|OUTPUT)-BUCKET", BUCKET, (RIGHTS / "aws-buckets.json").read_text())
+    document: dict[str, Any] = json.loads(text)
     document["Statement"] = [
         statement | {"Action": kept}
         for statement in document["Statement"]
@@ -136,3 +134,19 @@ def test_every_right_is_needed(label: Label, right: tuple[str, str]) -> None:
     ended = label(role_without(right), INPUT, OUTPUT, "--overwrite")
     assert ended.returncode in (1, 2), ended.stderr
     assert "access is denied" in ended.stderr
+
+
+def test_azure_reads_one_container_and_writes_one() -> None:
+    """The roles are Storage Blob Data Reader and Storage Blob Data Contributor."""
+    template = json.loads((RIGHTS / "azure.json").read_text())
+    roles = {"reader": "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1", "contributor": "ba92f5b4-2d11-453d-a403-e96b0029c9fe"}
+    assert all(role in template["variables"][name] for name, role in roles.items())
+    identity, *assignments = template["resources"]
+    assert identity["name"] == "cliper-annotate"
+    containers = (
+        "[resourceId('Microsoft.Storage/storageAccounts/blobServices/containers', parameters('account'), 'default'"
+    )
+    assert [(item["properties"]["roleDefinitionId"], item["scope"]) for item in assignments] == [
+        ("[variables('reader')]", f"{containers}, parameters('input'))]"),
+        ("[variables('contributor')]", f"{containers}, parameters('output'))]"),
+    ]
