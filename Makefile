@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests that start Ray start processes of their own: more than two workers would only slow each other down.
 WORKERS ?= 2
 
-.PHONY: help setup lock test test-long test-faults faults simulate fuzz test-readers check format demo train-demo gpu-report clean
+.PHONY: help setup lock test test-long test-faults faults simulate fuzz test-readers test-clouds check format demo train-demo gpu-report docs clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.* ## (.*)/  make \1: \2/p' $(MAKEFILE_LIST)
@@ -52,7 +52,16 @@ test-readers: setup .readers/.ready ## reads every export with the programs that
 	$(BIN)/uv pip install --quiet --python .readers/bin/python --requirement $<
 	touch $@
 
-check: setup ## ruff and mypy
+# SkyPilot, Azure's packages and moto want other versions than the job.
+test-clouds: setup .clouds/.ready ## puts examples/cluster through SkyPilot, Ray's launchers and policy checkers
+	.clouds/bin/python -W ignore tests/clouds/check.py
+
+.clouds/.ready: tests/clouds/requirements.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .clouds
+	$(BIN)/uv pip install --quiet --python .clouds/bin/python --requirement $<
+	touch $@
+
+check: setup docs ## ruff, mypy and the pages of `make docs`
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -69,6 +78,12 @@ train-demo: setup ## trains the demo's models again
 
 gpu-report: setup ## measures labelling on a GPU and writes docs/gpu.md, ten minutes
 	$(BIN)/python -m benchmarks.gpu_report
+
+# The first import puts what `cliper` imports on first use where pdoc looks for it. pdoc's warnings fail.
+docs: setup ## build/docs, pages about the Python interface
+	$(BIN)/python -W error::UserWarning -W "ignore:OpenCV" -c "from cliper import *; from pdoc.__main__ import cli; cli()" --docformat google \
+		--no-show-source --template-directory docs/api --output-directory build/docs \
+		cliper '!cliper\.' cluster.labeler schemas
 
 clean: ## removes what tests and the demo leave behind
 	rm -rf demo-output .pytest_cache .mypy_cache .ruff_cache

@@ -18,7 +18,8 @@ PLACES = {"Labeler": "cliper.labeler", "Result": "cliper.result", "to_coco": "cl
 def __getattr__(name: str) -> Any:
     if name not in PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(PLACES[name]), name)
+    globals()[name] = getattr(import_module(PLACES[name]), name)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -27,7 +27,7 @@ NO_BYTES = Failure(Status.EMPTY, "there are no bytes")
 
 
 class LabelerActor:
-    """Adds labels to the batches of a dataset, in an actor that Ray Data starts::
+    """Adds labels to the batches of a dataset, in an actor that Ray Data starts:
 
         labeler = Labeler(["dog", "grass"])
         ds = ray.data.read_binary_files("s3://bucket/images", include_paths=True)

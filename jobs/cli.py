@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"usage: cliper COMMAND [OPTIONS]\n\n{__doc__}\n")
         for command in COMMANDS:
             print(f"  {command:10} {about(command)}")
-        print("\n`cliper COMMAND --help` lists the options of a command.")
+        print("\n`cliper COMMAND --help` lists the options of a command, `cliper --version` prints the version.")
+        return DONE
+    if name == "--version":
+        print(version("cliper-annotate"))
         return DONE
     if name not in COMMANDS:
         similar = get_close_matches(name, COMMANDS, 1) or [", ".join(COMMANDS)]

@@ -1,37 +1,32 @@
 """One row per input image: the Arrow schema of the job's Parquet files.
 
-=======================  ===============================================================================================
-field                    meaning
-=======================  ===============================================================================================
-``image_id``             unique over the corpus and stable over runs: path relative to the input, plus the member's name
-                         in a tar shard or the row number in a table
-``uri``                  where the image's bytes are: a URL, ``tar://MEMBER::URL`` for a tar member (fsspec opens it),
-                         or ``URL#row=N`` for row N (from 0) of a table
-``shard``                path of the file that was read, relative to the input
-``shard_version``        what the storage said of that file before it was read, its size and ETag or time of
-                         modification: a later run sees from it that the row is outdated
-``shard_images``         number of rows of the shard, on the row of its last image, null elsewhere: a later run sees
-                         from it that the shard is complete
-``passed_over``          on the same row, the shard's members that are no images, counted by ending; null elsewhere
-``width, height``        pixels, after the EXIF orientation was applied; null if the image could not be decoded
-``status``               ``ok``, or the kind of the failure (`Status`)
-``error``                null, or one sentence that says what is wrong
-``class_scores``         max-pooled image-level score of every class, in vocabulary order; at least 0, may exceed 1
-                         (and 2); null on failure
-``refined_classes``      with ``--skip-absent`` the classes, as positions in the vocabulary from 1, whose scores are as
-                         without it; scores of the others are the maxima of their coarse maps, never less than without.
-                         Null otherwise
-``class_probabilities``  with preset ``open`` the probability of every class that the image shows it, 0 to 1, a monotone
-                         function of its score; null with other presets and on failure
-``lost_to``              for up to five absent classes, those with the highest scores, the background word that is more
-                         probable where the class's map is highest; null on failure, and from methods that do not say
-``classes``              names of the classes that are present, in vocabulary order; null on failure
-``allowed_classes``      with ``--allowed-column`` the classes (from 1) that the image's tags name: only they can win.
-                         Null without the option, and where the tags are null
-``unknown_tags``         with ``--allowed-column`` the image's tags that are no class
-``annotations``          one per class that is present, ascending ``category_id``; masks are disjoint; empty if only
-                         background was found, null on failure
-=======================  ===============================================================================================
+* ``image_id``: unique over the corpus and stable over runs: path relative to the input, plus the member's name in a
+  tar shard or the row number in a table
+* ``uri``: where the image's bytes are: a URL, ``tar://MEMBER::URL`` for a tar member (fsspec opens it), or
+  ``URL#row=N`` for row N (from 0) of a table
+* ``shard``: path of the file that was read, relative to the input
+* ``shard_version``: what the storage said of that file before it was read, its size and ETag or time of modification:
+  a later run sees from it that the row is outdated
+* ``shard_images``: number of rows of the shard, on the row of its last image, null elsewhere: a later run sees from
+  it that the shard is complete
+* ``passed_over``: on the same row, the shard's members that are no images, counted by ending; null elsewhere
+* ``width, height``: pixels, after the EXIF orientation was applied; null if the image could not be decoded
+* ``status``: ``ok``, or the kind of the failure (`Status`)
+* ``error``: null, or one sentence that says what is wrong
+* ``class_scores``: max-pooled image-level score of every class, in vocabulary order; at least 0, may exceed 1 (and
+  2); null on failure
+* ``refined_classes``: with ``--skip-absent`` the classes, as positions in the vocabulary from 1, whose scores are as
+  without it; scores of the others are the maxima of their coarse maps, never less than without. Null otherwise
+* ``class_probabilities``: with preset ``open`` the probability of every class that the image shows it, 0 to 1, a
+  monotone function of its score; null with other presets and on failure
+* ``lost_to``: for up to five absent classes, those with the highest scores, the background word that is more probable
+  where the class's map is highest; null on failure, and from methods that do not say
+* ``classes``: names of the classes that are present, in vocabulary order; null on failure
+* ``allowed_classes``: with ``--allowed-column`` the classes (from 1) that the image's tags name: only they can win.
+  Null without the option, and where the tags are null
+* ``unknown_tags``: with ``--allowed-column`` the image's tags that are no class
+* ``annotations``: one per class that is present, ascending ``category_id``; masks are disjoint; empty if only
+  background was found, null on failure
 
 Fields of an annotation, in COCO's terms: ``category_id`` position in the vocabulary, from 1; ``score`` the class's
 score; ``area`` pixels of the mask; ``bbox`` x, y, width, height in pixels; ``iscrowd`` 0; ``segmentation`` run-length

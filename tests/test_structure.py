@@ -38,7 +38,7 @@ PLACES_FOR_TORCH_IN_CLUSTER = ["cluster/actors.py", "cluster/batches.py"]
 PLACES_FOR_FILES_IN_CLIPER = ["cliper/files.py"]
 TESTS_OF_NO_FOLDER = {
     "golden", "reference", "end_to_end", "corpus", "faults", "fuzz", "gpu", "simulation", "deploy", "support",
-    "readers",
+    "readers", "clouds",
 }  # fmt: skip
 PRODUCT = [folder for folder in MAY_IMPORT if folder != "tests"]
 

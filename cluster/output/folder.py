@@ -20,6 +20,7 @@ checkpoints, Ray Data would load all ids, and read their images again only to dr
 A job that copies images writes them into a folder of the same form (`cluster.copying`).
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -161,13 +162,23 @@ class Output:
             raise self.location.refusal(error) from error
 
     def bucket_exists(self) -> bool:
-        """False if the output's bucket certainly does not exist: some servers would create a mistyped one."""
+        """False if the output's bucket certainly does not exist: some servers would create a mistyped one.
+
+        Raises:
+            PermissionError: on S3, not even the bucket's location may be asked for.
+        """
         if not self.location.is_object_store:
             return True
+        fs, bucket = self.location.fs, self.location.path.split("/")[0]
         try:
-            return bool(self.location.fs.exists(self.location.path.split("/")[0]))
+            if fs.exists(bucket):
+                return True
         except PermissionError:  # a role may be allowed to write below a prefix and to see nothing else
             return True
+        with contextlib.suppress(FileNotFoundError):
+            if "s3" in fs.protocol:  # where `exists` takes a forbidden bucket for a missing one
+                fs.call_s3("head_bucket", Bucket=bucket)
+        return False
 
     def foreign_names(self) -> list[str]:
         """Names in the folder while it has no manifest. A crash may leave a part of the manifest, a lease or a probe:

@@ -31,7 +31,8 @@ class Option:
 def parse_options(kind: type[Options], arguments: Sequence[str] | None, description: str | None) -> Options:
     """Parse arguments, by default those of the process. Ends the process with help, or with exit code 2."""
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
-    parsed: Any = tyro.cli(grouped(kind), args=arguments, description=description, config=config)
+    unhashed: Any = kind  # mypy does not see that classes can be hashed
+    parsed: Any = tyro.cli(grouped(unhashed), args=arguments, description=description, config=config)
     values: dict[str, Any] = {}
     for group in fields(parsed):
         values |= vars(getattr(parsed, group.name))
@@ -39,7 +40,7 @@ def parse_options(kind: type[Options], arguments: Sequence[str] | None, descript
 
 
 @cache  # tyro looks for the source of classes that it has not seen, which takes time
-def grouped(kind: type) -> type:
+def grouped(kind: Any) -> type:
     """A dataclass with the options as fields of the dataclasses ``basic`` and ``advanced``."""
     options = {option.name: option for option in options_of(kind)}
     basic = [options.pop(name) for name in vars(kind)["basic"]]

@@ -1,6 +1,10 @@
-"""Ray's cluster launcher accepts `ray_cluster.yaml`, and the file says what it should."""
+"""Ray's cluster launcher accepts `ray_cluster.yaml`, and the file says what it should.
+
+The files for other clouds say the same.
+"""
 
 import copy
+import re
 import subprocess
 from functools import cache
 from typing import Any
@@ -11,11 +15,13 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.deploy.files import ROOT, search, uv_version
 
+OTHERS = ["examples/cluster/gcp.yaml", "examples/cluster/azure.yaml"]
+
 
 @cache
-def launcher() -> dict[str, Any]:
-    """The configuration with Ray's defaults, made and checked as `ray up` does it before it talks to AWS."""
-    config: dict[str, Any] = prepare_config(yaml.safe_load((ROOT / "ray_cluster.yaml").read_text()))
+def launcher(file: str = "ray_cluster.yaml") -> dict[str, Any]:
+    """The configuration with Ray's defaults, made and checked as `ray up` does it before it talks to the cloud."""
+    config: dict[str, Any] = prepare_config(yaml.safe_load((ROOT / file).read_text()))
     validate_config(config)
     return config
 
@@ -70,7 +76,46 @@ def test_nodes_ask_for_a_token_and_have_it() -> None:
     assert "--dashboard-host" not in " ".join(starts)
 
 
+def groups(config: dict[str, Any]) -> dict[str, Any]:
+    """The groups of nodes without what only a cloud understands."""
+    return {
+        name: {key: value for key, value in group.items() if key != "node_config"}
+        for name, group in config["available_node_types"].items()
+    }
+
+
+@pytest.mark.parametrize("file", OTHERS)
+def test_other_clouds_differ_in_what_only_a_cloud_understands(file: str) -> None:
+    ours, other = launcher(), launcher(file)
+    assert groups(other) == groups(ours)
+    cloud = {"provider", "available_node_types"}
+    commands = {"setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands"}
+    assert {key for key in ours if ours[key] != other[key]} <= cloud | commands
+    models, _, *shared = ours["setup_commands"]
+    other_models, _, *other_shared, storage = other["setup_commands"]
+    assert other_shared == shared
+    assert other_models.split("/")[-1] == models.split("/")[-1] == "huggingface"
+    assert re.search(r"uv pip install .* --constraint ~/requirements.lock (gcsfs|adlfs) ", storage)
+    (profile,) = [command for command in other["setup_commands"] if "/etc/profile.d/" in command]
+    assert re.search(r"HF_HOME=/opt/huggingface RAY_AUTH_MODE=token\b", profile)
+
+
+def test_spot_comes_first_on_other_clouds_too() -> None:
+    google, azure = (launcher(file)["available_node_types"] for file in OTHERS)
+    spot, fall_back = (dict(google[name]["node_config"]) for name in ("gpu-spot", "gpu-on-demand"))
+    assert spot.pop("scheduling")["provisioningModel"] == "SPOT"
+    assert "provisioningModel" not in fall_back.pop("scheduling")
+    assert spot == fall_back
+    spot, fall_back = (
+        dict(azure[name]["node_config"]["azure_arm_parameters"]) for name in ("gpu-spot", "gpu-on-demand")
+    )
+    assert spot.pop("priority") == "Spot"
+    assert spot == fall_back
+    assert "priority" not in azure["head"]["node_config"]["azure_arm_parameters"]
+
+
+@pytest.mark.parametrize("file", ["ray_cluster.yaml", *OTHERS])
 @pytest.mark.parametrize("kind", ["head_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"])
-def test_commands_are_shell(kind: str) -> None:
-    for command in launcher()[kind]:
+def test_commands_are_shell(kind: str, file: str) -> None:
+    for command in launcher(file)[kind]:
         subprocess.run(["bash", "-n", "-c", command], check=True)

@@ -8,7 +8,9 @@ import pytest
 from tests.deploy.files import DEPLOY, ROOT
 
 FILES = sorted(
-    [ROOT / "ray_cluster.yaml", *(path for path in DEPLOY.rglob("*") if path.suffix in {"", ".yaml", ".md"})]
+    path
+    for path in [ROOT / "ray_cluster.yaml", *DEPLOY.rglob("*"), *(ROOT / "examples/cluster").rglob("*")]
+    if path.suffix in {"", ".yaml", ".md"} or "rights" in path.parts
 )
 SECRETS = re.compile(
     r"AKIA[0-9A-Z]{16}|hf_\w{20}|PRIVATE KEY|secret_?(access_?)?key\b|ssh_private_key|aws_credentials|RAY_AUTH_TOKEN\b"

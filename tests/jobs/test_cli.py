@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -23,6 +25,12 @@ def test_every_command_is_listed_with_what_it_does() -> None:
     assert [name for name, _ in lines] == list(cli.COMMANDS)
     assert all(len(sentence) > 20 for _, sentence in lines)
     assert run_here(cli.main, [], {}).stdout == listed.stdout
+
+
+def test_version_is_the_projects() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    printed = run_here(cli.main, ["--version"], {})
+    assert (printed.returncode, printed.stdout) == (0, f"{project['version']}\n")
 
 
 def test_a_command_gets_its_arguments_and_says_its_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,11 +34,15 @@ def free_ports(count: int) -> list[int]:
 class Seaweed:
     """The server; stopped and started again, it is the same one.
 
+    Args:
+        folder: its files.
+        options: of the server's command line.
+
     Attributes:
         environment: variables with which a client reaches it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         ports = free_ports(2 * len(SERVICES))
         flags = [
             flag
@@ -47,7 +51,7 @@ class Seaweed:
         ]
         off = ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
         where = [f"-dir={folder}", f"-bucket={BUCKET}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-        self.command = [str(Path(sys.executable).with_name("weed")), "mini", *where, *flags, *off]
+        self.command = [str(Path(sys.executable).with_name("weed")), "mini", *where, *flags, *off, *options]
         self.environment = {
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
