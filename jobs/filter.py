@@ -9,7 +9,6 @@ the share of the image that the class covers:
 Examples:
   cliper filter --labels labels --require dog --exclude person --output kept.parquet
   cliper filter --labels labels --where "score('dog') > 2 * score('cat')" --copy-to s3://bucket/kept
-  cliper filter --labels labels --exclude-ids marks.txt --output kept.parquet
 """
 
 import sys
