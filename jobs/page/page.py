@@ -100,7 +100,7 @@ def labels_of(row: Row, size: tuple[int, int]) -> dict[str, Any]:
     Returns:
         Labels, in which classes are positions in the run's vocabulary, from 0:
 
-        * ``scores`` and ``probabilities`` of all classes, to four decimals; no probabilities are None;
+        * ``scores`` and ``probabilities`` of all classes, to six decimals; no probabilities are None;
         * ``found``: class and share of the area for every mask, highest score first;
         * ``lost_to``: for some of the other classes the background word that each lost to;
         * ``overlay``: label map in the copy's size, one byte per pixel, zlib, base64. 0 is background, n is the n-th
@@ -110,8 +110,8 @@ def labels_of(row: Row, size: tuple[int, int]) -> dict[str, Any]:
     by_score = sorted(row["annotations"], key=lambda entry: -entry["score"])
     overlay, overlay_classes = overlay_of(row, size)
     return {
-        "scores": to_four_decimals(row["class_scores"]),
-        "probabilities": to_four_decimals(row["class_probabilities"])
+        "scores": to_six_decimals(row["class_scores"]),
+        "probabilities": to_six_decimals(row["class_probabilities"])
         if row["class_probabilities"] is not None
         else None,
         "found": [(entry["category_id"] - 1, entry["area"] / area) for entry in by_score],
@@ -121,8 +121,8 @@ def labels_of(row: Row, size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def to_four_decimals(values: Sequence[float]) -> list[float]:
-    return [round(value, 4) for value in values]
+def to_six_decimals(values: Sequence[float]) -> list[float]:
+    return [round(value, 6) for value in values]
 
 
 def overlay_of(row: Row, size: tuple[int, int]) -> tuple[str, list[int]]:

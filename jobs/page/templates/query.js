@@ -29,6 +29,7 @@ function tokens(text) {
       length = name[0].length;
       found.push({ kind: "class", index: name[1], text: name[0] });
     } else if (sign) {
+      if (!"()".includes(sign[0]) && before !== "class") throw new QueryError(`Write a class before “${sign[0]}”.`);
       length = sign[0].length;
       found.push({ kind: "()".includes(sign[0]) ? sign[0] : "compare", text: sign[0] });
     } else if (number) {
@@ -115,12 +116,15 @@ function parseQuery(text) {
   return { holds, classes };
 }
 
-// What may stand where the text ends: the whole text with each class name that begins like its last words.
+// Continuations of a query: the classes that fit its last words.
 function suggestions(text) {
-  const start = text.match(/^(?:.*[\s(])?(?:and|or|not)\s+|^.*\(\s*/i)?.[0] ?? "";
-  const begun = text.slice(start.length).toLowerCase();
-  const fitting = data.classes.flatMap(({ name }, index) => name.toLowerCase().includes(begun) ? [index] : []);
-  return fitting.slice(0, 30).map((index) => start + inQuery(index));
+  const starts = [0, ...[...text.matchAll(/\(\s*|\b(?:and|or|not)\s+/gi)].map((match) => match.index + match[0].length)];
+  const names = data.classes.map(({ name }) => name.toLowerCase());
+  const begun = (start) => text.slice(start).trimStart().toLowerCase();
+  const start = starts.find((at) => begun(at) && names.some((name) => name.startsWith(begun(at)))) ?? starts.at(-1);
+  const fitting = names.flatMap((name, index) => (name.includes(begun(start)) ? [index] : []))
+    .sort((one, other) => names[other].startsWith(begun(start)) - names[one].startsWith(begun(start)));
+  return fitting.slice(0, 30).map((index) => text.slice(0, start) + inQuery(index));
 }
 
 // A class as one writes it in a query.

@@ -174,6 +174,7 @@ function suggest() {
 
 function readQuery() {
   const text = byId("query").value, problem = byId("query-error");
+  clearTimeout(typing);
   problem.hidden = true;
   try {
     query = text.trim() ? parseQuery(text) : null;
@@ -239,11 +240,14 @@ byId("as-labelled").addEventListener("click", asLabelled);
 byId("show-all").addEventListener("click", () => { state.hidden.clear(); update(); });
 byId("hide-all").addEventListener("click", () => { data.classes.forEach((_, index) => state.hidden.add(index)); update(); });
 byId("query").addEventListener("input", () => {
-  suggest();
   clearTimeout(typing);
+  suggest();
   typing = setTimeout(readQuery, 300); // half of a word is no mistake
 });
-byId("find").addEventListener("submit", (event) => event.preventDefault());
+byId("find").addEventListener("submit", (event) => {
+  event.preventDefault();
+  readQuery();
+});
 for (const id of ["search", "order", "only-marked"]) byId(id).addEventListener("input", update);
 for (const image of images) {
   image.button.addEventListener("click", () => view(image));

@@ -30,10 +30,8 @@ def other_row(seed: int, image_id: str, uri: str) -> dict[str, Any]:
     return row(seed, numbers, scores, image_id=image_id, uri=uri, shard=image_id)
 
 
-@pytest.fixture(scope="module")
-def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Both have eight images of twelve. Among the others, each has two that the other lacks."""
-    folder = tmp_path_factory.mktemp("runs")
+def write_two_runs(folder: Path) -> tuple[Path, Path]:
+    """Two runs that have eight images in common. The other one has two more."""
     images = write_images(folder / "images")
     ids = [f"{seed:03}.jpg" for seed in range(1, 11)]
     uris = [str(images / name) for name in ids]
@@ -42,6 +40,11 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     one = write_labels(folder / "one", rows[:5], rows[5:8], class_names=NAMES)
     other = write_labels(folder / "other", others[:0:-2], others[::2], class_names=WORDS)
     return one, other
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_two_runs(tmp_path_factory.mktemp("runs"))
 
 
 def test_images_are_joined_and_differences_measured_in_classes_of_the_same_name(two_runs: tuple[Path, Path]) -> None:
