@@ -244,10 +244,7 @@ byId("query").addEventListener("input", () => {
   suggest();
   typing = setTimeout(readQuery, 300); // half of a word is no mistake
 });
-byId("find").addEventListener("submit", (event) => {
-  event.preventDefault();
-  readQuery();
-});
+byId("query").addEventListener("change", readQuery);
 for (const id of ["search", "order", "only-marked"]) byId(id).addEventListener("input", update);
 for (const image of images) {
   image.button.addEventListener("click", () => view(image));
