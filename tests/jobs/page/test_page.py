@@ -1,7 +1,7 @@
 """The report in Chromium: queries, thresholds, marks, pointing, the enlarged image, keys, two runs, narrow screens."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,34 +37,35 @@ PAINTED = """canvas => {
 }"""
 READY = f"() => Array.from(document.querySelectorAll('.card canvas')).every({PAINTED})"
 NEXT_FRAME = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
-THRESHOLD = 0.5
 LINE_BREAK = "line\u2028break \u00e9.jpg"
 
 
-def open_rows(images: Path) -> list[dict[str, Any]]:
-    """Rows of preset open. Probabilities are half of the scores, so classes that are present have more than 0.375."""
+def write_open_report(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """A page about rows of preset open, and the rows. Probabilities are half of the scores, the threshold is 0.3."""
+    images = write_images(folder / "images")
     names = [HOSTILE_ID, LINE_BREAK, *image_ids()[2:]]
     (images / image_ids()[1]).rename(images / LINE_BREAK)
     rows = labelled_rows(names, [str(images / name) for name in names], names)
     for entry in rows:
         entry["class_probabilities"] = [score / 2 for score in entry["class_scores"]]
-    return rows
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("report")
-
-
-@pytest.fixture(scope="module")
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return open_rows(write_images(folder / "images"))
-
-
-@pytest.fixture(scope="module")
-def report(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
     settings = {"preset": "open", "presence_threshold": 0.3}
-    return make_report(write_labels(folder / "labels", rows[:5], rows[5:], class_names=CLASS_NAMES, settings=settings))
+    labels = write_labels(folder / "labels", rows[:5], rows[5:], class_names=CLASS_NAMES, settings=settings)
+    return make_report(labels), rows
+
+
+@pytest.fixture(scope="module")
+def report_and_rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    return write_open_report(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture
+def report(report_and_rows: tuple[Path, list[dict[str, Any]]]) -> Path:
+    return report_and_rows[0]
+
+
+@pytest.fixture
+def rows(report_and_rows: tuple[Path, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return report_and_rows[1]
 
 
 @pytest.fixture
