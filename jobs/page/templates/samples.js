@@ -138,7 +138,7 @@ function updateNow() {
   shown = next;
   fillLegend();
   byId("count").textContent = shown.length === images.length ? `${images.length} images` : `${shown.length} of ${images.length} images`;
-  byId("order-note").textContent = byId("order").value === "closest" ? "Classes closest to the threshold of presence come first." : "";
+  byId("order-note").textContent = byId("order").value === "closest" ? "Images with a class close to the threshold of presence come first." : "";
   byId("download").disabled = byId("clear-marks").disabled = !marked.size;
   byId("download").textContent = marked.size ? `Download marks (${marked.size})` : "Download marks";
   for (const image of near) refresh(image);

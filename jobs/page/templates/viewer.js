@@ -59,7 +59,10 @@ function view(image) {
   });
   for (const layers of viewer.querySelectorAll(".layers")) layers.style.aspectRatio = `${image.width} / ${image.height}`;
   viewer.append(byId("tip"));
-  if (!viewer.open) viewer.showModal();
+  if (!viewer.open) {
+    viewer.showModal();
+    byId("close").focus(); // pressing twice marks nothing
+  }
   refreshViewer();
   Promise.all(image.sides.map(unpack)).then(() => viewed === image && refreshViewer());
 }
