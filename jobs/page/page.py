@@ -37,21 +37,16 @@ class Run:
     counts: Counts
     summary: dict[str, Any]
 
-    def facts(self, name: str, numbers: Sequence[int]) -> dict[str, Any]:
-        """What the page's script needs.
-
-        Args:
-            name: what the page calls the run.
-            numbers: for every class of the run its number on the page.
-        """
+    def facts(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """What the page's script needs. ``numbers`` are those of the run's classes on the page."""
         names = self.labels.class_names
         document = self.labels.manifest.get("settings")
         settings = MethodSettings.from_document(document) if document else None
         return {
-            "name": name,
             "classes": numbers,
             "thresholds": settings.score_thresholds(len(names)) if settings else [None] * len(names),
             "presence": settings.presence_threshold if settings and settings.preset == "open" else None,
+            "upperBounds": settings is not None and settings.skip_absent,
         }
 
 
@@ -170,7 +165,7 @@ def render_page(
     titles = run_names([run.labels.location.url for run in runs])
     data = {
         "classes": [{"name": entry["name"], "colour": entry["colour"]} for entry in classes],
-        "runs": [run.facts(name, own) for run, name, own in zip(runs, titles, numbers, strict=True)],
+        "runs": [run.facts(own) for run, own in zip(runs, numbers, strict=True)],
         "histograms": runs[0].counts.histograms.transpose(1, 0, 2).tolist(),
         "binWidth": 1 / BINS_PER_UNIT,
         "images": [{name: fact for name, fact in image.items() if name != "address"} for image in samples],

@@ -29,3 +29,4 @@ suggest();
 readQuery();
 asLabelled();
 for (const { card } of images) watcher.observe(card);
+(async () => { for (const { sides } of images) await Promise.all(sides.map(unpack)); })(); // before anyone prints the page

@@ -4,7 +4,8 @@
 const FILL = 180, EDGE = 255; // opacity of an overlay inside and along its edge
 const FAINT = 0.2; // share of it that other classes keep while one is pointed at
 const comparing = data.runs.length > 1;
-const byProbability = data.runs.every((run) => run.presence !== null);
+const byProbability = data.runs.every((run) => run.presence !== null) && // else scores decide what is present
+  data.images.every(({ sides }) => sides.every(({ probabilities }) => probabilities));
 const state = {
   hidden: new Set(), // classes whose overlay is off
   presence: null, // threshold on probabilities, or on scores without them; null: as labelled
@@ -19,9 +20,10 @@ const images = data.images.map((image, index) => {
     const spread = (values) => new Map(values.map((value, own) => [run.classes[own], value]));
     const scores = spread(side.scores), probabilities = side.probabilities && spread(side.probabilities);
     return {
-      run, scores, probabilities, width: image.width, height: image.height, overlay: side.overlay,
+      scores, probabilities, width: image.width, height: image.height, overlay: side.overlay,
       canvas: card.querySelectorAll("canvas")[number],
-      values: byProbability && probabilities ? probabilities : scores,
+      values: byProbability ? probabilities : scores,
+      thresholds: byProbability ? new Map(run.classes.map((index) => [index, run.presence])) : spread(run.thresholds),
       masks: new Map(side.found.map(([own, share]) => [run.classes[own], share])),
       lostTo: new Map(Object.entries(side.lost_to).map(([own, word]) => [run.classes[own], word])),
       classes: side.overlay_classes.map((own) => run.classes[own]), // of the labels from 1
@@ -36,8 +38,7 @@ const images = data.images.map((image, index) => {
 // Which classes an image shows
 
 function threshold(side, index) {
-  if (state.presence !== null) return state.presence;
-  return byProbability ? side.run.presence : side.run.thresholds[side.run.classes.indexOf(index)];
+  return state.presence ?? side.thresholds.get(index);
 }
 
 function isPresent(side, index) {

@@ -130,9 +130,8 @@ function update() {
 
 function updateNow() {
   requested = 0;
-  const next = arranged();
-  for (const image of images) image.card.hidden = true;
-  for (const image of next) image.card.hidden = false;
+  const next = arranged(), kept = new Set(next);
+  for (const image of images) image.card.hidden = !kept.has(image);
   if (next.some((image, at) => image !== shown[at]) || next.length !== shown.length)
     byId("samples").append(...next.map((image) => image.card));
   shown = next;
@@ -150,7 +149,7 @@ const watcher = new IntersectionObserver((entries) => {
     const image = images.find(({ card }) => card === target);
     if (!isIntersecting) {
       near.delete(image);
-      for (const { canvas } of image.sides) canvas.width = canvas.height = 0; // give the memory back
+      clearCanvases(image);
     } else {
       near.add(image);
       Promise.all(image.sides.map(unpack)).then(() => near.has(image) && refresh(image));
@@ -158,7 +157,12 @@ const watcher = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "600px" });
 
+function clearCanvases(image) {
+  for (const { canvas } of image.sides) canvas.width = canvas.height = 0; // gives the memory back
+}
+
 window.addEventListener("beforeprint", () => images.forEach(refresh));
+window.addEventListener("afterprint", () => images.filter((image) => !near.has(image)).forEach(clearCanvases));
 
 // Controls
 
@@ -214,7 +218,8 @@ function asLabelled() {
 const examples = legend.map(({ hasMask }, index) => hasMask || data.classes.length < 4 ? inQuery(index) : null).filter(Boolean).slice(0, 3);
 Object.assign(byId("presence"), { min: 0, max: byProbability ? 1 : 2, step: 0.01 });
 byId("presence-help").textContent =
-  `Leaves out classes ${byProbability ? "that are less probable" : "whose score is not above it"}. Below the threshold of the run, classes are named without a mask, because the rows have none.`;
+  `Leaves out classes ${byProbability ? "that are less probable" : "whose score is not above it"}. Below the threshold of the run, classes are named without a mask, because the rows have none.${
+    data.runs.some((run) => run.upperBounds) ? " Scores of classes that were not found are upper bounds (--skip-absent)." : ""}`;
 byId("query-numbers").textContent =
   `${examples[0]} > 0.6 compares the score, as cliper filter does${byProbability ? `; ${examples[0]} > 60 % compares the probability` : ""}.`;
 byId("query").placeholder = examples.length > 2 ? `${examples[0]} and not (${examples[1]} or ${examples[2]})` : examples.join(" and ");

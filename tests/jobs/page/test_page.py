@@ -75,9 +75,9 @@ def page(browser: Browser, report: Path) -> Iterator[Page]:
         yield opened
 
 
-def show_all(page: Page) -> None:
+def show_all(page: Page, height: int = 2400) -> None:
     """Make the window so high that every image is on it, and wait for their overlays."""
-    page.set_viewport_size({"width": 1280, "height": 6000})
+    page.set_viewport_size({"width": 1280, "height": height})
     page.wait_for_function(READY)
 
 
@@ -423,6 +423,19 @@ def test_without_probabilities_scores_decide(browser: Browser, tmp_path: Path) -
         )
 
 
+def test_every_image_is_printed_with_its_overlay(browser: Browser, report: Path, tmp_path: Path) -> None:
+    with faultless_page(browser, report) as page:
+        page.set_viewport_size({"width": 400, "height": 300})
+        page.wait_for_function("() => images.every(({ sides }) => sides.every(({ codes }) => codes))")
+        assert 0 in painted(page), "an image far below is not painted"
+        page.evaluate(
+            f"() => window.addEventListener('beforeprint', () => {{ window.inPrint = ({READY})(); }}, {{ once: true }})"
+        )
+        page.pdf(path=tmp_path / "report.pdf")
+        assert page.evaluate("inPrint") is True
+        assert 0 in painted(page)
+
+
 def test_charts_have_labels_with_their_numbers(browser: Browser, tmp_path: Path) -> None:
     labels, images = write_example(tmp_path)
     with faultless_page(browser, make_report(labels, "--images", str(images), "--pictures", "1")) as page:
@@ -442,7 +455,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_runs_side_by_side(browser: Browser, comparison: Path) -> None:
     with faultless_page(browser, comparison) as page:
-        show_all(page)
+        show_all(page, 6000)
         changed = f"{CHANGED:03}.jpg"
         assert shown(page)[0] == changed
         expect(page.locator(".card:visible .fact").first).to_have_text("50.0 % differ")
