@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from marionette_driver.by import By
-from marionette_driver.marionette import WebElement, Marionette
+from marionette_driver.marionette import Marionette, WebElement
 from marionette_driver.wait import Wait
 
 PROBLEMS = """return Services.console.getMessageArray()
@@ -71,7 +71,8 @@ def firefox(downloads: Path) -> Iterator[FirefoxPage]:
         "browser.download.dir": str(downloads), "browser.download.folderList": 2,
         "browser.download.alwaysOpenPanel": False,  # it would take the keys that follow
     }  # fmt: skip
-    driver = Marionette(bin=executable, headless=True, port=0, prefs=preferences)
+    log = str(downloads / "firefox.log")
+    driver = Marionette(bin=executable, headless=True, port=0, prefs=preferences, gecko_log=log)
     driver.start_session()
     try:
         yield FirefoxPage(driver, downloads)
