@@ -252,23 +252,38 @@ def test_small_masks_are_left_out(page: Page, rows: list[dict[str, Any]]) -> Non
     assert sum(painted(page)) == expected < sum(before)
 
 
-def test_pointing_names_the_class(page: Page) -> None:
+def point_at_places(page: Page, layers: Locator, seed: int) -> None:
+    """Point at places of a drawn image, which lies in the middle of its box, and read the class."""
+    layers.scroll_into_view_if_needed()
+    page.evaluate(NEXT_FRAME)
+    box = layers.bounding_box()
+    assert box is not None
+    scale = min(box["width"] / WIDTH, box["height"] / HEIGHT)
+    left = box["x"] + (box["width"] - scale * WIDTH) / 2
+    top = box["y"] + (box["height"] - scale * HEIGHT) / 2
+    truth = draw(seed, HEIGHT, WIDTH).labels
     tip = page.locator("#tip")
-    for image_id, seed in [("003.jpg", 3), ("004.jpg", 4)]:
-        layers = card_of(page, image_id).locator(".layers")
-        layers.scroll_into_view_if_needed()
-        box = layers.bounding_box()
-        assert box is not None
-        truth = draw(seed, HEIGHT, WIDTH).labels
-        for column, line in [(5, 5), (40, 30), (70, 55), (20, 50)]:
-            page.mouse.move(
-                box["x"] + (column + 0.5) * box["width"] / WIDTH, box["y"] + (line + 0.5) * box["height"] / HEIGHT
-            )
-            name = CLASS_NAMES[truth[line, column] - 1] if truth[line, column] else "background"
-            expect(tip).to_contain_text(name)
-            assert ("score" in tip.inner_text()) == (name != "background")
+    for column, line in [(5, 5), (40, 30), (70, 55), (20, 50)]:
+        page.mouse.move(left + (column + 0.5) * scale, top + (line + 0.5) * scale)
+        name = CLASS_NAMES[truth[line, column] - 1] if truth[line, column] else "background"
+        expect(tip).to_contain_text(name)
+        assert ("score" in tip.inner_text()) == (name != "background")
+
+
+def test_pointing_names_the_class(page: Page) -> None:
+    for seed in (3, 4):
+        point_at_places(page, card_of(page, f"{seed:03}.jpg").locator(".layers"), seed)
     page.mouse.move(1, 1)
-    expect(tip).to_be_hidden()
+    expect(page.locator("#tip")).to_be_hidden()
+    page.set_viewport_size({"width": 1280, "height": 400})
+    card_of(page, "004.jpg").locator(".image").click()
+    layers = page.locator("#viewer .layers")
+    box = layers.bounding_box()
+    assert box is not None
+    assert box["width"] > 1.5 * box["height"], "there is room on both sides of the image"
+    point_at_places(page, layers, 4)
+    page.mouse.move(box["x"] + 2, box["y"] + 20)
+    expect(page.locator("#tip")).to_be_hidden()
 
 
 def opacity(canvas: Locator) -> str:
