@@ -20,6 +20,7 @@ from typing import ClassVar, Literal
 from rich.console import Console
 from tyro.conf import UseAppendAction
 
+from cliper.files import parse_text
 from cluster.options import Unset
 from cluster.output.rows import open_labels
 from jobs.common.exit_codes import run_job
@@ -28,6 +29,7 @@ from jobs.filtering.conditions import Conditions, check_class, parse_area, parse
 from jobs.filtering.selection import select_images
 from jobs.filtering.statistics import show_stats
 from schemas.errors import RequestError
+from schemas.image_ids import parse_image_ids
 
 Repeated = UseAppendAction[tuple[tuple[str, ...], ...]]
 
@@ -37,16 +39,9 @@ class FilterOptions:
     """Options of the filter. Flags for conditions take several values and may be repeated."""
 
     basic: ClassVar = (
-        "labels",
-        "require",
-        "require_any",
-        "exclude",
-        "where",
-        "output",
-        "copy_to",
-        "stats",
-        "overwrite",
-    )
+        "labels", "require", "require_any", "exclude", "exclude_ids", "where", "output", "copy_to", "stats", "overwrite",
+    )  # fmt: skip
+
     labels: str
     """Output folder of the labelling job: a local path or a URL."""
     output: Unset[str] = None
@@ -61,6 +56,8 @@ class FilterOptions:
     """CLASS=SHARE: the class must cover at least this share of the image, such as dog=0.02."""
     where: Unset[str] = None
     """Additional SQL condition."""
+    exclude_ids: Unset[str] = None
+    """File of image ids to leave out, one per line, such as the marks that a report downloads."""
     copy_to: Unset[str] = None
     """Folder or prefix for the kept images, copied byte for byte with their siblings (7.txt beside 7.jpg) or the other
     columns of their table (as 7.json). The same command resumes."""
@@ -83,7 +80,7 @@ class FilterOptions:
     """Replace existing files at --output or --copy-to."""
 
     def conditions(self) -> Conditions:
-        """Raises RequestError: a condition cannot be parsed."""
+        """Raises RequestError: a condition or the file of ids cannot be read."""
         required = [parse_condition("--require", text) for text in chain(*self.require)]
         required += [parse_area("--min-area", text) for text in chain(*self.min_area)]
         return Conditions(
@@ -91,6 +88,7 @@ class FilterOptions:
             require_any=tuple(parse_conditions("--require-any", text) for text in chain(*self.require_any)),
             exclude=tuple(parse_condition("--exclude", text) for text in chain(*self.exclude)),
             where=self.where,
+            exclude_ids=parse_text("--exclude-ids", self.exclude_ids, parse_image_ids) if self.exclude_ids else (),
         )
 
 
@@ -123,6 +121,9 @@ def filter_images(options: FilterOptions, console: Console) -> None:
         return
     selection = select_images(labels, conditions, target)
     console.print(f"Kept {selection.kept:,} of {selection.considered:,} images.")
+    if selection.unknown_ids:
+        listed = len(conditions.exclude_ids)
+        console.print(f"{selection.unknown_ids:,} of the {listed:,} ids in --exclude-ids are not of labelled images.")
     if options.copy_to:
         copy_kept(selection, labels, copies, console)
 

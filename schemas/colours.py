@@ -20,6 +20,17 @@ def class_colours(count: int) -> list[str]:
     index = np.arange(count)
     hue, lightness = 0.5 + index * GOLDEN_ANGLE, np.array([0.70, 0.58, 0.80])[index % 3]
     oklab = np.stack([lightness, 0.15 * np.cos(hue), 0.15 * np.sin(hue)], axis=1)
-    linear = np.clip((oklab @ OKLAB_TO_LMS.T) ** 3 @ LMS_TO_RGB.T, 0, 1)
+    return [to_hex(colour) for colour in np.clip(oklab_to_linear(oklab), 0, 1)]
+
+
+def oklab_to_linear(oklab: np.ndarray) -> np.ndarray:
+    """Linear RGB of colours in Oklab, [..., 3]. What a screen can show is between 0 and 1."""
+    linear: np.ndarray = (oklab @ OKLAB_TO_LMS.T) ** 3 @ LMS_TO_RGB.T
+    return linear
+
+
+def to_hex(linear: np.ndarray) -> str:
+    """A colour in linear RGB, float [3] from 0 to 1, as ``#rrggbb`` in sRGB."""
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in np.round(255 * srgb).astype(int).tolist()]
+    red, green, blue = np.round(255 * srgb).astype(int).tolist()
+    return f"#{red:02x}{green:02x}{blue:02x}"

@@ -17,6 +17,7 @@ import tests.support.shape_checker  # noqa: F401 (the hook looks it up)
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from tests.support.firefox import FirefoxPage
     from tests.support.jobs import SharedRay
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of several test processes would wait for each other's cores
@@ -27,7 +28,7 @@ if "TRITON_INTERPRET" not in os.environ:  # the hook changes functions, and Trit
 settings.register_profile("quiet", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("quiet")
 
-COSTLY_FIXTURES = {"s3": "ray", "ray_here": "ray", "browser": "browser"}
+COSTLY_FIXTURES = {"s3": "ray", "ray_here": "ray", "browser": "browser", "firefox": "firefox"}
 """Tests that use one of these run in one worker: group by fixture."""
 
 
@@ -75,4 +76,12 @@ def browser() -> Iterator["Browser"]:
     from tests.support.browser import chromium
 
     with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def firefox(tmp_path_factory: pytest.TempPathFactory) -> Iterator["FirefoxPage"]:
+    from tests.support.firefox import firefox
+
+    with firefox(tmp_path_factory.mktemp("downloads")) as opened:
         yield opened

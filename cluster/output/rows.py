@@ -57,6 +57,12 @@ class Labels:
             return pa.schema([field for field in file.schema_arrow if field.name not in ROW_SCHEMA.names])
 
     @property
+    def image_column(self) -> str | None:
+        """The column with the images, if the job was told one (``--image-column``)."""
+        column: str | None = self.manifest["input"].get("image_column")
+        return column
+
+    @property
     def class_names(self) -> list[str]:
         """Names in vocabulary order. A category's id is its position, from 1."""
         return [category["name"] for category in self.manifest["categories"]]

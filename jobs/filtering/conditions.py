@@ -44,12 +44,14 @@ class Conditions:
         require_any: at least one of each group holds.
         exclude: none of these holds.
         where: additional SQL condition. It may call ``score('NAME')``, ``probability('NAME')`` and ``area('NAME')``.
+        exclude_ids: it is none of these images.
     """
 
     require: tuple[Condition, ...] = ()
     require_any: tuple[tuple[Condition, ...], ...] = ()
     exclude: tuple[Condition, ...] = ()
     where: str | None = None
+    exclude_ids: tuple[str, ...] = ()
 
     @property
     def class_names(self) -> list[str]:
@@ -67,6 +69,8 @@ class Conditions:
             parts += [
                 CALL.sub(lambda call: quantity_sql(call["what"].lower(), unquoted(call), class_names), self.where)
             ]
+        if self.exclude_ids:
+            parts.append(f"image_id NOT IN ({', '.join(map(quoted, self.exclude_ids))})")
         return " AND ".join(f"(\n{part}\n)" for part in parts) or "true"
 
 
@@ -134,6 +138,11 @@ def check_class(flag: str, name: str, class_names: Sequence[str]) -> None:
 def unquoted(call: re.Match[str]) -> str:
     """The class name in a match of `CALL`."""
     return call["name"].replace("''", "'")
+
+
+def quoted(text: str) -> str:
+    """A text as SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def quantity_sql(what: str, name: str, class_names: Sequence[str]) -> str:

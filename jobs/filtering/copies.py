@@ -102,7 +102,7 @@ def labelled_corpus(labels: Labels, output: Output) -> Corpus:
     source = labels.manifest["input"]
     try:
         found = open_input(source["address"], labels.location.flag)
-        columns = Columns(source.get("image_column"), everything=True)
+        columns = Columns(labels.image_column, everything=True)
         corpus = list_corpus(found, source["format"], output.location, limits=NO_LIMITS, columns=columns)
     except RequestError as error:
         flag = output.location.flag

@@ -36,11 +36,13 @@ class Selection:
         conditions: the conditions that they fulfil.
         considered: number of rows with status ok.
         images: table of ``image_id`` and ``shard``, sorted by id.
+        unknown_ids: number of ids in ``conditions.exclude_ids`` that no row with status ok has.
     """
 
     conditions: Conditions
     considered: int
     images: pa.Table
+    unknown_ids: int
 
     @property
     def kept(self) -> int:
@@ -56,12 +58,14 @@ def select_images(labels: Labels, conditions: Conditions, target: Location | Non
         OSError: the storage failed.
     """
     rows_schema, columns = columns_for(labels, conditions)
-    considered = 0
+    considered, unknown_ids = 0, set(conditions.exclude_ids)
 
     def counted() -> Iterator[pa.RecordBatch]:
         nonlocal considered
         for batch in labels.batches(columns, BATCH_ROWS):
             considered += len(batch)
+            if unknown_ids:
+                unknown_ids.difference_update(batch["image_id"].to_pylist())
             yield batch
 
     schema, names = kept_schema(labels, conditions), labels.class_names
@@ -83,7 +87,7 @@ def select_images(labels: Labels, conditions: Conditions, target: Location | Non
         raise JobFailedError(f"the conditions cannot be evaluated: {first_line(error)}") from error
     except duckdb.Error as error:
         raise RequestError(f"--where: {first_line(error)}") from error
-    return Selection(conditions, considered, pa.concat_tables(images))
+    return Selection(conditions, considered, pa.concat_tables(images), len(unknown_ids))
 
 
 def columns_for(labels: Labels, conditions: Conditions) -> tuple[pa.Schema, list[str]]:

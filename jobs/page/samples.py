@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.output.rows import Labels
 from jobs.common.counts import ScoredRows
+from schemas.rows import Status
 
 BEST_PER_CLASS = 8
 RANDOM_PER_CLASS = 15
@@ -91,6 +93,23 @@ def read_rows(labels: Labels, file_starts: Sequence[int], numbers: Sequence[int]
                 for number, row in rows_at(file, wanted, ROW_COLUMNS):
                     found[start + number] = row.to_pylist()[0]
     return list({found[number]["image_id"]: found[number] for number in numbers}.values())
+
+
+def rows_by_id(labels: Labels, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The rows with status ok of these images, masks included; of repeated ones the first.
+
+    Raises:
+        OSError: the storage failed.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    wanted = pa.array(image_ids, pa.string())
+    for path in labels.paths:
+        with labels.open(path) as file:
+            rows = file.read(columns=["image_id", "status"])
+            chosen = pc.and_(pc.is_in(rows["image_id"], wanted), pc.equal(rows["status"], Status.OK.value))
+            for _, row in rows_at(file, np.flatnonzero(chosen.to_numpy()).tolist(), ROW_COLUMNS):
+                found.setdefault(row["image_id"][0].as_py(), row.to_pylist()[0])
+    return found
 
 
 def rows_at(

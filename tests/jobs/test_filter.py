@@ -12,6 +12,7 @@ import pytest
 
 from demo.world.names import CATEGORY
 from jobs.filter import main
+from schemas.image_ids import format_image_ids
 from tests.support.drawn_labels import HEIGHT, WIDTH, failure, label_map, row, shuffled, write_labels
 from tests.support.jobs import refusal
 
@@ -91,6 +92,22 @@ def test_the_table_has_scores_and_says_where_it_comes_from(
     assert polars.read_parquet(target).height == len(table)
 
 
+def test_images_of_a_file_of_ids_are_left_out_and_unknown_ids_are_counted(
+    rows: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Odd ids too: quotes of SQL and of JSON, line breaks, white space."""
+    odd = ["it's", '"quoted"', "two\nlines", " edge "]
+    renamed = [entry | {"image_id": image_id} for entry, image_id in zip(rows, odd, strict=False)]
+    labels = write_labels(tmp_path / "labels", *shuffled([*renamed, *rows[4:]]))
+    (tmp_path / "marks.txt").write_text(format_image_ids([*odd, rows[7]["image_id"], "gone.jpg", "x' OR true --"]))
+    ids = ["--exclude-ids", str(tmp_path / "marks.txt")]
+    left = [entry for number, entry in enumerate(rows) if number >= 4 and number != 7]
+    assert kept(labels, tmp_path / "kept.parquet", *ids) == [entry["image_id"] for entry in left]
+    assert "2 of the 7 ids in --exclude-ids are not of labelled images." in capsys.readouterr().out
+    skies = [entry["image_id"] for entry in left if score(entry, "sky") > 0.6]
+    assert kept(labels, tmp_path / "skies.parquet", *ids, "--require", "sky>0.6") == skies
+
+
 def test_stats_show_scores_with_and_without_truth(
     labels: Path,
     rows: list[dict[str, Any]],
@@ -124,6 +141,8 @@ def test_stats_show_scores_with_and_without_truth(
         (["--where", "nothing = 1"], "nothing"),
         (["--where", "score('skyy') > 1"], "skyy"),
         (["--labels", "{tmp}"], "has no manifest.json"),
+        (["--exclude-ids", "{tmp}/nowhere.txt"], "--exclude-ids {tmp}/nowhere.txt cannot be read"),
+        (["--exclude-ids", "/dev/null"], "--exclude-ids /dev/null: there is no image id in it"),
         (["--output", "{tmp}"], "is a folder"),
         (["--output", "{labels}/kept.parquet"], "choose a place outside the labels"),
         (["--copy-to", "{labels}/copies"], "choose a place outside the labels"),
@@ -131,6 +150,7 @@ def test_stats_show_scores_with_and_without_truth(
 )
 def test_wrong_requests_are_one_sentence(flags: list[str], message: str, labels: Path, tmp_path: Path) -> None:
     right = ["--labels", str(labels), "--output", str(tmp_path / "kept.parquet")]
+    message = message.replace("{tmp}", str(tmp_path))
     assert message in refusal(
         main, *right, *(flag.replace("{tmp}", str(tmp_path)).replace("{labels}", str(labels)) for flag in flags)
     )

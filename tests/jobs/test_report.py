@@ -23,7 +23,7 @@ from demo.world.names import NAMES
 from demo.world.scene import Scene, draw
 from jobs.common.counts import BINS, Counts, ScoredRows, count_labels
 from jobs.page.images import read_images
-from jobs.page.page import make_thumbnail, percent
+from jobs.page.page import make_sample, percent
 from jobs.page.samples import Samples, read_rows
 from jobs.report import main
 from schemas.colours import class_colours
@@ -222,14 +222,17 @@ def test_images_are_found_in_every_kind_of_corpus(
     for image in data["images"]:
         truth = draw(ids.index(image["image_id"]), HEIGHT, WIDTH).labels
         assert (image["width"], image["height"]) == (40, 30)
-        positions = np.frombuffer(zlib.decompress(base64.b64decode(image["overlay"])), np.uint8).reshape(30, 40)
-        categories = np.array([0, *(index + 1 for index in image["overlay_classes"])])[positions]
+        [side] = image["sides"]
+        positions = np.frombuffer(zlib.decompress(base64.b64decode(side["overlay"])), np.uint8).reshape(30, 40)
+        categories = np.array([0, *(index + 1 for index in side["overlay_classes"])])[positions]
         assert (categories == truth[1::2, 1::2]).all()
-        for index, _, share, _ in image["found"]:
+        for index, share in side["found"]:
             assert share == pytest.approx((truth == index + 1).mean())
-        for index, _, _, lost_to in image["near_misses"]:
-            assert lost_to == ("wall" if index == 0 else None)
-        assert len(image["probabilities"]) == len(NAMES)
+        assert side["lost_to"] in ({}, {"0": "wall"})
+        assert side["scores"] == pytest.approx(
+            scores_of(draw(ids.index(image["image_id"]), HEIGHT, WIDTH), ids.index(image["image_id"])), abs=1e-4
+        )
+        assert len(side["probabilities"]) == len(NAMES)
 
 
 def test_images_that_cannot_be_read_are_left_out_with_a_note(tmp_path: Path) -> None:
@@ -242,7 +245,7 @@ def test_images_that_cannot_be_read_are_left_out_with_a_note(tmp_path: Path) -> 
     page = make_report(labels, "--images", str(images))
     assert len(page_data(page)["images"]) == IMAGES - 5
     text = page.read_text()
-    assert "5 chosen images can no longer be read" in text
+    assert "5 chosen images cannot be shown" in text
     for reason in ("no longer there", "no image in a known format", "damaged", "another size", "no bytes"):
         assert reason in text
 
@@ -279,10 +282,11 @@ def test_the_overlay_of_a_large_vocabulary_has_its_classes() -> None:
     for entry in row["annotations"]:
         entry["category_id"] += 900
     row["class_scores"] = [0.1] * 1000
-    thumbnail = make_thumbnail(row, Image.fromarray(draw(0, HEIGHT, WIDTH).image), 320)
-    assert (thumbnail["width"], thumbnail["height"]) == (WIDTH, HEIGHT)
-    positions = np.frombuffer(zlib.decompress(base64.b64decode(thumbnail["overlay"])), np.uint8)
-    categories = np.array([-1, *thumbnail["overlay_classes"]])[positions].reshape(HEIGHT, WIDTH)
+    sample = make_sample([row], Image.fromarray(draw(0, HEIGHT, WIDTH).image), 320)
+    assert (sample["width"], sample["height"]) == (WIDTH, HEIGHT)
+    [side] = sample["sides"]
+    positions = np.frombuffer(zlib.decompress(base64.b64decode(side["overlay"])), np.uint8)
+    categories = np.array([-1, *side["overlay_classes"]])[positions].reshape(HEIGHT, WIDTH)
     assert (categories == draw(0, HEIGHT, WIDTH).labels.astype(int) + 899).all()
 
 
@@ -330,6 +334,9 @@ def test_an_unfinished_output_has_a_note_and_only_rows_that_count(
         (["--labels", "{tmp}/nowhere"], "--labels {tmp}/nowhere has no manifest.json"),
         (["--labels", "{tmp}/images"], "--labels {tmp}/images has no manifest.json"),
         (["--labels", "{tmp}/begun"], "--labels {tmp}/begun has no rows"),
+        (["--compare", "{tmp}/nowhere"], "--compare {tmp}/nowhere has no manifest.json"),
+        (["--compare", "{tmp}/begun"], "--compare {tmp}/begun has no rows"),
+        (["--compare", "{tmp}/strange"], "--compare {tmp}/strange has no image in common with --labels {tmp}/labels"),
         (["--labels", "{tmp}/foreign"], "{tmp}/foreign holds rows that do not fit the manifest"),
         (["--images", "{tmp}/nowhere"], "--images {tmp}/nowhere cannot be read: it does not exist"),
         (["--images", "s3://user:secret@bucket/x"], "--images carries credentials"),
@@ -351,6 +358,7 @@ def test_wrong_requests_end_with_one_sentence(tmp_path: Path, changes: list[str]
     for name in ("begun", "foreign"):
         output = Output(open_location(str(tmp_path / name), "--labels"))
         output.finish(output.data_files())
+    write_output(tmp_path / "strange", labelled_rows(["other.jpg"], ["other.jpg"], ["other.jpg"]))
     (tmp_path / "file").touch()
     request = ["--labels", str(labels), "--output", str(tmp_path / "report.html")]
     flags = [*request, *(part.format(tmp=tmp_path) for part in changes)]

@@ -1,7 +1,7 @@
 """An output folder of the labelling job, made by hand from drawn images whose masks are known."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from schemas.rows import ROW_SCHEMA, Status
 from schemas.runs import annotations_from_labels
 
 HEIGHT, WIDTH = 48, 64
+SETTINGS = {"score_threshold": 0.7, "class_score_thresholds": [], "precision": "fp32"}
 Row = dict[str, Any]
 
 
@@ -63,7 +64,11 @@ def shuffled(rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row]]:
 
 
 def write_labels(
-    folder: Path, *files: Sequence[Row], class_names: Sequence[str] = NAMES, finished: bool = True
+    folder: Path,
+    *files: Sequence[Row],
+    class_names: Sequence[str] = NAMES,
+    finished: bool = True,
+    settings: Mapping[str, Any] = SETTINGS,
 ) -> Path:
     """Write rows files of several row groups. Of an output that is not finished, only the first file counts."""
     (folder / "rows").mkdir(parents=True)
@@ -74,7 +79,7 @@ def write_labels(
             "background": ["wall"], "templates": ["a {}"], "embeddings_sha256": None,
         },
         models={"clip": {"name": "demo-clip", "revision": "abc123"}},
-        settings={"score_threshold": 0.7, "class_score_thresholds": [], "precision": "fp32"},
+        settings=settings,
     )  # fmt: skip
     (folder / "manifest.json").write_text(manifest.to_json())
     schema = ROW_SCHEMA.with_metadata(manifest.parquet_metadata())
