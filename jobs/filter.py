@@ -39,7 +39,8 @@ class FilterOptions:
     """Options of the filter. Flags for conditions take several values and may be repeated."""
 
     basic: ClassVar = (
-        "labels", "require", "require_any", "exclude", "exclude_ids", "where", "output", "copy_to", "stats", "overwrite",
+        "labels", "require", "require_any", "exclude", "exclude_ids", "where", "output", "copy_to", "stats",
+        "overwrite",
     )  # fmt: skip
 
     labels: str

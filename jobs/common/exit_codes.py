@@ -69,8 +69,8 @@ def job_problem(error: BaseException) -> str:
         return f"reading or writing failed: {storage_problem(cause)}"
     if isinstance(cause, JobFailedError):
         return str(cause)
-    first, caused, _ = str(error).partition(CAUSED)
-    if caused:  # what follows is Ray Data's, about the same
-        return first.strip().splitlines()[-1].strip()
+    if type(cause).__name__ == "UserCodeException":  # Ray Data's; what it wraps is only in the text
+        wrapped = str(error).split(CAUSED)[-2:][0]
+        return wrapped.strip().splitlines()[-1].strip()
     lines = [line.strip() for line in str(cause).splitlines() if line.strip() and not ADVICE.search(line)]
     return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"

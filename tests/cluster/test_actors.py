@@ -44,4 +44,6 @@ def test_scores_that_are_not_finite_are_a_failure(tmp_path: Path) -> None:
     assert [row["status"] for row in labelled] == [Status.OK, Status.BAD_SCORES, Status.OK]
     assert labelled[1]["error"].startswith("1.jpg: the models gave scores that are no finite numbers")
     assert labelled[1]["class_scores"] is None
-    assert ray.get(labeller.counter.get.remote()) == ({"ok": 2, "failed": 1}, [])
+    counts, notes = ray.get(labeller.counter.get.remote())
+    assert (counts["ok"], counts["failed"], notes) == (2, 1, [])
+    assert counts["busy_ms"] > 0

@@ -117,7 +117,8 @@ class TestFinishedRun:
         ]
         counted = {name: sum(name in classes for classes in present) for name in CLASSES}
         assert summary["images_by_class"] == {name: count for name, count in counted.items() if count}
-        assert "images per second" in finished_run.stdout
+        assert summary["images_per_second"] > 0
+        assert f"{summary['images_per_second']:.3g} a second after the start" in finished_run.stdout
 
     def test_the_same_command_again_does_nothing(self, finished_run: FinishedRun) -> None:
         before = finished_run.reader().files()

@@ -20,7 +20,7 @@ def test_panoramas_on_a_coarser_grid_are_counted_and_named(tmp_path: Path) -> No
     counts = count_rows(output, output.rows_files(), InputSpec(336, 16))
     assert (counts.ok, counts.coarser) == (4, 2)
     console = Console(record=True, width=200)
-    show_summary(summary_document(counts, ["cat"], 5, 1.0, 0, ["a note"]), "here", console)
+    show_summary(summary_document(counts, ["cat"], 5, 1.0, 5.0, 0, ["a note"]), "here", console)
     printed = console.export_text()
     assert "2 panoramas were seen on a coarser grid than the other images" in printed
     assert "a note\n" in printed

@@ -22,7 +22,8 @@ def test_an_impatient_user_sees_no_traceback() -> None:
         from jobs.common.exit_codes import run_job
 
         @dataclass
-        class Options: ...
+        class Options:
+            basic = ()
 
         def job(options, console):
             print("working", flush=True)
