@@ -1,7 +1,9 @@
 """How every job ends: each error as one sentence, and an exit code."""
 
+import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -25,7 +27,11 @@ def run_job(
     arguments: Sequence[str] | None = None,
 ) -> int:  # fmt: skip
     """Parse the arguments and run a job. Returns 0 done, 1 failed, 2 wrong request, 130 interrupted."""
-    options = parse_options(kind, arguments, description)
+    try:
+        options = parse_options(kind, arguments, description)
+    except BrokenPipeError:  # --help, of which `head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would flush what is left, and complain
+        return DONE
     errors = plain_console(stderr=True)
     try:
         job(options, plain_console())

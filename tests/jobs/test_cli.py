@@ -12,7 +12,7 @@ import pytest
 
 from jobs import cli
 from jobs.common.command_line import parse_options
-from tests.support.jobs import run_here
+from tests.support.jobs import ROOT, run_here
 
 SLOW = ("torch", "ray", "diffusers", "transformers", "open_clip", "timm")
 """Packages that take seconds to import."""
@@ -67,6 +67,16 @@ def test_help_imports_nothing_slow(command: str) -> None:
     assert re.findall(r"^╭─ (\w+) options ─", listed, re.MULTILINE) == ["basic", "advanced"]
     for flag in re.findall(r"--[a-z-]+", " ".join(examples)):
         assert re.search(rf"{flag}\b", listed), flag
+
+
+def test_help_may_be_read_in_part() -> None:
+    """The pipe is closed before the program writes."""
+    program = [sys.executable, "-m", "jobs.cli", "filter", "--help"]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert (process.stderr.read(), process.wait()) == ("", 0)
 
 
 @dataclass(frozen=True)
