@@ -25,6 +25,10 @@ GPU_BLOCK_VALUES = 2**27
 """The same on a GPU: 512 MiB, so that most images are one block."""
 SMALLEST_BLOCK_ROWS = 8
 """Products of fewer rows round in another order."""
+EPSILON = 1e-5
+"""Added to a map's maximum before its values are divided by it."""
+SPAN_EPSILON = 1e-6
+"""The same for the span of values that are stretched."""
 
 
 def class_scores(coarse: Groups, refined: Groups) -> Float[Tensor, "images classes"]:
@@ -161,7 +165,7 @@ def label_together(
     Returns:
         The labels, and where runs of them begin (`cliper.runs.first_pixels`).
     """
-    from cliper import kernels  # Triton is only there where torch knows CUDA
+    from cliper.label_kernels import label_pixels  # Triton is only there where torch knows CUDA
 
     counts, pixels = [len(of.classes) for of in competitors], [height * width for height, width in sizes]
     table = torch.tensor(
@@ -176,7 +180,7 @@ def label_together(
     sent = upload_together([table, *columns], refined.stacks[0].device)
     classes = len(refined[0])
     has_thresholds = any(settings.value_thresholds(classes))
-    return kernels.label_pixels(
+    return label_pixels(
         refined.flat(), *sent, counts, pixels, settings.normalize_maps, has_thresholds, label_format(classes)
     )
 
@@ -275,12 +279,12 @@ class MapValues:
         extremes = [(block.amax(dim=1), block.amin(dim=1) if normalize else None) for block in whole]
         self.highest_of_blocks = [high for high, _ in extremes]
         highest = reduce(torch.maximum, self.highest_of_blocks)
-        self.divisors = highest + 1e-5
+        self.divisors = highest + EPSILON
         self.offsets = self.spans = None
         if normalize:
             lowest = reduce(torch.minimum, (low for _, low in extremes if low is not None))
             self.offsets = lowest / self.divisors * scores
-            self.spans = highest / self.divisors * scores - self.offsets + 1e-6
+            self.spans = highest / self.divisors * scores - self.offsets + SPAN_EPSILON
 
     def block_maxima(self) -> Float[Tensor, "blocks classes"]:
         """The largest value of every class in every block."""

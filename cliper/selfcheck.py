@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cliper import kernels
+from cliper import attention_kernels
 from cliper.compensation import spread
 from cliper.diffusion import DiffusionModel
 from cliper.fusion import EarlyAttention, scale_rows
@@ -121,10 +121,10 @@ def check_fusion(device: torch.device, case: Case, generator: torch.Generator) -
     value = torch.randn(ROUNDS, batch, case.tokens, heads * width, generator=generator).to(device, case.dtype)
     query, key, _ = qkv.float().unflatten(-1, (3, heads, width)).permute(3, 0, 1, 4, 2, 5)
     logits = query @ key.transpose(-1, -2) * width**-0.5
-    total = kernels.early_sum(qkv, logits.logsumexp(dim=-1))
+    total = attention_kernels.early_sum(qkv, logits.logsumexp(dim=-1))
     found = differing("early_sum", total, logits.softmax(dim=-1).sum(dim=0), case.tolerance)
-    rows, sums = kernels.scaling_rounds(total, ROUNDS)
-    mixed, mean = kernels.symmetric_products(total, rows, sums, value)
+    rows, sums = attention_kernels.scaling_rounds(total, ROUNDS)
+    mixed, mean = attention_kernels.symmetric_products(total, rows, sums, value)
     if (total == 0).all(dim=-2).any():  # half precision lost a whole column, which the plain version never does
         return found if mixed.isfinite().all() and mean.isfinite().all() else [*found, "symmetric_products: not finite"]
     early = EarlyAttention(total.float())
@@ -153,7 +153,7 @@ def check_compensation(device: torch.device, case: Case, generator: torch.Genera
         MethodSettings(**vars(VIT_B_16), preset="paper"),
     ):
         threshold = None if settings.preset == "paper" else settings.attention_threshold
-        after = kernels.spread_heads(maps, query, key, threshold)
+        after = attention_kernels.spread_heads(maps, query, key, threshold)
         plain = torch.stack([plainly_spread(*of, settings) for of in zip(maps, query, key, strict=True)])
         far = (after - plain).abs() > PEAK_SHARE * plain.amax(dim=1, keepdim=True)
         if not after.isfinite().all() or far.float().mean() > FEW:
