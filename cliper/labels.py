@@ -1,6 +1,6 @@
 """Class scores and the label map at the image's own size."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import accumulate, islice
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliper.groups import Groups
+from cliper.segmenter import AllowedClasses
 from cliper.settings import MethodSettings
 from cliper.transfer import upload_together
 
@@ -39,8 +40,31 @@ def class_scores(coarse: Groups, refined: Groups) -> Float[Tensor, "images class
     Args:
         coarse, refined: class maps [classes, height, width] of each image.
     """
-    highest, peaks = (maps.map(lambda stack: stack.flatten(2).amax(dim=2)).stacked() for maps in (coarse, refined))
+    highest, peaks = map_maxima(coarse), map_maxima(refined)
     return (highest + peaks.minimum(highest)) / 2
+
+
+def map_maxima(maps: Groups) -> Float[Tensor, "images classes"]:
+    """The largest value of each class map [classes, height, width] of each image."""
+    return maps.map(lambda stack: stack.flatten(2).amax(dim=2)).stacked()
+
+
+def present_classes(
+    scores: Float[Tensor, "images classes"], settings: MethodSettings, allowed: AllowedClasses
+) -> list[list[int]]:
+    """For each image the classes (from 0) whose scores pass their thresholds, or the given ones; ascending.
+
+    Args:
+        scores: on the CPU.
+        settings: thresholds on scores (`MethodSettings.score_thresholds`).
+        allowed: where image-level labels are given (paper table 3), the classes that are present, whatever their
+            scores; None leaves that to the scores.
+    """
+    limits = torch.tensor(settings.score_thresholds(scores.shape[1]), dtype=torch.float32)
+    return [
+        (own > limits).nonzero().flatten().tolist() if given is None else sorted(given)
+        for own, given in zip(scores, allowed, strict=True)
+    ]
 
 
 class ResizedMaps:
@@ -97,7 +121,7 @@ class Competitors(NamedTuple):
 def find_competitors(
     scores: Float[Tensor, "images classes"],
     settings: MethodSettings,
-    allowed: Sequence[Collection[int] | None],
+    allowed: AllowedClasses,
     with_floors: bool = True,
 ) -> list[Competitors]:
     """The classes that compete in each image, on the CPU.
@@ -105,15 +129,12 @@ def find_competitors(
     Args:
         scores: as from `class_scores`, on the CPU.
         settings: thresholds on scores and values (`MethodSettings.score_thresholds`, ``value_thresholds``).
-        allowed: where image-level labels are given (paper table 3), the classes (from 0) that compete, whatever their
-            scores; None leaves that to the scores.
+        allowed: see `present_classes`.
         with_floors: classes must reach their threshold on values; otherwise their least value is 0.
     """
-    limits = torch.tensor(settings.score_thresholds(scores.shape[1]), dtype=torch.float32)
     floors = torch.tensor(settings.value_thresholds(scores.shape[1]), dtype=torch.float32) * with_floors
     found = []
-    for own, given in zip(scores, allowed, strict=True):
-        classes = (own > limits).nonzero().flatten().tolist() if given is None else sorted(given)
+    for own, classes in zip(scores, present_classes(scores, settings, allowed), strict=True):
         numbers = torch.tensor(classes, dtype=torch.int64)
         labels = (numbers + 1).to(label_format(scores.shape[1]))
         found.append(Competitors(classes, numbers, labels, own[numbers], floors[numbers]))

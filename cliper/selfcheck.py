@@ -1,6 +1,5 @@
 """Whether kernels and compiled parts compute what their plain versions do, on this device and on random cases."""
 
-from collections.abc import Collection
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from cliper.fusion import EarlyAttention, scale_rows
 from cliper.groups import Groups
 from cliper.labels import find_competitors, label_map, label_together, send
 from cliper.runs import first_pixels
+from cliper.segmenter import AllowedClasses
 from cliper.settings import VIT_B_16, MethodSettings
 from cliper.vision import FlashMaps, PlainMaps
 
@@ -175,7 +175,7 @@ def check_labels(device: torch.device, case: Case, generator: torch.Generator) -
     scores = 2 * torch.rand(len(IMAGES_HW), case.classes, generator=generator)
     scores[:, last] = scores[:, middle]
     some = {0, case.classes // 3, middle, last, *torch.randperm(case.classes, generator=generator)[:4].tolist()}
-    allowed: list[Collection[int] | None] = [some, None, [], some, some, [last]]
+    allowed: AllowedClasses = [some, None, [], some, some, [last]]
     pixels, found = [height * width for height, width in IMAGES_HW], []
     for normalize, threshold in product((False, True), (0.0, 0.4)):
         settings = MethodSettings(**vars(VIT_B_16) | {"normalize_maps": normalize, "background_threshold": threshold})
