@@ -24,8 +24,9 @@ from rich.progress import track
 from rich.table import Table
 
 from cliper.asked import DEFAULT_CLIP, DEFAULT_DIFFUSION
-from cliper.pipeline import Cliper, Features, Prediction
+from cliper.pipeline import Cliper, Features
 from cliper.preprocess import InputSpec
+from cliper.segmenter import Prediction
 from cliper.settings import Preset
 from cliper.specs import CliperSpec, best_device, build_queries
 from cliper.vocabulary import without_synonyms

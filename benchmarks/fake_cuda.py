@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 from torch.utils.flop_counter import flop_registry
 
-from cliper.kernels import TILE
+from cliper.attention_kernels import TILE
 
 NO_KERNEL = frozenset(
     [
@@ -43,7 +43,7 @@ ALLOCATION_BYTES = 512
 
 
 class Cost(NamedTuple):
-    """Of one of `cliper.kernels`' functions."""
+    """Of one of the functions that start the package's own kernels."""
 
     kernels: int
     bytes_moved: int

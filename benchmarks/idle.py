@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from cliper.pipeline import Prediction
 from cliper.preprocess import InputSpec, Prepared
 from cliper.runs import Runs
+from cliper.segmenter import Prediction
 
 REGIONS_HW = (6, 8)
 DEVICE = Lock()
@@ -52,7 +52,7 @@ class Idle:
     def predict(
         self, prepared: Sequence[Prepared], allowed: Any = None, keep_winners: bool = False
     ) -> list[Prediction]:
-        """See `cliper.pipeline.Segmenter.predict`."""
+        """See `cliper.segmenter.Segmenter.predict`."""
         with DEVICE:
             before = time.process_time()
             found = [Prediction(np.ones(self.classes, np.float32), self.rectangles(image)) for image in prepared]

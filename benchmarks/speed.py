@@ -33,8 +33,9 @@ from benchmarks.variants import RUNS, Models, Variant, label
 from cliper.coarse import Queries
 from cliper.decode import decode_rgb
 from cliper.fusion import fuse
-from cliper.pipeline import Cliper, Prediction
+from cliper.pipeline import Cliper
 from cliper.preprocess import InputSpec, Prepared
+from cliper.segmenter import Prediction
 from cliper.settings import Compensation
 from cliper.specs import PRECISIONS, set_torch_flags
 from cliper.transfer import channels_first

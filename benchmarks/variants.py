@@ -10,9 +10,10 @@ from PIL import Image
 from benchmarks.full_size import build_diffusion, build_tower
 from cliper.coarse import Queries
 from cliper.diffusion import DiffusionModel
-from cliper.pipeline import Cliper, Prediction, stage
+from cliper.pipeline import Cliper, stage
 from cliper.preprocess import Prepared
 from cliper.runs import Runs, find_runs
+from cliper.segmenter import Prediction
 from cliper.settings import Compensation, MethodSettings
 from cliper.specs import build_cliper
 from cliper.vision import VisionTower

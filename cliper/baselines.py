@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from cliper.baseline_settings import BaselineMethod, BaselineSettings, OwnAttention
 from cliper.coarse import Queries, class_maps, query_logits
 from cliper.labels import ResizedMaps, empty_labels
-from cliper.pipeline import AllowedClasses, Prediction, Winners, attention_bytes, batch_limit
 from cliper.preprocess import Prepared
 from cliper.proxy import ProxyModel, mix_by_proxy
 from cliper.runs import find_runs
+from cliper.segmenter import AllowedClasses, Prediction, Winners, attention_bytes, batch_limit
 from cliper.sliding import window_corners
 from cliper.transfer import channels_first
 from cliper.vision import (
@@ -52,7 +52,7 @@ class Baseline:
 
     Attributes:
         inputs: how images must be prepared.
-        largest_batch: see `cliper.pipeline.Segmenter`; each image is worked on alone anyway.
+        largest_batch: see `cliper.segmenter.Segmenter`; each image is worked on alone anyway.
 
     Raises:
         ValueError: ``proxyclip`` without a proxy, or text embeddings of another width than the tower's.
@@ -78,7 +78,7 @@ class Baseline:
         self.largest_batch = batch_limit(tower.device)
 
     def memory_bytes(self, image: Prepared) -> int:
-        """See `cliper.pipeline.Segmenter.memory_bytes`: logits and their sum, and attention if there are no windows."""
+        """See `cliper.segmenter.Segmenter.memory_bytes`: logits and their sum, attention if there are no windows."""
         logits = 2 * 4 * len(self.queries.rows) * image.clip[..., 0].size if self.settings.harness == "published" else 0
         if self.settings.crop_px:
             return logits
@@ -89,8 +89,8 @@ class Baseline:
     def predict(
         self, prepared: Sequence[Prepared], allowed: AllowedClasses | None = None, keep_winners: bool = False
     ) -> list[Prediction]:
-        """See `cliper.pipeline.Segmenter.predict`. A class's score is its largest probability before logits are resized
-        to the image.
+        """See `cliper.segmenter.Segmenter.predict`. A class's score is its largest probability before logits are
+        resized to the image.
         """
         found = []
         for image, may in zip(prepared, allowed or [None] * len(prepared), strict=True):

@@ -1,6 +1,6 @@
 """From dense features to coarse class maps on the patch grid."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -14,6 +14,8 @@ from cliper.text import WORLD_WORDS
 
 HEAD_START = 0.2
 """Share of a word's similarity to the mean of the background that is added to its similarities (docs/words.md)."""
+MAP_VALUES = 2**28
+"""Logits that are computed together on a GPU: 1 GiB."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,22 @@ def probabilities(
     found = logits.softmax(dim=1)
     first = len(queries.class_of_row)
     return best_of_class(found, queries), found[:, first : first + len(queries.background_order)]
+
+
+def probabilities_of_features(
+    dense: Float[Tensor, "features batch patches dimensions"], queries: Queries, logit_scale: float
+) -> Iterator[
+    tuple[Float[Tensor, "_features batch classes patches"], Float[Tensor, "_features batch background patches"]]
+]:
+    """`probabilities` for every feature: on a GPU block by block, on a CPU one by one."""
+    features, batch, patches, _ = dense.shape
+    together = 1
+    if dense.is_cuda:
+        together = max(1, min(features, MAP_VALUES // (batch * patches * len(queries.rows))))
+    for some in dense.split(together):
+        logits = query_logits(some.flatten(0, 1), queries, logit_scale)
+        maps, background = (of.unflatten(0, (-1, batch)) for of in probabilities(logits, queries))
+        yield maps, background
 
 
 def best_of_class(

@@ -71,14 +71,14 @@ def refine_together(
         layers: queries and keys of all images.
         settings: as for `refine`.
     """
-    from cliper import kernels  # Triton is only there where torch knows CUDA
+    from cliper import attention_kernels  # Triton is only there where torch knows CUDA
 
     side = round(layers[0][0].shape[2] ** 0.5)
     resized = coarse.map(lambda of: F.interpolate(of, (side, side), mode="bilinear", align_corners=False))
     maps = resized.stacked().flatten(2).transpose(1, 2).contiguous()
     threshold = None if settings.preset == "paper" else settings.attention_threshold
     for query, key in reversed(layers):
-        maps = kernels.spread_heads(maps, query, key, threshold)
+        maps = attention_kernels.spread_heads(maps, query, key, threshold)
     return maps.transpose(1, 2).unflatten(2, (side, side))
 
 

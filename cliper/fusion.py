@@ -105,14 +105,14 @@ def fuse(
 def fuse_with_kernels(tower: VisionTower, traced: VisualTrace, settings: MethodSettings) -> FusedFeatures:
     """`fuse` for early-layer attention in the presets that normalise it again and again: all features at once."""
     assert traced.attention_sum is not None, "early-layer attention needs a trace with attention maps"
-    from cliper import kernels  # Triton is only there where torch knows CUDA
+    from cliper import attention_kernels  # Triton is only there where torch knows CUDA
 
     last, rounds = tower.blocks[-1], len(traced.features)
     selected = settings.select_layer % rounds
     first, end = (0, rounds) if settings.early_embeddings else (selected, selected + 1)
-    rows, sums = kernels.scaling_rounds(traced.attention_sum, end)
+    rows, sums = attention_kernels.scaling_rounds(traced.attention_sum, end)
     value = merged_value(last.attn, last.ln_1(torch.stack(traced.features[first:end])))
-    mixed, attention = kernels.symmetric_products(traced.attention_sum, rows[first:], sums[first:], value)
+    mixed, attention = attention_kernels.symmetric_products(traced.attention_sum, rows[first:], sums[first:], value)
     return FusedFeatures(project_dense(tower, mixed), attention[:, 1:, 1:], selected - first)
 
 

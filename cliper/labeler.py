@@ -14,12 +14,13 @@ from PIL import Image, ImageOps
 from cliper.asked import DECLARED, DEFAULT_CLIP, DEFAULT_DIFFUSION, Asked, Precision, given_default
 from cliper.decode import MAX_PIXELS, decode_rgb, image_seed, to_rgb
 from cliper.files import parse_file
-from cliper.pipeline import Cliper, Prediction
+from cliper.pipeline import Cliper
 from cliper.preprocess import Prepared
 from cliper.published import Profile
 from cliper.resolve import check_choice, check_given, find_models, read_settings_file
 from cliper.result import Result
 from cliper.rows import NOT_FINITE, label_columns
+from cliper.segmenter import Prediction
 from cliper.settings import Preset
 from cliper.specs import best_device, torch_flags
 from cliper.vocabulary import Lines, read_vocabulary

@@ -1,6 +1,6 @@
 """Class scores and the label map at the image's own size."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import accumulate, islice
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliper.groups import Groups
+from cliper.segmenter import AllowedClasses
 from cliper.settings import MethodSettings
 from cliper.transfer import upload_together
 
@@ -25,6 +26,10 @@ GPU_BLOCK_VALUES = 2**27
 """The same on a GPU: 512 MiB, so that most images are one block."""
 SMALLEST_BLOCK_ROWS = 8
 """Products of fewer rows round in another order."""
+EPSILON = 1e-5
+"""Added to a map's maximum before its values are divided by it."""
+SPAN_EPSILON = 1e-6
+"""The same for the span of values that are stretched."""
 
 
 def class_scores(coarse: Groups, refined: Groups) -> Float[Tensor, "images classes"]:
@@ -35,8 +40,31 @@ def class_scores(coarse: Groups, refined: Groups) -> Float[Tensor, "images class
     Args:
         coarse, refined: class maps [classes, height, width] of each image.
     """
-    highest, peaks = (maps.map(lambda stack: stack.flatten(2).amax(dim=2)).stacked() for maps in (coarse, refined))
+    highest, peaks = map_maxima(coarse), map_maxima(refined)
     return (highest + peaks.minimum(highest)) / 2
+
+
+def map_maxima(maps: Groups) -> Float[Tensor, "images classes"]:
+    """The largest value of each class map [classes, height, width] of each image."""
+    return maps.map(lambda stack: stack.flatten(2).amax(dim=2)).stacked()
+
+
+def present_classes(
+    scores: Float[Tensor, "images classes"], settings: MethodSettings, allowed: AllowedClasses
+) -> list[list[int]]:
+    """For each image the classes (from 0) whose scores pass their thresholds, or the given ones; ascending.
+
+    Args:
+        scores: on the CPU.
+        settings: thresholds on scores (`MethodSettings.score_thresholds`).
+        allowed: where image-level labels are given (paper table 3), the classes that are present, whatever their
+            scores; None leaves that to the scores.
+    """
+    limits = torch.tensor(settings.score_thresholds(scores.shape[1]), dtype=torch.float32)
+    return [
+        (own > limits).nonzero().flatten().tolist() if given is None else sorted(given)
+        for own, given in zip(scores, allowed, strict=True)
+    ]
 
 
 class ResizedMaps:
@@ -93,7 +121,7 @@ class Competitors(NamedTuple):
 def find_competitors(
     scores: Float[Tensor, "images classes"],
     settings: MethodSettings,
-    allowed: Sequence[Collection[int] | None],
+    allowed: AllowedClasses,
     with_floors: bool = True,
 ) -> list[Competitors]:
     """The classes that compete in each image, on the CPU.
@@ -101,15 +129,12 @@ def find_competitors(
     Args:
         scores: as from `class_scores`, on the CPU.
         settings: thresholds on scores and values (`MethodSettings.score_thresholds`, ``value_thresholds``).
-        allowed: where image-level labels are given (paper table 3), the classes (from 0) that compete, whatever their
-            scores; None leaves that to the scores.
+        allowed: see `present_classes`.
         with_floors: classes must reach their threshold on values; otherwise their least value is 0.
     """
-    limits = torch.tensor(settings.score_thresholds(scores.shape[1]), dtype=torch.float32)
     floors = torch.tensor(settings.value_thresholds(scores.shape[1]), dtype=torch.float32) * with_floors
     found = []
-    for own, given in zip(scores, allowed, strict=True):
-        classes = (own > limits).nonzero().flatten().tolist() if given is None else sorted(given)
+    for own, classes in zip(scores, present_classes(scores, settings, allowed), strict=True):
         numbers = torch.tensor(classes, dtype=torch.int64)
         labels = (numbers + 1).to(label_format(scores.shape[1]))
         found.append(Competitors(classes, numbers, labels, own[numbers], floors[numbers]))
@@ -161,7 +186,7 @@ def label_together(
     Returns:
         The labels, and where runs of them begin (`cliper.runs.first_pixels`).
     """
-    from cliper import kernels  # Triton is only there where torch knows CUDA
+    from cliper.label_kernels import label_pixels  # Triton is only there where torch knows CUDA
 
     counts, pixels = [len(of.classes) for of in competitors], [height * width for height, width in sizes]
     table = torch.tensor(
@@ -176,7 +201,7 @@ def label_together(
     sent = upload_together([table, *columns], refined.stacks[0].device)
     classes = len(refined[0])
     has_thresholds = any(settings.value_thresholds(classes))
-    return kernels.label_pixels(
+    return label_pixels(
         refined.flat(), *sent, counts, pixels, settings.normalize_maps, has_thresholds, label_format(classes)
     )
 
@@ -275,12 +300,12 @@ class MapValues:
         extremes = [(block.amax(dim=1), block.amin(dim=1) if normalize else None) for block in whole]
         self.highest_of_blocks = [high for high, _ in extremes]
         highest = reduce(torch.maximum, self.highest_of_blocks)
-        self.divisors = highest + 1e-5
+        self.divisors = highest + EPSILON
         self.offsets = self.spans = None
         if normalize:
             lowest = reduce(torch.minimum, (low for _, low in extremes if low is not None))
             self.offsets = lowest / self.divisors * scores
-            self.spans = highest / self.divisors * scores - self.offsets + 1e-6
+            self.spans = highest / self.divisors * scores - self.offsets + SPAN_EPSILON
 
     def block_maxima(self) -> Float[Tensor, "blocks classes"]:
         """The largest value of every class in every block."""

@@ -1,20 +1,18 @@
 """CLIPer from prepared images to label maps: the whole method in the order in which it happens."""
 
-import sys
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, groupby
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Integer, Shaped
 from PIL import Image
 from torch import Tensor
 from torch.profiler import record_function
 
-from cliper.coarse import Queries, class_maps, coarse_maps, lost_to, probabilities, query_logits, sum_of_features
+from cliper.absent import class_places, filled_up, images_at_once, possible_classes
+from cliper.coarse import Queries, class_maps, coarse_maps, lost_to, probabilities_of_features, sum_of_features
 from cliper.compensation import guided, refine, refine_together
 from cliper.diffusion import DiffusionModel, LayerQueriesAndKeys, check_head
 from cliper.fusion import FusedFeatures, fuse
@@ -29,100 +27,15 @@ from cliper.labels import (
     winning_classes,
 )
 from cliper.preprocess import InputSpec, Prepared
-from cliper.runs import Runs, find_runs, runs_from
+from cliper.runs import find_runs, runs_from
+from cliper.segmenter import AllowedClasses, Prediction, Winners, attention_bytes, batch_limit
 from cliper.settings import MethodSettings
 from cliper.sliding import windowed_logits
 from cliper.transfer import channels_first, upload
 from cliper.vision import VisionTower, check_width
 
-AllowedClasses = Sequence[Collection[int] | None]
-"""Per image the classes (from 0) that may win, or None for all."""
-
-
-class Winners(NamedTuple):
-    """Who wins each pixel before a threshold on the value makes it background.
-
-    Attributes:
-        value: the winner's value.
-        labels: c + 1 for class c; 0 where no class has a value above 0.
-    """
-
-    value: Float32[np.ndarray, "height width"]
-    labels: Integer[np.ndarray, "height width"]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a method finds in one image, on the CPU.
-
-    Attributes:
-        scores: max-pooled image-level class scores, at least 0.
-        runs: the label map at the image's own size.
-        winners: None unless asked for.
-        lost_to: the background word (from 0) that is more probable than a class where the class's map is highest, -1 if
-            none is; None if the method does not say.
-        refined: with ``skip_absent`` the classes (from 0) whose maps were sharpened. Scores of the others are the
-            maxima of their coarse maps. None without.
-    """
-
-    scores: Float32[np.ndarray, " classes"]
-    runs: Runs
-    winners: Winners | None = None
-    lost_to: Integer[np.ndarray, " classes"] | None = None
-    refined: list[int] | None = None
-
-
-@runtime_checkable  # for tests, which check types at every call
-class Segmenter(Protocol):
-    """A method that labels images.
-
-    Attributes:
-        largest_batch: most images that should go together. Who runs out of memory lowers it.
-        problems: what failed when the models were loaded, and is done in another way.
-    """
-
-    largest_batch: int
-    problems: Sequence[str]
-
-    def memory_bytes(self, image: Prepared) -> int:
-        """Memory that labelling an image takes beside the models, about; the largest parts of it."""
-
-    def predict(
-        self, prepared: Sequence[Prepared], allowed: AllowedClasses | None = None, keep_winners: bool = False
-    ) -> list[Prediction]:
-        """Label images of any sizes; each result depends on its own image and seed alone.
-
-        Args:
-            allowed: None allows all classes everywhere.
-            keep_winners: also return who wins each pixel.
-        """
-
-
-def batch_limit(device: torch.device) -> int:
-    """Most images that should go together. On a CPU each goes alone: batches bring no speed there, and sums in another
-    order would make an image's labels depend on its neighbours (up to 12 label pixels per image in a trial)."""
-    return sys.maxsize if device.type == "cuda" else 1
-
-
-GATHERED_BATCHES = 8
-"""With ``skip_absent`` so many batches are looked at together, to fill batches with images that may show a class."""
-
-MAP_VALUES = 2**28
-"""Logits that are computed together on a GPU: 1 GiB."""
 MATRICES = 6
 """Attention matrices of each head that early-layer fusion holds at its peak (measured with ViT-B/16: 5 to 6)."""
-
-
-def images_at_once(settings: MethodSettings, batch: int) -> int:
-    """Images that a labelling process on a GPU should get together, if the models take them in batches."""
-    return batch * (GATHERED_BATCHES if settings.skip_absent else 1)
-
-
-def attention_bytes(image: Prepared, patch_size_px: int) -> int:
-    """Memory of one attention matrix of an image in float32."""
-    height, width, _ = image.clip.shape
-    return 4 * (height // patch_size_px * (width // patch_size_px)) ** 2
-
 
 ClipFeatures = tuple[list[int], Float[Tensor, "_batch 3 _input_height _input_width"], FusedFeatures]
 """For images of one patch grid their positions, normalised pixels and dense features."""
@@ -295,7 +208,7 @@ class Cliper:
         """
         seen, chosen, members = self.look(self.clip_features(prepared)), None, list(range(len(prepared)))
         if self.settings.skip_absent:
-            chosen = self.possible_classes(seen.coarse, allowed or [None] * len(prepared))
+            chosen = possible_classes(seen.coarse, self.order, self.settings, allowed or [None] * len(prepared))
             members = [index for index in members if chosen[index]]
         return self.sharpen(seen, self.diffusion_attention(prepared, members, noise), chosen, prepared)
 
@@ -340,38 +253,24 @@ class Cliper:
             members.append(group)
         return Seen(*(Groups(members, of) for of in zip(*found, strict=True)))
 
-    def possible_classes(self, coarse: Groups, allowed: AllowedClasses) -> list[list[int]]:
-        """The classes that can be present in each image, in the order of ``queries``.
-
-        Refined values are weighted means of coarse ones. So a class's score is at most the maximum of its coarse map,
-        and a class whose maximum does not pass the threshold on scores is absent.
-        """
-        limits = torch.empty(len(self.order))
-        limits[self.order] = torch.tensor(self.settings.score_thresholds(len(self.order)))
-        highest = coarse.map(lambda stack: stack.flatten(2).amax(dim=2)).stacked().cpu()
-        return [
-            (own > limits).nonzero().flatten().tolist() if given is None else self.order[sorted(given)].tolist()
-            for own, given in zip(highest, allowed, strict=True)
-        ]
-
     def sharpen(
         self,
         seen: Seen,
         diffusion: Iterable[DiffusionAttention],
-        chosen: Sequence[list[int]] | None,
+        chosen: list[list[int]] | None,
         prepared: Sequence[Prepared],
     ) -> Maps:
         """Fine-grained compensation, of the chosen classes or of all; then everything in the vocabulary's order."""
         refined, members, stacks = seen.coarse, [], []
-        places = None if chosen is None else self.padded(chosen)
+        places = None if chosen is None else class_places(chosen, self.order, self.tower.device)
         for batch, layers in diffusion:
             with stage("compensation"):
-                stacks.append(self.compensate(self.needed(seen.coarse, batch, places), layers))
+                stacks.append(self.compensate(seen.coarse, batch, layers, places))
             members.append(batch)
         with stage("compensation"):
             if places is not None:
                 sharp = dict(zip(chain(*members), chain(*stacks), strict=True))
-                refined = self.filled_up(seen.coarse, sharp, places)
+                refined = filled_up(seen.coarse, sharp, places)
             elif stacks:
                 refined = Groups(members, stacks)
             elif self.settings.compensation == "guided":
@@ -379,56 +278,35 @@ class Cliper:
                 refined = Groups.apart(
                     [guided(single, guide) for single, guide in zip(seen.coarse, guides, strict=True)]
                 )
-        numbers = None
-        if chosen is not None:
-            numbers = [self.order.argsort()[of].sort().values.tolist() for of in chosen]
         coarse = seen.coarse.map(self.in_order)
         refined = coarse if refined is seen.coarse else refined.map(self.in_order)
-        return Maps(seen.attention, coarse, refined, seen.lost_to.map(self.in_order), numbers)
-
-    def padded(self, chosen: Sequence[list[int]]) -> Int[Tensor, "images most"]:
-        """The chosen classes on the device; where others have more, the last one again, and 0 where there is none."""
-        most = max(map(len, chosen))
-        rows = [(of or [0]) + (of or [0])[-1:] * (most - max(len(of), 1)) for of in chosen]
-        return upload(torch.tensor(rows), self.tower.device)
-
-    def needed(self, coarse: Groups, batch: Sequence[int], places: Int[Tensor, "images most"] | None) -> Groups:
-        """The maps of a batch that are compensated: from kernels, which treat each class by itself, those of the chosen
-        classes. Else all, because products of other sizes round differently and could move a label.
-        """
-        if places is not None and self.tower.kernels:
-            return Groups.apart([coarse[i].index_select(0, places[i]) for i in batch])
-        return coarse if len(batch) == len(coarse.images) else Groups.apart([coarse[i] for i in batch])
+        return Maps(seen.attention, coarse, refined, seen.lost_to.map(self.in_order), chosen)
 
     def compensate(
-        self, coarse: Groups, layers: Sequence[LayerQueriesAndKeys]
-    ) -> Float[Tensor, "images classes side side"]:
-        """`refine` for a batch. Without kernels image after image, so that only one's attention is in memory."""
-        if self.tower.kernels and self.settings.compensation == "product":
-            return refine_together(coarse, layers, self.settings)
-        of_images = ([(query[i], key[i]) for query, key in layers] for i in range(len(coarse.images)))
-        return torch.stack([refine(single, of, self.settings) for single, of in zip(coarse, of_images, strict=True)])
-
-    def filled_up(
         self,
         coarse: Groups,
-        sharp: Mapping[int, Float[Tensor, "_classes side side"]],
-        places: Int[Tensor, "images most"],
-    ) -> Groups:
-        """Refined maps of all classes: of those not chosen the coarse maximum everywhere, which is their score then.
+        batch: Sequence[int],
+        layers: Sequence[LayerQueriesAndKeys],
+        places: Int[Tensor, "images most"] | None,
+    ) -> Float[Tensor, "batch compensated side side"]:
+        """`refine` for a batch, of the classes at ``places`` or of all. Without kernels image after image, so that only
+        one's attention is in memory.
 
-        Args:
-            sharp: from `compensate`, for the images with chosen classes.
-            places: from `padded`.
+        Kernels treat each class by itself, so that they get the maps of these classes only. Otherwise classes are left
+        out in the end, because products of other sizes round differently and could move a label.
         """
-        found = []
-        for index, maps in enumerate(coarse):
-            filled = maps.flatten(1).amax(dim=1)[:, None, None]
-            if index in sharp:
-                own = sharp[index] if self.tower.kernels else sharp[index].index_select(0, places[index])
-                filled = filled.repeat(1, *own.shape[1:]).index_copy_(0, places[index], own)
-            found.append(filled)
-        return Groups.apart(found)
+        kernels = self.tower.kernels
+        if places is not None and kernels:
+            coarse = Groups.apart([coarse[i].index_select(0, places[i]) for i in batch])
+        elif len(batch) < len(coarse.images):
+            coarse = Groups.apart([coarse[i] for i in batch])
+        if kernels and self.settings.compensation == "product":
+            return refine_together(coarse, layers, self.settings)
+        of_images = ([(query[i], key[i]) for query, key in layers] for i in range(len(batch)))
+        found = [refine(single, of, self.settings) for single, of in zip(coarse, of_images, strict=True)]
+        if places is not None and not kernels:
+            found = [maps.index_select(0, places[i]) for i, maps in zip(batch, found, strict=True)]
+        return torch.stack(found)
 
     def in_order(self, stack: Shaped[Tensor, "images classes *rest"]) -> Shaped[Tensor, "images classes *rest"]:
         """Classes in the vocabulary's order; a contiguous tensor."""
@@ -459,7 +337,7 @@ class Cliper:
     ) -> tuple[Float[Tensor, "batch classes grid_h grid_w"], Int[Tensor, "batch classes"]]:
         """From dense features to coarse maps and what classes lose to, in the order of ``queries``."""
         settings, queries = self.settings, self.queries
-        maps, background = zip(*self.class_probabilities(fused.dense), strict=True)
+        maps, background = zip(*probabilities_of_features(fused.dense, queries, settings.logit_scale), strict=True)
         if settings.sliding_crop_px:
             windowed = [windowed_logits(self.tower, single, queries, settings) for single in pixels]
             stacked = (class_maps(torch.stack(of), queries) for of in zip(*windowed, strict=True))
@@ -471,21 +349,6 @@ class Cliper:
         lost = lost_to(coarse, sum_of_features(maps), sum_of_features(background), queries)
         patch_size_px = self.tower.patch_size_px
         return coarse.unflatten(-1, (pixels.shape[2] // patch_size_px, pixels.shape[3] // patch_size_px)), lost
-
-    def class_probabilities(
-        self, dense: Float[Tensor, "features batch patches dimensions"]
-    ) -> Iterator[
-        tuple[Float[Tensor, "_features batch classes patches"], Float[Tensor, "_features batch background patches"]]
-    ]:
-        """Probabilities of classes and background words for every feature: block by block, on a CPU one by one."""
-        features, batch, patches, _ = dense.shape
-        together = 1
-        if dense.is_cuda:
-            together = max(1, min(features, MAP_VALUES // (batch * patches * len(self.queries.rows))))
-        for some in dense.split(together):
-            logits = query_logits(some.flatten(0, 1), self.queries, self.settings.logit_scale)
-            maps, background = (of.unflatten(0, (-1, batch)) for of in probabilities(logits, self.queries))
-            yield maps, background
 
 
 def stage(name: str) -> record_function:

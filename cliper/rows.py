@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cliper.pipeline import Prediction
+from cliper.segmenter import Prediction
 from cliper.settings import MethodSettings
 from schemas.runs import annotations_from_runs
 

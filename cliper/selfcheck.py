@@ -1,19 +1,19 @@
 """Whether kernels and compiled parts compute what their plain versions do, on this device and on random cases."""
 
-from collections.abc import Collection
 from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from cliper import kernels
+from cliper import attention_kernels
 from cliper.compensation import spread
 from cliper.diffusion import DiffusionModel
 from cliper.fusion import EarlyAttention, scale_rows
 from cliper.groups import Groups
 from cliper.labels import find_competitors, label_map, label_together, send
 from cliper.runs import first_pixels
+from cliper.segmenter import AllowedClasses
 from cliper.settings import VIT_B_16, MethodSettings
 from cliper.vision import FlashMaps, PlainMaps
 
@@ -121,10 +121,10 @@ def check_fusion(device: torch.device, case: Case, generator: torch.Generator) -
     value = torch.randn(ROUNDS, batch, case.tokens, heads * width, generator=generator).to(device, case.dtype)
     query, key, _ = qkv.float().unflatten(-1, (3, heads, width)).permute(3, 0, 1, 4, 2, 5)
     logits = query @ key.transpose(-1, -2) * width**-0.5
-    total = kernels.early_sum(qkv, logits.logsumexp(dim=-1))
+    total = attention_kernels.early_sum(qkv, logits.logsumexp(dim=-1))
     found = differing("early_sum", total, logits.softmax(dim=-1).sum(dim=0), case.tolerance)
-    rows, sums = kernels.scaling_rounds(total, ROUNDS)
-    mixed, mean = kernels.symmetric_products(total, rows, sums, value)
+    rows, sums = attention_kernels.scaling_rounds(total, ROUNDS)
+    mixed, mean = attention_kernels.symmetric_products(total, rows, sums, value)
     if (total == 0).all(dim=-2).any():  # half precision lost a whole column, which the plain version never does
         return found if mixed.isfinite().all() and mean.isfinite().all() else [*found, "symmetric_products: not finite"]
     early = EarlyAttention(total.float())
@@ -153,7 +153,7 @@ def check_compensation(device: torch.device, case: Case, generator: torch.Genera
         MethodSettings(**vars(VIT_B_16), preset="paper"),
     ):
         threshold = None if settings.preset == "paper" else settings.attention_threshold
-        after = kernels.spread_heads(maps, query, key, threshold)
+        after = attention_kernels.spread_heads(maps, query, key, threshold)
         plain = torch.stack([plainly_spread(*of, settings) for of in zip(maps, query, key, strict=True)])
         far = (after - plain).abs() > PEAK_SHARE * plain.amax(dim=1, keepdim=True)
         if not after.isfinite().all() or far.float().mean() > FEW:
@@ -175,7 +175,7 @@ def check_labels(device: torch.device, case: Case, generator: torch.Generator) -
     scores = 2 * torch.rand(len(IMAGES_HW), case.classes, generator=generator)
     scores[:, last] = scores[:, middle]
     some = {0, case.classes // 3, middle, last, *torch.randperm(case.classes, generator=generator)[:4].tolist()}
-    allowed: list[Collection[int] | None] = [some, None, [], some, some, [last]]
+    allowed: AllowedClasses = [some, None, [], some, some, [last]]
     pixels, found = [height * width for height, width in IMAGES_HW], []
     for normalize, threshold in product((False, True), (0.0, 0.4)):
         settings = MethodSettings(**vars(VIT_B_16) | {"normalize_maps": normalize, "background_threshold": threshold})

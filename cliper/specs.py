@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from huggingface_hub.constants import HF_HOME
 
+from cliper.absent import images_at_once
 from cliper.baseline_settings import BaselineMethod, BaselineSettings
 from cliper.baselines import Baseline
 from cliper.coarse import Queries
@@ -19,9 +20,10 @@ from cliper.compiled import is_out_of_memory
 from cliper.diffusion import DiffusionModel
 from cliper.loading import load_diffusion, load_vision_tower
 from cliper.models import ClipSpec, DiffusionSpec
-from cliper.pipeline import Cliper, Segmenter, images_at_once
+from cliper.pipeline import Cliper
 from cliper.preprocess import InputSpec
 from cliper.proxy import load_proxy, proxy_patch_size_px
+from cliper.segmenter import Segmenter
 from cliper.settings import MethodSettings, Preset
 from cliper.vision import VisionTower
 from schemas.embeddings import VocabularyEmbeddings

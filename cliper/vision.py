@@ -23,7 +23,7 @@ class VisionTower:
     Attributes:
         model: open_clip's vision transformer; its weights are only read.
         mean, std: per channel, of pixels in 0 to 1, that the tower was trained with.
-        kernels: `cliper.kernels` compute attention and labels; only in half precision on a GPU, after
+        kernels: Triton kernels compute attention and labels; only in half precision on a GPU, after
             `cliper.selfcheck`.
     """
 
@@ -199,9 +199,9 @@ class FlashMaps:
 
     def total(self) -> Float[Tensor, "batch heads tokens tokens"]:
         """See `PlainMaps.total`; in the tower's format."""
-        from cliper import kernels  # Triton is only there where torch knows CUDA
+        from cliper import attention_kernels  # Triton is only there where torch knows CUDA
 
-        return kernels.early_sum(self.packed, torch.stack(self.normalisers))
+        return attention_kernels.early_sum(self.packed, torch.stack(self.normalisers))
 
 
 def embed_patches(

@@ -15,9 +15,9 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from cliper.pipeline import Segmenter
 from cliper.preprocess import Prepared
 from cliper.rows import NOT_FINITE
+from cliper.segmenter import Segmenter
 from cliper.specs import SegmenterSpec, set_torch_flags
 from cluster import prometheus
 from cluster.batches import Failure, SafeBatches

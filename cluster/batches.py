@@ -2,15 +2,15 @@
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import shorten
 
 import torch
 
 from cliper.compiled import is_out_of_memory
-from cliper.pipeline import Prediction, Segmenter
 from cliper.preprocess import Prepared
+from cliper.segmenter import AllowedClasses, Prediction, Segmenter
 from cluster import prometheus
 from schemas.rows import Status
 
@@ -63,7 +63,7 @@ class SafeBatches:
     def predict(
         self,
         prepared: Sequence[Prepared],
-        allowed: Sequence[Collection[int] | None],
+        allowed: AllowedClasses,
         keep_winners: bool = False,
     ) -> list[Prediction | Failure]:
         """One prediction per image, or why there is none. Arguments as for `Segmenter.predict`.
@@ -81,7 +81,7 @@ class SafeBatches:
         return done
 
     def predict_chunk(
-        self, prepared: Sequence[Prepared], allowed: Sequence[Collection[int] | None], keep_winners: bool
+        self, prepared: Sequence[Prepared], allowed: AllowedClasses, keep_winners: bool
     ) -> Sequence[Prediction | Failure]:
         """The same for a few images; none at all if memory ran out and fewer must be tried."""
         if len(prepared) == 1 and self.segmenter.memory_bytes(prepared[0]) > self.memory_bytes:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import pyarrow as pa
 
-from cliper.pipeline import Prediction
 from cliper.rows import label_columns
+from cliper.segmenter import Prediction
 from cliper.settings import MethodSettings
 from cluster.corpus.ground_truth import IGNORED, unpack_truth
 from schemas.evaluation import EVALUATION_SCHEMA, VALUE_STEPS
@@ -24,7 +24,7 @@ class Encoder(Protocol):
 
     Attributes:
         schema: of the rows.
-        keep_winners: predictions must hold `cliper.pipeline.Winners`.
+        keep_winners: predictions must hold `cliper.segmenter.Winners`.
     """
 
     schema: ClassVar[pa.Schema]

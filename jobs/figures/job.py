@@ -10,7 +10,8 @@ from rich.console import Console
 from cliper.decode import decode_rgb, image_seed
 from cliper.files import parse_file
 from cliper.models import ModelError
-from cliper.pipeline import Cliper, Segmenter
+from cliper.pipeline import Cliper
+from cliper.segmenter import Segmenter
 from cliper.specs import SegmenterSpec, best_device
 from cliper.vocabulary import VocabularyRequest, read_vocabulary
 from jobs.common.methods import Method, MethodChoice, find_method

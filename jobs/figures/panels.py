@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliper.baselines import last_block
-from cliper.pipeline import Cliper, Prediction
+from cliper.pipeline import Cliper
 from cliper.preprocess import Prepared
+from cliper.segmenter import Prediction
 from cliper.transfer import channels_first
 from cliper.vision import VisionTower, attention_probabilities, project_qkv, trace
 from schemas.runs import labels_from_runs

@@ -15,8 +15,9 @@ from cliper.coarse import HEAD_START, Queries, class_maps, lost_to, query_logits
 from cliper.compensation import guided
 from cliper.loading import load_vision_tower
 from cliper.models import find_clip
-from cliper.pipeline import Cliper, Prediction
+from cliper.pipeline import Cliper
 from cliper.published import PROFILES, find_benchmark, profile_settings
+from cliper.segmenter import Prediction
 from cliper.settings import VIT_B_16, MethodSettings, presence_probability
 from cliper.text import WORLD_WORDS, same_meaning
 from cliper.vision import VisionTower

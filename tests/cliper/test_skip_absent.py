@@ -15,7 +15,8 @@ from cliper.coarse import Queries
 from cliper.diffusion import DiffusionModel
 from cliper.groups import Groups
 from cliper.labels import class_scores
-from cliper.pipeline import Cliper, Prediction
+from cliper.pipeline import Cliper
+from cliper.segmenter import Prediction
 from cliper.settings import MethodSettings
 from tests.cliper.test_pipeline import BASE, build, some_image, some_queries
 from tests.support.stages import prepare

@@ -10,8 +10,8 @@ import pytest
 import ray
 
 from benchmarks.idle import Idle
-from cliper.pipeline import Prediction
 from cliper.preprocess import InputSpec, Prepared
+from cliper.segmenter import Prediction
 from cliper.settings import VIT_B_16, MethodSettings
 from cluster.actors import Labeller
 from cluster.corpus.limits import DEFAULT_LIMITS

@@ -14,8 +14,9 @@ from PIL import Image
 from cliper.coarse import Queries
 from cliper.loading import load_vision_tower
 from cliper.models import find_clip
-from cliper.pipeline import Cliper, Prediction
+from cliper.pipeline import Cliper
 from cliper.preprocess import Prepared
+from cliper.segmenter import Prediction
 from cliper.settings import VIT_B_16, MethodSettings
 from cluster.batches import DOES_NOT_FIT, HOPELESS, REGROWTH, Failure, SafeBatches
 from schemas.rows import Status

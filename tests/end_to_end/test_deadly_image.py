@@ -16,8 +16,8 @@ from rich.console import Console
 
 from benchmarks.idle import Idle
 from cliper.decode import image_seed
-from cliper.pipeline import Prediction
 from cliper.preprocess import InputSpec, Prepared
+from cliper.segmenter import Prediction
 from cliper.settings import VIT_L_14, MethodSettings
 from cluster.corpus.inputs import open_input
 from cluster.corpus.prepare import Preparer
@@ -57,7 +57,7 @@ class Deadly(Idle):
     def predict(
         self, prepared: Sequence[Prepared], allowed: Any = None, keep_winners: bool = False
     ) -> list[Prediction]:
-        """See `cliper.pipeline.Segmenter.predict`."""
+        """See `cliper.segmenter.Segmenter.predict`."""
         if any(image.seed in self.deadly for image in prepared):
             self.die()
         if any(image.seed in self.odd for image in prepared):

@@ -13,14 +13,20 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from cliper import kernels
+from cliper import attention_kernels, label_kernels
 
 ARCHITECTURES = (80, 89, 90)
 """A100; L4 and L40S; H100 and H200."""
+KERNELS = {
+    name: kernel
+    for module in (attention_kernels, label_kernels)
+    for name, kernel in vars(module).items()
+    if name.endswith("_kernel")
+}
 HALVES = ("*fp16", "*bf16")
 HALF, SINGLE, NUMBER, FACTOR = "*fp16", "*fp32", "i32", "fp32"
 INTEGERS, BYTES = "*i64", "*u8"
-TILES = {"width": 64, "padded": 64, "tile": kernels.TILE}
+TILES = {"width": 64, "padded": 64, "tile": attention_kernels.TILE}
 SIGNATURES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "early_sum_kernel": (
         {"qkv": HALF, "lse": SINGLE, "total": HALF}
@@ -32,7 +38,7 @@ SIGNATURES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
         {"total": HALF}
         | dict.fromkeys(["parts_before", "parts", "rows_out", "sums_out"], SINGLE)
         | dict.fromkeys(["tokens", "parts_count"], NUMBER),
-        {"first_round": False, "tile": kernels.TILE},
+        {"first_round": False, "tile": attention_kernels.TILE},
     ),
     "symmetric_product_kernel": (
         {"total": HALF, "row_scales": SINGLE, "column_scales": SINGLE, "means": SINGLE, "value": HALF, "mixed": HALF}
@@ -43,7 +49,7 @@ SIGNATURES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
         {"total": HALF}
         | dict.fromkeys(["row_scales", "column_scales", "means", "row_sums", "mean_out"], SINGLE)
         | dict.fromkeys(["tokens", "heads"], NUMBER),
-        {"tile": kernels.TILE},
+        {"tile": attention_kernels.TILE},
     ),
     "row_normaliser_kernel": (
         {"query": HALF, "key": HALF, "lse": SINGLE}
@@ -61,21 +67,21 @@ SIGNATURES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
         {"query": HALF, "key": HALF, "lse": SINGLE, "peaks": SINGLE, "maps": SINGLE, "spread_out": SINGLE}
         | dict.fromkeys(["positions", "heads", "head", "batch_stride", "head_stride", "position_stride"], NUMBER)
         | {"classes": NUMBER, "scale": FACTOR, "threshold": FACTOR},
-        TILES | {"relative": True, "class_tile": kernels.CLASSES},
+        TILES | {"relative": True, "class_tile": attention_kernels.CLASSES},
     ),
     "map_extremes_kernel": (
         {"maps": SINGLE, "images": INTEGERS, "numbers": INTEGERS, "highest": SINGLE, "lowest": SINGLE},
-        {"tile": kernels.PIXELS},
+        {"tile": label_kernels.PIXELS},
     ),
     "winning_labels_kernel": (
         {"maps": SINGLE, "images": INTEGERS, "numbers": INTEGERS}
         | dict.fromkeys(["scores", "floors", "highest", "lowest"], SINGLE)
         | {"labels": BYTES},
-        {"normalize": True, "has_thresholds": False, "tile": kernels.PIXELS},
+        {"normalize": True, "has_thresholds": False, "tile": label_kernels.PIXELS},
     ),
     "first_pixels_kernel": (
         {"labels": BYTES, "images": INTEGERS, "first_out": "*i1"},
-        {"tile": kernels.PIXELS},
+        {"tile": label_kernels.PIXELS},
     ),
 }  # fmt: skip
 """For each kernel the types of its arguments and its constants, as for ViT-L/14 and Stable Diffusion 2.1-base."""
@@ -106,11 +112,11 @@ def compile_all() -> Iterator[Compiled]:
             continue
         aligned = {(index,): [["tt.divisibility", 16]] for index, kind in enumerate(signature.values()) if "*" in kind}
         source = ASTSource(
-            fn=getattr(kernels, name), signature=signature | dict.fromkeys(constants, "constexpr"),
+            fn=KERNELS[name], signature=signature | dict.fromkeys(constants, "constexpr"),
             constexprs=constants, attrs=aligned,
         )  # fmt: skip
         for architecture in ARCHITECTURES:
-            warps = kernels.MANY_WARPS if name in MANY_WARPS else 4
+            warps = attention_kernels.MANY_WARPS if name in MANY_WARPS else 4
             options = {"num_warps": warps, "enable_fp_fusion": name not in UNFUSED}
             built = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
             usage = resource_usage(built.asm["cubin"])

@@ -11,13 +11,13 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from cliper import kernels, selfcheck
+from cliper import attention_kernels, selfcheck
 from cliper.groups import Groups
 from cliper.labels import Competitors, label_map
 from cliper.runs import first_pixels
 from cliper.selfcheck import Case, disagreements
 from cliper.settings import MethodSettings
-from tests.gpu.compiled import ARCHITECTURES, SIGNATURES
+from tests.gpu.compiled import ARCHITECTURES, KERNELS, SIGNATURES
 
 CPU = torch.device("cpu")
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -54,7 +54,7 @@ def test_kernels_compile_for_every_architecture() -> None:
     assert {(compiled["kernel"], compiled["architecture"]) for compiled in found} == {
         (name, architecture) for name in SIGNATURES for architecture in ARCHITECTURES
     }
-    assert set(SIGNATURES) == {name for name in vars(kernels) if name.endswith("_kernel")}
+    assert set(SIGNATURES) == set(KERNELS)
     assert max(compiled["spilled_bytes"] for compiled in found) <= MOST_SPILLED_BYTES, found
 
 
@@ -80,14 +80,14 @@ def test_wrong_results_are_reported() -> None:
     fusion = selfcheck.check_fusion
     for factor, wrong in [(1.0, []), (1.01, ["early_sum"])]:
         with (
-            patch.object(kernels, "early_sum", lambda qkv, lse, factor=factor: factor * plain_early_sum(qkv, lse)),
-            patch.object(kernels, "scaling_rounds", side_effect=InterruptedError),
+            patch.object(attention_kernels, "early_sum", lambda *of, factor=factor: factor * plain_early_sum(*of)),
+            patch.object(attention_kernels, "scaling_rounds", side_effect=InterruptedError),
             pytest.raises(InterruptedError),
             patch.object(selfcheck, "differing", wraps=selfcheck.differing) as compared,
         ):
             fusion(CPU, Case(torch.float32), torch.Generator().manual_seed(0))
         assert [problem.partition(":")[0] for problem in selfcheck.differing(*compared.call_args.args)] == wrong
-    with patch.object(kernels, "spread_heads", lambda maps, *_: maps):
+    with patch.object(attention_kernels, "spread_heads", lambda maps, *_: maps):
         problems = selfcheck.check_compensation(CPU, Case(torch.float32), torch.Generator().manual_seed(0))
     assert [problem[:14] for problem in problems] == ["spread, preset", "spread, preset"]
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from cliper.baselines import Baseline
 from cliper.labels import find_competitors, label_map
-from cliper.pipeline import Cliper, Prediction
+from cliper.pipeline import Cliper
 from cliper.preprocess import InputSpec, Prepared
+from cliper.segmenter import AllowedClasses, Prediction
 from cliper.settings import MethodSettings
 from schemas.runs import labels_from_runs
 
@@ -37,7 +38,7 @@ def run_stages(
     cliper: Cliper,
     images: Sequence[np.ndarray],
     seeds: Sequence[int],
-    allowed: Sequence[Collection[int] | None] | None = None,
+    allowed: AllowedClasses | None = None,
     noise: Sequence[Tensor] | None = None,
 ) -> list[Stages]:
     prepared = prepare(cliper.inputs, images, seeds)
@@ -50,7 +51,7 @@ def predict(
     segmenter: Cliper | Baseline,
     images: Sequence[np.ndarray],
     seeds: Sequence[int],
-    allowed: Sequence[Collection[int] | None] | None = None,
+    allowed: AllowedClasses | None = None,
 ) -> list[Result]:
     return list(map(result_of, segmenter.predict(prepare(segmenter.inputs, images, seeds), allowed)))
 
