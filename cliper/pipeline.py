@@ -289,22 +289,22 @@ class Cliper:
         layers: Sequence[LayerQueriesAndKeys],
         places: Int[Tensor, "images most"] | None,
     ) -> Float[Tensor, "batch compensated side side"]:
-        """`refine` for a batch, of the classes at ``places`` or of all. Without kernels image after image, so that only
+        """`refine` for a batch, of the classes at ``places`` or of all. Without a kernel image after image, so that only
         one's attention is in memory.
 
-        Kernels treat each class by itself, so that they get the maps of these classes only. Otherwise classes are left
-        out in the end, because products of other sizes round differently and could move a label.
+        The kernel treats each class by itself, so that it gets the maps of these classes only. Otherwise classes are
+        left out in the end, because products of other sizes round differently and could move a label.
         """
-        kernels = self.tower.kernels
-        if places is not None and kernels:
+        together = self.tower.kernels and self.settings.compensation == "product"
+        if places is not None and together:
             coarse = Groups.apart([coarse[i].index_select(0, places[i]) for i in batch])
         elif len(batch) < len(coarse.images):
             coarse = Groups.apart([coarse[i] for i in batch])
-        if kernels and self.settings.compensation == "product":
+        if together:
             return refine_together(coarse, layers, self.settings)
         of_images = ([(query[i], key[i]) for query, key in layers] for i in range(len(batch)))
         found = [refine(single, of, self.settings) for single, of in zip(coarse, of_images, strict=True)]
-        if places is not None and not kernels:
+        if places is not None:
             found = [maps.index_select(0, places[i]) for i, maps in zip(batch, found, strict=True)]
         return torch.stack(found)
 
