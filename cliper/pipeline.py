@@ -289,8 +289,8 @@ class Cliper:
         layers: Sequence[LayerQueriesAndKeys],
         places: Int[Tensor, "images most"] | None,
     ) -> Float[Tensor, "batch compensated side side"]:
-        """`refine` for a batch, of the classes at ``places`` or of all. Without a kernel image after image, so that only
-        one's attention is in memory.
+        """`refine` for a batch, of the classes at ``places`` or of all. Without a kernel image after image, so that the
+        attention of only one is in memory.
 
         The kernel treats each class by itself, so that it gets the maps of these classes only. Otherwise classes are
         left out in the end, because products of other sizes round differently and could move a label.
