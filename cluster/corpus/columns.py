@@ -64,15 +64,16 @@ class Columns:
         """True if siblings are read."""
         return self.everything or bool(self.beside)
 
-    def wants_sibling(self, ending: str) -> bool:
-        """True if the content of siblings with this ending is needed."""
+    def sibling(self, ending: str) -> str | None:
+        """The name under which a sibling with this ending is kept; None if it is not needed."""
         texts = set(self.beside) & set(TEXT_SIBLINGS)
-        return self.everything or ending in texts | ({"json"} if set(self.beside) - texts else set())
+        wanted = texts | ({"json"} if set(self.beside) - texts else set())
+        return ending if self.everything else ending.lower() if ending.lower() in wanted else None
 
     def is_image(self, name: str) -> bool:
         """True for the names of image files, hidden or not."""
         ending = sample_of(name)[1]
-        return name.lower().endswith(IMAGE_ENDINGS) and self.image in (None, ending)
+        return name.lower().endswith(IMAGE_ENDINGS) and self.image in (None, ending, ending.lower())
 
     def of_table(self, schema: pa.Schema) -> tuple[str, list[str]]:
         """The column with the images, and those to read beside it.
@@ -93,10 +94,10 @@ class Columns:
 
 
 def sample_of(name: str) -> tuple[str, str]:
-    """The name of a sample, and the rest of a file's name in lower case: ``a/7.seg.PNG`` is ``a/7`` and ``seg.png``."""
+    """The name of a sample, and the rest of a file's name: ``a/7.seg.png`` is ``a/7`` and ``seg.png``."""
     folder, base = posixpath.split(name)
     stem, _, ending = base.partition(".")
-    return posixpath.join(folder, stem), ending.lower()
+    return posixpath.join(folder, stem), ending
 
 
 def has_names(data_type: pa.DataType) -> bool:

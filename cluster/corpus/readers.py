@@ -167,8 +167,9 @@ def tar_members(file: StorageFile | pa.NativeFile, uri: str, name: str, reading:
                     yield from sample.records()
                     sample = Sample(key, reading)
                 if not (member.isreg() and reading.columns.is_image(member.name)):
-                    if member.isreg() and reading.columns.wants_sibling(ending):
-                        sample.siblings[ending] = content_of(archive, member, reading.max_bytes)
+                    sibling = reading.columns.sibling(ending) if member.isreg() else None
+                    if sibling is not None:
+                        sample.siblings[sibling] = content_of(archive, member, reading.max_bytes)
                     else:
                         reading.passed_over[ending_of(member.name)] += 1
                     continue
@@ -209,6 +210,9 @@ class Sample:
         self.images.append(image)
 
     def records(self) -> Iterator[Record]:
+        """The images. Siblings of none are passed over."""
+        if not self.images:
+            self.reading.passed_over.update(ending_of(f"{self.key}.{sibling}") for sibling in self.siblings)
         for image in self.images:
             yield with_siblings(image, self.siblings, self.reading)
 

@@ -114,21 +114,22 @@ def list_corpus(
     members = sorted(shards.pop(corpus_format), key=lambda shard: shard.name)
     others = list(chain.from_iterable(shards.values()))
     if corpus_format == "folder" and columns.siblings:
-        members, others = with_siblings(members, others, columns)
+        members, others = find_siblings(members, others, columns)
     corpus = Corpus(root, corpus_format, tuple(members), limits, counted_endings(others), columns)
     if corpus_format == "parquet":
         check_table(root, corpus.shards[0], columns)
     return corpus if limit is None else limited(corpus, limit)
 
 
-def with_siblings(images: list[Shard], others: list[Shard], columns: Columns) -> tuple[list[Shard], list[Shard]]:
+def find_siblings(images: list[Shard], others: list[Shard], columns: Columns) -> tuple[list[Shard], list[Shard]]:
     """Image files with their siblings, and the other files that are none."""
     siblings: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     samples, left = {sample_of(image.name)[0] for image in images}, []
     for other in others:
         sample, ending = sample_of(other.name)
-        if sample in samples and columns.wants_sibling(ending):
-            siblings[sample].append((ending, other.path))
+        sibling = columns.sibling(ending)
+        if sample in samples and sibling is not None:
+            siblings[sample].append((sibling, other.path))
         else:
             left.append(other)
     return [replace(image, siblings=tuple(siblings[sample_of(image.name)[0]])) for image in images], left

@@ -93,6 +93,19 @@ def test_what_is_kept_is_not_passed_over(tmp_path: Path) -> None:
     assert record.passed_over == []
 
 
+def test_siblings_that_do_not_follow_their_image_are_passed_over(tmp_path: Path) -> None:
+    folder = write_tar(tmp_path / "in", {"0.jpg": IMAGE, "1.jpg": IMAGE, "1.TXT": b"one", "0.txt": b"zero"})
+    *_, last = records_of(folder, Columns(keep=("txt",)))
+    assert last.beside == {"txt": b"one"}
+    assert last.passed_over == [{"ending": ".txt", "files": 1}]
+
+
+def test_siblings_that_differ_in_case_are_both_copied(tmp_path: Path) -> None:
+    folder = write_tar(tmp_path / "in", {"0.jpg": IMAGE, "0.txt": b"a", "0.TXT": b"b"})
+    (record,) = records_of(folder, Columns(everything=True))
+    assert record.beside == {"txt": b"a", "TXT": b"b"}
+
+
 def test_columns_of_tables_keep_their_types_and_values(tmp_path: Path) -> None:
     columns = {
         "image": pa.array([IMAGE, IMAGE]),
