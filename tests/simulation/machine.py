@@ -197,7 +197,7 @@ class Histories(RuleBasedStateMachine):
             stats = run_to_completion(pipeline, QUIET)
             output.finish(stats.files)
 
-    def label(self, pipeline: Pipeline, _: Console) -> tuple[int, list[str]]:
+    def label(self, pipeline: Pipeline, _: Console) -> tuple[int, float, list[str]]:
         """A worker labels, the driver waits."""
         assert self.world.current is not None
         process = self.world.current.process
@@ -213,7 +213,7 @@ class Histories(RuleBasedStateMachine):
         self.world.wait(lambda: not workers.alive)
         if workers.error is not None:
             raise workers.error
-        return 0, []
+        return 0, 0.0, []
 
     def label_shard(self, shard: Shard, run: str, number: int) -> None:
         images, version = self.corpus[shard.name]
