@@ -14,7 +14,16 @@ from PIL import Image
 from torch import Tensor
 from torch.profiler import record_function
 
-from cliper.coarse import Queries, class_maps, coarse_maps, lost_to, probabilities, query_logits, sum_of_features
+from cliper.coarse import (
+    Queries,
+    class_maps,
+    coarse_maps,
+    lost_to,
+    probabilities,
+    query_logits,
+    sum_of_features,
+    visual_evidence,
+)
 from cliper.compensation import guided, refine, refine_together
 from cliper.diffusion import DiffusionModel, LayerQueriesAndKeys, check_head
 from cliper.fusion import FusedFeatures, fuse
@@ -482,8 +491,11 @@ class Cliper:
         together = 1
         if dense.is_cuda:
             together = max(1, min(features, MAP_VALUES // (batch * patches * len(self.queries.rows))))
+        evidence = visual_evidence(dense, self.queries)
         for some in dense.split(together):
             logits = query_logits(some.flatten(0, 1), self.queries, self.settings.logit_scale)
+            if evidence is not None:
+                logits += evidence.repeat(len(some), 1, 1)
             maps, background = (of.unflatten(0, (-1, batch)) for of in probabilities(logits, self.queries))
             yield maps, background
 
