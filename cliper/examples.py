@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 from PIL import Image
 
 from cliper.decode import IMAGE_ENDINGS, MAX_PIXELS, decode_rgb
@@ -97,9 +97,7 @@ class ExampleDecoder:
         grid_hw = tuple(side // self.inputs.patch_size_px for side in prepared.clip.shape[:2])
         shares = np.zeros((self.classes, grid_hw[0] * grid_hw[1]), np.float32)
         for label, pixels in self.from_mask(mask, image, image_hw) if mask else drawn(segmentations, image, image_hw):
-            covered = Image.fromarray(pixels.astype(np.float32))
-            share = np.asarray(covered.resize(grid_hw[::-1], Image.Resampling.BOX)).ravel()
-            shares[label] = np.minimum(shares[label] + share, 1)
+            shares[label] = np.minimum(shares[label] + patch_shares(pixels, grid_hw), 1)
         return {"height": height, "width": width, "clip": prepared.clip.tobytes(), "shares": shares.tobytes()}
 
     def from_mask(self, mask: bytes, image: bytes, image_hw: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -113,6 +111,12 @@ class ExampleDecoder:
         for label in np.unique(truth[truth != IGNORED]):
             if label:
                 yield int(label) - 1, truth == label
+
+
+def patch_shares(pixels: Bool[np.ndarray, "height width"], grid_hw: tuple[int, int]) -> Float32[np.ndarray, " patches"]:
+    """The part of every patch that pixels cover, 0 to 1, row by row; the grid lies over the whole image."""
+    covered = Image.fromarray(pixels.astype(np.float32))
+    return np.asarray(covered.resize(grid_hw[::-1], Image.Resampling.BOX)).ravel()
 
 
 def drawn(segmentations: bytes, image: bytes, image_hw: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:

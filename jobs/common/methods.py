@@ -80,9 +80,8 @@ def find_method(
         models = find_models(options, class_names, benchmark, file)
         spec = partial(models.spec, precision=precision)
         settings, thresholds = models.settings, models.settings.score_thresholds(classes)
-        inputs = InputSpec(settings.shorter_side_px, models.clip.patch_size_px)
         return Method(
-            models.clip, models.manifest(), settings.document(), settings, models.file, inputs, spec, thresholds
+            models.clip, models.manifest(), settings.document(), settings, models.file, models.inputs, spec, thresholds
         )
     given = given_settings(choice, options)
     clip_alone: dict[str, Any] = {"diffusion": "none", "preset": "release"}
