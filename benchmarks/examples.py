@@ -3,8 +3,8 @@
 Every other image of a labelled folder, from the first on, is a possible example. All figures are of the others. The
 vocabulary has the classes that cover 0.2 % of at least five possible examples and of at least two other images; the
 other classes are available as background words, as in `benchmarks.any_words`. A draw takes 1, 2 or 5 images for every
-class at random, and of each image the masks of the classes that it was drawn for. In every draw some classes, one after
-the other, have no words; over all draws each class is one of them at least once.
+class at random, and of each image the masks of the classes that it was drawn for. In every draw of ``--alone`` images,
+some classes, one after the other, have no words; over all draws each class is one of them once.
 
 Run it from the repository root: ``python -m benchmarks.examples --images DIR --masks DIR --classes FILE``. In index
 masks 0 and 255 do not count, and c is the c-th class.
@@ -73,6 +73,10 @@ class ExamplesOptions:
     """Examples of each class."""
     draws: int = 10
     """Draws of examples for each of them."""
+    alone: int = 2
+    """Examples of a class without words: one of the counts."""
+    presets: tuple[Preset, ...] = ("open", "release")
+    """Presets to measure. Classes without words are tried with preset open."""
     part: tuple[int, int] = (0, 1)
     """First image and step: 0 2 takes every other image before anything else."""
     seed: int = 0
@@ -111,7 +115,8 @@ def main(options: ExamplesOptions) -> None:
     asked = AnyWordsOptions(
         options.images, options.masks, options.classes, options.clip, options.diffusion, options.text_embeddings
     )
-    specs = {preset: specification(asked, dataset, preset) for preset in PRESETS}
+    presets: tuple[Preset, ...] = ("open", *options.presets)
+    specs = {preset: specification(asked, dataset, preset) for preset in dict.fromkeys(presets)}
     pool, measured = dataset.part(0, 2), dataset.part(1, 2)
     seen, pool_shares = look(pool, specs["open"], console)
     rows = list(prepared_rows(measured, specs["open"]))
@@ -156,7 +161,7 @@ def draw_trials(
     seen: Sequence[Seen],
     shares: np.ndarray,
 ) -> list[Trial]:
-    """Words alone, and all draws; the same ones for every preset. Classes without words are tried with preset open."""
+    """Words alone, and all draws; the same ones for every preset."""
     names = [dataset.class_names[word] for word in words]
     device = best_device()
     built = {preset: spec.build(device) for preset, spec in specs.items()}
@@ -182,7 +187,7 @@ def draw_trials(
                 trials += [
                     trial(preset, replace(embeddings, visual=visual), count) for preset, embeddings in spoken.items()
                 ]
-                for alone in range(number, len(words), options.draws):
+                for alone in range(number, len(words), options.draws) if count == options.alone else ():
                     embeddings = silent(spoken["open"], names, alone)
                     visual = queries_from(shown, tuple(names), embeddings.wordless)
                     trials.append(trial("open", replace(embeddings, visual=visual), count, alone))
@@ -215,15 +220,14 @@ def figures(trials: Sequence[Trial], shares: np.ndarray, names: Sequence[str]) -
             "f1_spread": round(float(f1.std(ddof=1)), 1),
         })  # fmt: skip
     alone = []
-    for count in dict.fromkeys(trial.count for trial in trials if trial.alone is not None):
-        for place, name in enumerate(names):
-            both = [trial.iou[place] for trial in trials
-                    if (trial.found.preset, trial.count, trial.alone) == ("open", count, None)]  # fmt: skip
-            only = [trial.iou[place] for trial in trials if (trial.count, trial.alone) == (count, place)]
-            alone.append({
-                "class": name, "examples": count, "name": round(float(plain["open"].iou[place]), 1),
-                "both": round(float(np.mean(both)), 1), "only": round(float(np.mean(only)), 1),
-            })  # fmt: skip
+    for trial in trials:
+        if (place := trial.alone) is None:
+            continue
+        both = [other.iou[place] for other in trials
+                if (other.found.preset, other.count, other.alone) == ("open", trial.count, None)]  # fmt: skip
+        ious = {"name": plain["open"].iou[place], "both": np.mean(both), "only": trial.iou[place]}
+        rounded = {key: round(float(iou), 1) for key, iou in ious.items()}
+        alone.append({"class": names[place], "examples": trial.count, **rounded})
     return {"classes": list(names), "with_words": results, "alone": alone}
 
 
@@ -240,10 +244,10 @@ def show(results: dict[str, Any], console: Console) -> None:
         table.add_row(row["preset"], str(row["examples"]), str(row["miou_words"]), gains[0],
                       str(row["f1_words"]), gains[1])  # fmt: skip
     console.print(table)
-    table = Table("examples", "IoU by name", "by name and examples", "by examples alone")
-    for count in dict.fromkeys(row["examples"] for row in results["alone"]):
-        own = [row for row in results["alone"] if row["examples"] == count]
-        table.add_row(str(count), *(f"{np.mean([row[key] for row in own]):.1f}" for key in ("name", "both", "only")))
+    table = Table("class", "examples", "IoU by name", "by name and examples", "by examples alone")
+    of_all = {key: np.mean([row[key] for row in results["alone"]]) for key in ("name", "both", "only")}
+    for row in [*results["alone"], {"class": "mean", "examples": "", **of_all}]:
+        table.add_row(row["class"], str(row["examples"]), *(f"{row[key]:.1f}" for key in of_all))
     console.print(table)
 
 
@@ -264,10 +268,11 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes[0].set(title="gain of mean IoU over words alone, %", xlabel="examples of each class")
     axes[0].set_xticks(range(len(counts)), counts)
     axes[0].legend(title="preset")
-    most = [row for row in results["alone"] if row["examples"] == counts[-1]]
     axes[1].plot([0, 100], [0, 100], color="tab:gray", linewidth=1)
-    axes[1].plot([row["name"] for row in most], [row["only"] for row in most], "o", color="tab:blue")
-    axes[1].set(title=f"a class by {counts[-1]} examples alone: IoU, %", xlabel="IoU by its name, %",
+    axes[1].plot(
+        [row["name"] for row in results["alone"]], [row["only"] for row in results["alone"]], "o", color="tab:blue"
+    )
+    axes[1].set(title="IoU of a class by examples alone, %", xlabel="IoU by its name, %",
                 xlim=(0, 100), ylim=(0, 100))  # fmt: skip
     figure.savefig(path)
 

@@ -147,7 +147,8 @@ class Folder:
 
     def refusal(self, name: str, reason: str) -> RequestError:
         """The error for a file or folder in it."""
-        return RequestError(f"{self.flag} {posixpath.join(self.address, name)}: {reason}")
+        place = posixpath.join(self.address, name) if name else self.address
+        return RequestError(f"{self.flag} {place}: {reason}")
 
     def names(self, below: str) -> list[str]:
         """Files in a folder of it and below, relative to that folder and sorted, without hidden ones.

@@ -39,7 +39,7 @@ ALONE = 10.0
 """The same for a class without words."""
 DOUBT = 0.1
 """Share of them that a patch must have before the class gains."""
-LEAST_DISTANCE = 0.1
+LEAST_DISTANCE = 1.0
 """Squared Mahalanobis distance of a class from the mean patch below which its evidence fades: examples with nothing
 but the class do not say what sets it apart."""
 LEAST_VARIANCE = 1e-9
