@@ -80,7 +80,9 @@ def test_a_literal_computation(tower: VisionTower) -> None:
 
 def test_evidence_of_the_mean_patch_and_of_a_class() -> None:
     rng = torch.Generator().manual_seed(0)
-    features = F.normalize(torch.randn(3, 200, 8, generator=rng) + 1, dim=-1)
+    patches = torch.randn(3, 200, 8, generator=rng) + 1
+    patches[:, :40, 0] += 3
+    features = F.normalize(patches, dim=-1)
     shares = np.zeros((1, 200), np.float32)
     shares[0, :40] = 1
     visual = queries_from([(features, shares)], ("cat",))
