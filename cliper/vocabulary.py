@@ -67,8 +67,8 @@ class VocabularyRequest:
         for name in examples.names:
             if name not in self.class_names:
                 raise RequestError(
-                    f"--examples has class {name!r}, and --vocab has not: add a line {name!r}, with a colon at its end "
-                    f"if it is no word"
+                    f"--examples has class {name!r}, and the vocabulary has not: add a line {name!r}, with a colon at "
+                    f"its end if it is no word"
                 )
         for entry in self.classes:
             if not entry.queries and entry.name not in examples.names:

@@ -108,6 +108,9 @@ def baseline_spec(
     method: BaselineMethod, clip: ClipSpec, settings: BaselineSettings, precision: str, proxy: str | None,
     embeddings: VocabularyEmbeddings,
 ) -> BaselineSpec:  # fmt: skip
+    """Raises RequestError: the embeddings have what only CLIPer uses."""
+    if embeddings.visual is not None:
+        raise RequestError(f"--text-embeddings has what examples show, which is for --method cliper, not {method}")
     return BaselineSpec(method, clip, embeddings, settings, precision, proxy)
 
 

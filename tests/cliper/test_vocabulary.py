@@ -115,7 +115,7 @@ def test_classes_and_examples_must_go_together(tmp_path: Path) -> None:
     assert "examples_sha256" not in words.manifest()
     with pytest.raises(RequestError, match="class 'thing' has no words and no examples"):
         words.with_examples(Examples(("cat",), (), "0"))
-    with pytest.raises(RequestError, match="--examples has class 'dog', and --vocab has not: add a line 'dog'"):
+    with pytest.raises(RequestError, match="--examples has class 'dog', and the vocabulary has not: add a line 'dog'"):
         words.with_examples(Examples(("thing", "dog"), (), "0"))
     with pytest.raises(RequestError, match="line 2: class 'thing' has an empty query"):
         read_vocabulary(["cat", "thing:"], "none", "car", None, "open")

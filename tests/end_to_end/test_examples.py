@@ -1,6 +1,7 @@
 """A real job with examples of the drawn world: a class without words is found, and resuming needs no examples anew."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from cliper import Labeler
 from demo.world.names import CATEGORY, NAMES
 from demo.world.scene import Scene, draw
 from jobs.annotate import main
+from jobs.evaluate import main as evaluate
 from schemas.embeddings import embeddings_from_bytes
 from schemas.runs import labels_from_annotations
 from tests.support.corpora import write_folder
@@ -90,6 +92,24 @@ def test_a_class_that_only_examples_show(
     }
     refused = ray_here.annotate(str(folder), output, *flags)
     assert refused.returncode == 2, "without examples it is another request"
+
+
+def test_an_evaluation_with_examples(
+    ray_here: SharedRay, scenes: dict[str, Scene], examples: Path, tmp_path: Path
+) -> None:
+    measured = list(scenes.items())[6:8]
+    images = {f"images/{name}.png": png(scene.image) for name, scene in measured}
+    masks = {f"masks/{name}.png": png(scene.labels) for name, scene in measured}
+    folder = write_folder(tmp_path / "world", images | masks | {"classes.txt": "\n".join(NAMES).encode()})
+    request = ["--dataset", "folder", "--images", f"{folder}/images", "--masks", f"{folder}/masks"]
+    request += ["--classes", f"{folder}/classes.txt", "--clip", "demo", "--diffusion", "none"]
+    ended = ray_here.run(evaluate, *request, "--examples", str(examples), "--output", str(tmp_path / "out"))
+    assert ended.returncode == 0, ended.stderr
+    (output,) = (tmp_path / "out").iterdir()
+    embeddings = embeddings_from_bytes((output / "vocabulary.safetensors").read_bytes())
+    assert embeddings.visual is not None
+    assert embeddings.visual.names == (SHOWN,)
+    assert "examples_sha256" in json.loads((output / "manifest.json").read_text())["vocabulary"]
 
 
 @pytest.mark.parametrize(
