@@ -86,8 +86,9 @@ class ExampleDecoder:
 
         Args:
             image: a file.
-            mask: an index mask. Empty if there are segmentations.
-            segmentations: JSON, a list of pairs of a class (from 0) and COCO's segmentation.
+            mask: an index mask; not looked at if there are segmentations.
+            segmentations: JSON, a list of class (from 0), size of the image (height, width) and COCO's segmentation;
+                empty if there is a mask.
 
         Raises:
             DecodeError: one of them cannot be used.
@@ -96,7 +97,8 @@ class ExampleDecoder:
         height, width = image_hw = prepared.image_hw
         grid_hw = tuple(side // self.inputs.patch_size_px for side in prepared.clip.shape[:2])
         shares = np.zeros((self.classes, grid_hw[0] * grid_hw[1]), np.float32)
-        for label, pixels in self.from_mask(mask, image, image_hw) if mask else drawn(segmentations, image, image_hw):
+        found = drawn(segmentations, image, image_hw) if segmentations else self.from_mask(mask, image, image_hw)
+        for label, pixels in found:
             shares[label] = np.minimum(shares[label] + patch_shares(pixels, grid_hw), 1)
         return {"height": height, "width": width, "clip": prepared.clip.tobytes(), "shares": shares.tobytes()}
 

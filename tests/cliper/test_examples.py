@@ -149,6 +149,7 @@ SQUARE = [[0, 0, 20, 0, 20, 20, 0, 20]]
         ({"classes.txt": b"cat"}, "/images/a.jpg: its mask: the value 2 stands for no class"),
         ({"classes.txt": b"cat\ndog\ncow"}, ": no image shows class 'cow': add one, or take the class out"),
         ({"masks/a.png": png(some_mask()[:-1])}, "/images/a.jpg: its mask: it has 120 x 79 pixels, the image 120 x 80"),
+        ({"masks/a.png": b""}, "/images/a.jpg: its mask: it is not a PNG image"),
         ({"masks/a.png": b"?"}, "/images/a.jpg: its mask: it is not a PNG image"),
         ({"images/a.jpg": b"?"}, "/images/a.jpg: the bytes are no image in a known format"),
         ({"images/a.jpg": jpeg()[:900]}, "/images/a.jpg: the image is damaged"),
