@@ -24,13 +24,13 @@ from rich.progress import track
 from rich.table import Table
 
 from cliper.asked import DEFAULT_CLIP, DEFAULT_DIFFUSION
+from cliper.ground_truth import IGNORED
 from cliper.pipeline import Cliper, Features
 from cliper.preprocess import InputSpec
 from cliper.segmenter import Prediction
 from cliper.settings import Preset
 from cliper.specs import CliperSpec, best_device, build_queries
 from cliper.vocabulary import without_synonyms
-from cluster.corpus.ground_truth import IGNORED
 from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.corpus.prepare import PREPARED_SCHEMA, Preparer, read_prepared
 from cluster.corpus.sources import read_shard

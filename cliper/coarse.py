@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ class Queries:
         head_start: added to the cosine similarity of every patch to a query, float32 [queries].
         class_order: int64 [classes], the place of every class of the vocabulary among the classes here.
         background_order: int64 [background], for every background row here its place in the vocabulary.
+        visual, visual_offsets: what examples show of the classes, see `schemas.embeddings.VisualQueries`; zeros for a
+            class without examples, None if no class has any.
     """
 
     rows: Float[Tensor, "queries dimensions"]
@@ -40,6 +43,8 @@ class Queries:
     head_start: Float[Tensor, " queries"]
     class_order: Int[Tensor, " classes"]
     background_order: Int[Tensor, " background"]
+    visual: Float[Tensor, "late_features classes dimensions"] | None = None
+    visual_offsets: Float[Tensor, " classes"] | None = None
 
     @classmethod
     def build(
@@ -87,9 +92,39 @@ class Queries:
             torch.argsort(torch.tensor(order)), torch.from_numpy(position),
         )  # fmt: skip
 
+    def with_examples(
+        self,
+        rows: Float[Tensor, "late_features shown dimensions"],
+        offsets: Float[Tensor, " shown"],
+        shown: Sequence[int],
+    ) -> "Queries":
+        """The same with visual queries for some classes, which ``shown`` names by their places in the vocabulary."""
+        here = self.class_order[list(shown)]
+        visual = rows.new_zeros(len(rows), self.classes, rows.shape[-1]).index_copy_(1, here, rows)
+        return replace(
+            self, visual=visual, visual_offsets=offsets.new_zeros(self.classes).index_copy_(0, here, offsets)
+        )
+
     def to(self, device: torch.device) -> "Queries":
-        tensors = ("rows", "class_of_row", "head_start", "class_order", "background_order")
-        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+        tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device) for name, value in tensors.items()})
+
+
+def visual_evidence(
+    dense: Float[Tensor, "features batch patches dimensions"], queries: Queries
+) -> Float[Tensor, "batch queries patches"] | None:
+    """What examples add to the logits of every query, whatever the feature; None without examples.
+
+    All late features of a patch say together what it looks like. With evidence of its own for every feature, early
+    ones, which say little of it, would spoil the result (docs/beyond.md).
+    """
+    if queries.visual is None or queries.visual_offsets is None:
+        return None
+    late = dense[-len(queries.visual) :]
+    of_features = (F.normalize(of, dim=-1) @ rows.T for of, rows in zip(late, queries.visual, strict=True))
+    of_classes = (reduce(torch.add, of_features) + queries.visual_offsets).mT
+    rest = len(queries.rows) - len(queries.class_of_row)
+    return F.pad(of_classes[:, queries.class_of_row], (0, 0, 0, rest))
 
 
 def query_logits(
@@ -127,8 +162,11 @@ def probabilities_of_features(
     together = 1
     if dense.is_cuda:
         together = max(1, min(features, MAP_VALUES // (batch * patches * len(queries.rows))))
+    evidence = visual_evidence(dense, queries)
     for some in dense.split(together):
         logits = query_logits(some.flatten(0, 1), queries, logit_scale)
+        if evidence is not None:
+            logits += evidence.repeat(len(some), 1, 1)
         maps, background = (of.unflatten(0, (-1, batch)) for of in probabilities(logits, queries))
         yield maps, background
 

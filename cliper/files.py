@@ -6,8 +6,10 @@ manifests.
 """
 
 import os
+import posixpath
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -122,3 +124,56 @@ def storage_problem(error: BaseException) -> str:
             return error.strerror
         case _:
             return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of a request, local or in any storage.
+
+    Attributes:
+        flag, address: what it was given with, for messages.
+        fs, path: see `find_address`.
+    """
+
+    flag: str
+    address: str
+    fs: AbstractFileSystem
+    path: str
+
+    @classmethod
+    def of(cls, flag: str, address: str) -> "Folder":
+        """Raises RequestError as `find_address` does."""
+        return cls(flag, address, *find_address(address, flag))
+
+    def refusal(self, name: str, reason: str) -> RequestError:
+        """The error for a file or folder in it."""
+        place = posixpath.join(self.address, name) if name else self.address
+        return RequestError(f"{self.flag} {place}: {reason}")
+
+    def names(self, below: str) -> list[str]:
+        """Files in a folder of it and below, relative to that folder and sorted, without hidden ones.
+
+        Raises:
+            RequestError: it cannot be listed. A folder that does not exist has no files.
+        """
+        top = posixpath.join(self.path, below)
+        try:
+            found = [posixpath.relpath(path, top) for path in self.fs.find(top)]
+        except STORAGE_ERRORS as error:
+            raise self.refusal(below, f"it cannot be listed: {storage_problem(error)}") from error
+        return sorted(name for name in found if not any(part.startswith(".") for part in name.split("/")))
+
+    def read(self, name: str, max_bytes: int | None = None) -> bytes:
+        """A file's content.
+
+        Raises:
+            RequestError: it cannot be read, or has more than ``max_bytes``.
+        """
+        path = posixpath.join(self.path, name)
+        try:
+            size = self.fs.size(path)
+            if max_bytes is not None and size is not None and size > max_bytes:
+                raise self.refusal(name, f"it has {size:,} bytes, more than --max-file-mb allows")
+            return bytes(self.fs.cat_file(path))
+        except STORAGE_ERRORS as error:
+            raise self.refusal(name, f"it cannot be read: {storage_problem(error)}") from error

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from cliper.asked import DECLARED, DEFAULT_CLIP, DEFAULT_DIFFUSION, Asked, Precision, given_default
 from cliper.decode import MAX_PIXELS, decode_rgb, image_seed, to_rgb
+from cliper.examples import read_examples
 from cliper.files import parse_file
 from cliper.pipeline import Cliper
 from cliper.preprocess import Prepared
@@ -23,6 +24,7 @@ from cliper.rows import NOT_FINITE, label_columns
 from cliper.segmenter import Prediction
 from cliper.settings import Preset
 from cliper.specs import best_device, torch_flags
+from cliper.visual import add_examples
 from cliper.vocabulary import Lines, read_vocabulary
 from schemas.errors import DecodeError, RequestError
 from schemas.runs import labels_from_runs
@@ -58,6 +60,8 @@ class Labeler:
             None for the packaged ones.
         templates: name of a set of prompt templates (``car``, ``openai_imagenet_80``, ``maskclip_85``), a file or a
             list with ``{}`` for the class.
+        examples: folder with some labelled images of classes, see `cliper.examples`. A line of ``vocab`` with nothing
+            after its colon is a class that only examples show.
         text_embeddings: file with embeddings, used in place of CLIP's text tower.
         preset: ``open``, ``release`` or ``paper``.
         profile: with preset ``release``: ``objects``, ``scene`` or ``street``.
@@ -84,6 +88,7 @@ class Labeler:
         *,
         background: Lines | os.PathLike[str] | None = None,
         templates: Lines | os.PathLike[str] = "car",
+        examples: str | os.PathLike[str] | None = None,
         text_embeddings: str | os.PathLike[str] | None = None,
         preset: Preset = "open",
         profile: Profile | None = None,
@@ -100,12 +105,17 @@ class Labeler:
         asked = Asked(clip, diffusion, asked_settings(given | {"preset": preset}), profile)
         with in_python():
             words = read_vocabulary(
-                address(vocab), address(background), address(templates), address(text_embeddings), preset
-            )
+                address(vocab), address(background), address(templates), address(text_embeddings), preset,
+                wordless=examples is not None,
+            )  # fmt: skip
             file = read_settings_file(address(settings), words.class_names)
             models = find_models(asked, file, words.class_names)
             words.check_width(models.clip)
-            self.spec = models.spec(words.embed(models.clip, preset, self.device), precision)
+            if examples is not None:
+                words = words.with_examples(read_examples(address(examples), models.inputs, max_pixels=max_pixels))
+            embeddings = words.embed(models.clip, preset, self.device)
+            embeddings = add_examples(embeddings, words.examples, models.clip, models.settings, self.device)
+            self.spec = models.spec(embeddings, precision)
         self.classes = tuple(words.class_names)
 
     def __repr__(self) -> str:

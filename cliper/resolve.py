@@ -8,6 +8,7 @@ from cliper.asked import Asked
 from cliper.files import parse_text
 from cliper.loading import check_diffusion, embed_empty_prompt
 from cliper.models import ClipSpec, DiffusionSpec, ModelError, find_clip, find_diffusion
+from cliper.preprocess import InputSpec
 from cliper.published import Benchmark, profile_settings
 from cliper.settings import (
     CLASS_THRESHOLDS,
@@ -37,6 +38,11 @@ class Models:
     diffusion_side_px: int | None = None
     heads: int = 0
 
+    @property
+    def inputs(self) -> InputSpec:
+        """How images are prepared for CLIP alone."""
+        return InputSpec(self.settings.shorter_side_px, self.clip.patch_size_px)
+
     def manifest(self) -> dict[str, object]:
         found = {"clip": self.clip, "diffusion": self.diffusion}
         return {role: {"name": spec.name, "revision": spec.revision} for role, spec in found.items() if spec}
@@ -45,8 +51,15 @@ class Models:
         """The specification for the processes that label.
 
         Raises:
-            RequestError: the diffusion model's text encoder cannot be loaded.
+            RequestError: the diffusion model's text encoder cannot be loaded, or the settings keep fewer features than
+                examples were seen in.
         """
+        features = self.settings.features(self.clip.blocks)
+        if embeddings.visual is not None and len(embeddings.visual.rows) > features:
+            raise RequestError(
+                f"--text-embeddings has what examples show in {len(embeddings.visual.rows)} features, and the settings "
+                f"keep {features}: give --examples and words instead"
+            )
         try:
             empty_prompt = embed_empty_prompt(self.diffusion).numpy() if self.diffusion else None
         except ModelError as error:

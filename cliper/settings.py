@@ -224,6 +224,10 @@ class MethodSettings(EncoderDefaults):
         """True if maps are sharpened by a diffusion model."""
         return self.compensation not in {"guided", "none"}
 
+    def features(self, blocks: int) -> int:
+        """How many features of an encoder with so many blocks are kept."""
+        return blocks - (self.preset == "paper") if self.early_embeddings else 1
+
     def document(self) -> dict[str, Any]:
         """The settings that the preset uses, for the manifest."""
         unused = CLASS_THRESHOLDS if self.preset == "open" else OPEN_SETTINGS

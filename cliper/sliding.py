@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cliper.coarse import Queries, query_logits
+from cliper.coarse import Queries, query_logits, visual_evidence
 from cliper.fusion import fuse
 from cliper.settings import SLIDING_STRIDE_PX, MethodSettings
 from cliper.vision import VisionTower
@@ -45,6 +45,8 @@ def windowed_logits(
         fused = fuse(tower, pixels[None, :, top : top + crop_h, left : left + crop_w], settings)
         inside = indices[top // patch : (top + crop_h) // patch, left // patch : (left + crop_w) // patch].flatten()
         logits = [query_logits(dense, queries, settings.logit_scale)[0] for dense in fused.dense]
+        if (evidence := visual_evidence(fused.dense, queries)) is not None:
+            logits = [single + evidence[0] for single in logits]
         if not totals:
             totals = [single.new_zeros(len(single), patches) for single in logits]
         for total, single in zip(totals, logits, strict=True):

@@ -184,7 +184,11 @@ def build_queries(embeddings: VocabularyEmbeddings, preset: Preset) -> Queries:
     """The embeddings file's rows as the method's query list."""
     build = Queries.build_open if preset == "open" else Queries.build
     classes, background = torch.tensor(embeddings.classes), torch.tensor(embeddings.background)
-    return build(classes, background, torch.tensor(embeddings.class_of_row))
+    queries = build(classes, background, torch.tensor(embeddings.class_of_row))
+    if (visual := embeddings.visual) is None:
+        return queries
+    shown = [embeddings.class_names.index(name) for name in visual.names]
+    return queries.with_examples(torch.tensor(visual.rows), torch.tensor(visual.offsets), shown)
 
 
 def set_torch_flags(on_gpu: bool) -> None:

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import pyarrow as pa
 
+from cliper.ground_truth import IGNORED, unpack_truth
 from cliper.rows import label_columns
 from cliper.segmenter import Prediction
 from cliper.settings import MethodSettings
-from cluster.corpus.ground_truth import IGNORED, unpack_truth
 from schemas.evaluation import EVALUATION_SCHEMA, VALUE_STEPS
 from schemas.rows import ROW_SCHEMA
 from schemas.runs import labels_from_runs

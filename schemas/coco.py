@@ -28,6 +28,33 @@ def uncompressed(segmentation: Mapping[str, Any]) -> dict[str, Any]:
     return {"size": list(segmentation["size"]), "counts": counts.tolist()}
 
 
+def pixels_of_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """The pixels of COCO's polygons or run lengths, bool [height, width].
+
+    Raises:
+        ValueError: it is neither, or does not fit the size.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"an image cannot have {width} x {height} pixels")
+    try:
+        if isinstance(segmentation, list):
+            encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+        elif list(segmentation["size"]) != [height, width]:
+            raise ValueError(f"its size is {segmentation['size']}, and the image has {[height, width]}")
+        elif isinstance(segmentation["counts"], list):
+            if min(segmentation["counts"]) < 0 or sum(segmentation["counts"]) != height * width:
+                raise ValueError("its run lengths do not add up to the image")
+            encoded = coco_mask.frPyObjects(segmentation, height, width)
+        else:
+            encoded = segmentation
+        pixels: np.ndarray = coco_mask.decode(encoded)
+    except ValueError:
+        raise
+    except Exception as error:  # pycocotools raises plain exceptions, and almost anything on what is no segmentation
+        raise ValueError(f"neither polygons nor run lengths ({' '.join(str(error).split())[:100]})") from error
+    return pixels.astype(bool)
+
+
 @contextmanager
 def annotations_file(file: IO[bytes], categories: Sequence[Mapping[str, Any]], description: str) -> Iterator[Add]:
     """Write an annotations file image by image. Annotations are buffered in a temporary file."""

@@ -1,7 +1,8 @@
 """The vocabulary file: the classes to look for, and the words for each of them.
 
 UTF-8, one class per line. Blank lines and lines that begin with ``#`` are ignored. A line is a class name, or
-``name: query one; query two``. Without queries, the name is the query. Commas are part of the text.
+``name: query one; query two``. Without queries, the name is the query. Commas are part of the text. ``name:`` with
+nothing after the colon is a class without words, which examples show.
 A background file has the same format, but only its queries are used.
 """
 
@@ -12,14 +13,18 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class VocabularyClass:
-    """A class and its queries, at least one."""
+    """A class and its queries; none for a class that only examples show."""
 
     name: str
     queries: tuple[str, ...]
 
 
-def parse_vocabulary(text: str) -> tuple[VocabularyClass, ...]:
+def parse_vocabulary(text: str, wordless: bool = False) -> tuple[VocabularyClass, ...]:
     """Parse the classes, in file order.
+
+    Args:
+        text: the file's.
+        wordless: classes may have no words.
 
     Raises:
         ValueError: no class, an empty name or query, or a repeated name or query. The message names the line.
@@ -31,6 +36,8 @@ def parse_vocabulary(text: str) -> tuple[VocabularyClass, ...]:
             continue
         name, colon, listed = (part.strip() for part in line.partition(":"))
         queries = tuple(query.strip() for query in listed.split(";")) if colon else (name,)
+        if wordless and not listed and colon:
+            queries = ()
         if not name:
             raise ValueError(f"line {number}: the class has no name")
         if name in line_of_name:

@@ -13,7 +13,7 @@ import numpy as np
 
 from cliper.decode import IMAGE_ENDINGS
 from cliper.files import STORAGE_ERRORS, storage_problem
-from cluster.corpus.ground_truth import OUTSIDE, VALUES, lookup_table
+from cliper.ground_truth import OUTSIDE, VALUES, lookup_table
 from cluster.corpus.layouts import Layout, Split, find_layout
 from cluster.corpus.limits import DEFAULT_LIMITS, Limits
 from cluster.corpus.readers import Shard, is_hidden
@@ -40,7 +40,7 @@ class LabelledCorpus:
         image_tail: what image ids end in before the dot and masks do not (``_leftImg8bit``).
         masks: the masks' folder.
         ending: what masks' names end in (``_gtFine_labelIds.png``).
-        lookup: what their values stand for, see `cluster.corpus.ground_truth.lookup_table`.
+        lookup: what their values stand for, see `cliper.ground_truth.lookup_table`.
     """
 
     corpus: Corpus

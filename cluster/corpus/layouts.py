@@ -27,8 +27,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from cliper.ground_truth import IGNORED, OUTSIDE, lookup_table
 from cliper.published import read_published
-from cluster.corpus.ground_truth import IGNORED, OUTSIDE, lookup_table
 
 BENCHMARKS = tuple(read_published())
 """The names of the data sets."""
@@ -54,7 +54,7 @@ class Masks(NamedTuple):
 
     @property
     def lookup(self) -> np.ndarray:
-        """See `cluster.corpus.ground_truth.lookup_table`."""
+        """See `cliper.ground_truth.lookup_table`."""
         values = chain.from_iterable(range(first, last + 1) for first, last in self.classes)
         return lookup_table(values, self.background, self.ignored, OTHERS[self.other])
 

@@ -36,7 +36,7 @@ PREPARED_SCHEMA = pa.schema(
     ]
 )
 """Images between reading and labelling: the fields of `cliper.preprocess.Prepared`, and in an evaluation the mask, as
-`cluster.corpus.ground_truth.pack_truth` packs it. All are null where the image has failed."""
+`cliper.ground_truth.pack_truth` packs it. All are null where the image has failed."""
 
 
 @dataclass(frozen=True)

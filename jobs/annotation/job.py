@@ -12,8 +12,10 @@ from rich.console import Console
 from cliper.files import parse_text
 from cliper.published import profile_settings
 from cliper.settings import Preset
+from cliper.visual import add_examples
 from cliper.vocabulary import VocabularyRequest, read_vocabulary, synonymous_classes
 from cluster import session
+from cluster.corpus.examples import find_examples
 from cluster.corpus.inputs import Input, open_input
 from cluster.corpus.prepare import Preparer
 from cluster.corpus.sources import (
@@ -94,13 +96,16 @@ class LabellingJob:
         """Raises RequestError: a part of the request is wrong."""
         preset: Preset = "release" if options.choice.baseline else options.models.preset
         vocabulary = read_vocabulary(
-            options.vocab, options.background, options.templates, options.text_embeddings, preset
-        )
+            options.vocab, options.background, options.templates, options.text_embeddings, preset,
+            wordless=options.examples is not None,
+        )  # fmt: skip
         output = Output(open_location(options.output, "--output"))
         source = open_input(options.input)
         background = bool(vocabulary.background)
         method = find_method(options.choice, options.models, vocabulary.class_names, background)
         vocabulary.check_width(method.clip)
+        if options.examples is not None:
+            vocabulary = vocabulary.with_examples(find_examples(options.examples, method.inputs, options.limits))
         relabel = parse_text("--relabel", options.relabel, parse_image_ids) if options.relabel is not None else ()
         return cls(options, vocabulary, method, source, output, relabel)
 
@@ -198,7 +203,10 @@ def embed_words(
     output: Output, manifest: Manifest, vocabulary: VocabularyRequest, method: Method, console: Console
 ) -> tuple[Manifest, VocabularyEmbeddings]:
     """Embed the vocabulary, unless an earlier run did, and say what became of the words."""
-    embeddings = output.read_embeddings() or vocabulary.embed(method.clip, method.cliper.preset)
+    embeddings = output.read_embeddings()
+    if embeddings is None:
+        embeddings = vocabulary.embed(method.clip, method.cliper.preset)
+        embeddings = add_examples(embeddings, vocabulary.examples, method.clip, method.cliper)
     output.write_embeddings(embeddings)
     manifest = with_facts(manifest, vocabulary, embeddings, method)
     output.write("manifest.json", manifest.to_json().encode("utf-8"))

@@ -23,8 +23,8 @@ class AnnotateOptions:
     """Options of the annotation job."""
 
     basic: ClassVar = (
-        "vocab", "input", "output", "trial", "clip", "diffusion", "background", "keep_columns", "skip_absent", "actors",
-        "gpus_per_actor", "limit", "retry_failed", "overwrite", "plan",
+        "vocab", "input", "output", "trial", "clip", "diffusion", "background", "examples", "keep_columns",
+        "skip_absent", "actors", "gpus_per_actor", "limit", "retry_failed", "overwrite", "plan",
     )  # fmt: skip
     input: FromEnvironment = field(default_factory=lambda: os.environ.get("CLIPER_INPUT", ""))
     """Folder, prefix, file or pattern with images: a local path or a URL such as s3://bucket/{00000..00099}.tar;
@@ -39,6 +39,10 @@ class AnnotateOptions:
     """Background words: a file in the same format, +FILE to add its words to the packaged ones, or none (default: some
     hundred common things with preset open, else the 25 words published for PASCAL VOC). With preset open, words that
     mean the same as a class are left out."""
+    examples: Unset[str] = None
+    """Folder with some labelled images of classes, which count beside the words: images/ with masks/ and classes.txt
+    (index masks, 0 for no class, 1 for the first line), or images/ with a COCO file annotations.json. A line of the
+    vocabulary with nothing after its colon is a class that only examples show."""
     text_embeddings: Unset[str] = None
     """Precomputed text embeddings (safetensors), used instead of CLIP's text tower."""
     templates: str = "car"
@@ -105,6 +109,8 @@ class AnnotateOptions:
         self.cluster.check()
         self.limits.check()
         self.plan.check()
+        if self.examples is not None and self.choice.baseline:
+            raise RequestError(f"--examples is for --method cliper, not {self.choice.method}")
         if self.plan.plan and self.choice.baseline:
             raise RequestError(f"--plan is for --method cliper: the speed of {self.choice.method} is not measured")
         if not 0 <= self.max_failed_fraction <= 1:

@@ -80,9 +80,8 @@ def find_method(
         models = find_models(options, class_names, benchmark, file)
         spec = partial(models.spec, precision=precision)
         settings, thresholds = models.settings, models.settings.score_thresholds(classes)
-        inputs = InputSpec(settings.shorter_side_px, models.clip.patch_size_px)
         return Method(
-            models.clip, models.manifest(), settings.document(), settings, models.file, inputs, spec, thresholds
+            models.clip, models.manifest(), settings.document(), settings, models.file, models.inputs, spec, thresholds
         )
     given = given_settings(choice, options)
     clip_alone: dict[str, Any] = {"diffusion": "none", "preset": "release"}
@@ -109,6 +108,9 @@ def baseline_spec(
     method: BaselineMethod, clip: ClipSpec, settings: BaselineSettings, precision: str, proxy: str | None,
     embeddings: VocabularyEmbeddings,
 ) -> BaselineSpec:  # fmt: skip
+    """Raises RequestError: the embeddings have what only CLIPer uses."""
+    if embeddings.visual is not None:
+        raise RequestError(f"--text-embeddings has what examples show, which is for --method cliper, not {method}")
     return BaselineSpec(method, clip, embeddings, settings, precision, proxy)
 
 

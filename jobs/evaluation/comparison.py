@@ -29,6 +29,8 @@ def compare_with_published(dataset: Dataset, method: Method, options: EvaluateOp
         found.append(f"{images:,} images, published {benchmark.images:,}")
     if options.given_labels:
         found.append("--given-labels")
+    if options.examples is not None:
+        found.append("--examples")
     settings = method.settings
     sliding, figure = bool(settings["sliding_crop_px"]), None
     if settings["preset"] == "open":

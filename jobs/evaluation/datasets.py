@@ -68,7 +68,7 @@ class Dataset:
             RequestError: a file is missing or wrong, or the embeddings lack a class.
         """
         if text_embeddings is not None:
-            ready = read_embeddings(text_embeddings, self.class_names)
+            ready = read_embeddings(text_embeddings, self.classes)
             request = VocabularyRequest(self.classes, ready.background_words, (), ready)
             request.check_width(clip)
             return request

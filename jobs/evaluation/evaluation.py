@@ -6,6 +6,8 @@ from pathlib import Path
 from rich.console import Console
 
 from cliper.settings import Preset, presence_probability
+from cliper.visual import add_examples
+from cluster.corpus.examples import find_examples
 from cluster.corpus.prepare import Preparer
 from cluster.encoders import CountsEncoder
 from cluster.output.folder import Output
@@ -48,6 +50,9 @@ class Evaluation:
         )
         self.preset: Preset = self.method.cliper.preset
         self.vocabulary = dataset.vocabulary(self.method.clip, options.templates, options.text_embeddings, self.preset)
+        if options.examples is not None:
+            examples = find_examples(options.examples, self.method.inputs, options.limits)
+            self.vocabulary = self.vocabulary.with_examples(examples)
         self.manifest = self.request()
         self.output = Output(open_location(options.output, "--output") / self.manifest.fingerprint[:16])
         self.output.check(self.manifest, overwrite=False)
@@ -94,7 +99,10 @@ class Evaluation:
 
     def pipeline(self, output: Output) -> Pipeline:
         labelled, options = self.dataset.labelled.with_retries(), self.options
-        embeddings = output.read_embeddings() or self.vocabulary.embed(self.method.clip, self.preset)
+        embeddings = output.read_embeddings()
+        if embeddings is None:
+            embeddings = self.vocabulary.embed(self.method.clip, self.preset)
+            embeddings = add_examples(embeddings, self.vocabulary.examples, self.method.clip, self.method.cliper)
         output.write_embeddings(embeddings)
         spec = self.method.spec(embeddings)
         prepare = Preparer(spec.inputs, labelled.corpus.limits, labelled)

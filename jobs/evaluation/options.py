@@ -48,6 +48,8 @@ class EvaluateOptions:
     ignore: tuple[int, ...] = (255,)
     """Values in a folder's masks of pixels that do not count."""
     choice: MethodChoice = field(default_factory=MethodChoice)
+    examples: Unset[str] = None
+    """Folder with some labelled images of classes, as for cliper annotate. They should not be among the images."""
     text_embeddings: Unset[str] = None
     """Ready text embeddings (safetensors) in place of CLIP's text tower."""
     templates: Unset[str] = None
@@ -84,8 +86,8 @@ class EvaluateOptions:
             raise RequestError(f"--limit must be at least 1, not {self.limit}")
         if not 0 <= self.max_failed_fraction <= 1:
             raise RequestError(f"--max-failed-fraction must be between 0 and 1, not {self.max_failed_fraction}")
-        if self.choice.baseline and (self.grid or self.calibrate):
-            raise RequestError(f"--grid and --calibrate are for --method cliper, not {self.choice.method}")
+        if self.choice.baseline and (self.grid or self.calibrate or self.examples is not None):
+            raise RequestError(f"--grid, --calibrate and --examples are for --method cliper, not {self.choice.method}")
         if self.models.skip_absent:
             raise RequestError("--skip-absent leaves scores out that an evaluation needs: it is for jobs/annotate.py")
         if self.models.diffusion == "none" and not NEED_DIFFUSION.isdisjoint(self.grid):

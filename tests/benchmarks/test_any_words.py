@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.any_words import AnyWordsOptions, class_shares, main
-from cluster.corpus.ground_truth import IGNORED
+from cliper.ground_truth import IGNORED
 from demo.world.__main__ import main as draw_world
 
 

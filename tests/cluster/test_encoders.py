@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from cliper.ground_truth import IGNORED, pack_truth, unpack_truth
 from cliper.preprocess import InputSpec
-from cluster.corpus.ground_truth import IGNORED, pack_truth, unpack_truth
 from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled
 from cluster.corpus.prepare import Preparer
 from cluster.datasource import read_blocks

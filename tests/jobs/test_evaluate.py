@@ -32,7 +32,10 @@ def folder(tmp_path: Path) -> Path:
         (["--classes", "{tmp}/twice.txt"], "line 2: class 'sky' is already on line 1"),
         (["--dataset", "voc21"], "--root is missing: name the folder of data set voc21"),
         (["--dataset", "voc21", "--root", "{tmp}/hollow"], "--root {tmp}/hollow has no ImageSets/Segmentation/val.txt"),
-        (["--method", "sclip", "--grid", "table7"], "--grid and --calibrate are for --method cliper, not sclip"),
+        (
+            ["--method", "sclip", "--grid", "table7"],
+            "--grid, --calibrate and --examples are for --method cliper, not sclip",
+        ),
         (["--grid", "table7", "--calibrate", "{tmp}/s.json"], "--grid and --calibrate do not go together"),
         (["--grid", "table7", "--diffusion", "none"], "table7 compare compensations: give --diffusion"),
         (

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from schemas.embeddings import VocabularyEmbeddings, embeddings_from_bytes, embeddings_to_bytes
+from schemas.embeddings import VisualQueries, VocabularyEmbeddings, embeddings_from_bytes, embeddings_to_bytes
 
 
 def some_embeddings(background: int = 2) -> VocabularyEmbeddings:
@@ -98,3 +99,55 @@ def test_damaged_files_are_read_or_refused(position: int, garbage: bytes) -> Non
         embeddings_from_bytes(bytes(data))
     except ValueError:
         return
+
+
+def with_visual() -> VocabularyEmbeddings:
+    rows = np.random.default_rng(1).normal(size=(3, 2, 4)).astype(np.float32)
+    visual = VisualQueries(("dög", "cat"), rows, np.float32([0.5, -2]))
+    return replace(some_embeddings(), visual=visual, wordless=("cat",))
+
+
+def test_round_trip_with_examples() -> None:
+    before = with_visual()
+    after = embeddings_from_bytes(embeddings_to_bytes(before))
+    assert before.visual is not None
+    assert after.visual is not None
+    assert after.visual.names == before.visual.names
+    assert np.array_equal(after.visual.rows, before.visual.rows)
+    assert np.array_equal(after.visual.offsets, before.visual.offsets)
+    assert after.wordless == ("cat",)
+    assert after.sha256 == before.sha256 != some_embeddings().sha256
+    louder = replace(before, visual=replace(before.visual, offsets=before.visual.offsets * 2))
+    assert louder.sha256 != before.sha256
+
+
+def test_select_keeps_what_examples_show() -> None:
+    chosen = with_visual().select(["cat"])
+    assert chosen.visual is not None
+    assert chosen.visual.names == chosen.wordless == ("cat",)
+    assert chosen.visual.offsets.tolist() == [-2]
+    other = replace(with_visual(), visual=with_visual().visual.select(["cat"]), wordless=()).select(["dög"])  # type: ignore[union-attr]
+    assert other.visual is None
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        ({"visual": np.zeros((3, 1, 4), np.float32)}, {}, r"visual has shape \[3, 1, 4\] for 2 classes of 4"),
+        ({"visual": np.zeros((0, 2, 4), np.float32)}, {}, "visual has shape"),
+        ({"visual_offsets": np.zeros(3, np.float32)}, {}, r"visual_offsets has shape \[3\] for 2 classes"),
+        ({"visual": np.full((3, 2, 4), np.inf, np.float32)}, {}, "not finite"),
+        ({}, {"visual": json.dumps(["a", "a"])}, "twice, or one that it does not have"),
+        ({}, {"visual": json.dumps(["a", ["b"]])}, "twice, or one that it does not have"),
+        ({}, {"wordless": json.dumps(["c"])}, "twice, or one that it does not have"),
+        ({}, {"wordless": "5"}, "tensors and metadata"),
+    ],
+)
+def test_wrong_visual_queries_are_refused(
+    tensors: dict[str, np.ndarray], metadata: dict[str, str], message: str
+) -> None:
+    good = {"visual": np.zeros((3, 2, 4), np.float32), "visual_offsets": np.zeros(2, np.float32)}
+    names = {"visual": json.dumps(["a", "b"]), "wordless": "[]"}
+    assert embeddings_from_bytes(save(GOOD | good, NAMES | names)).visual is not None
+    with pytest.raises(ValueError, match=message):
+        embeddings_from_bytes(save(GOOD | good | tensors, NAMES | names | metadata))

@@ -68,3 +68,9 @@ def test_packaged_background_is_the_published_one() -> None:
     assert len(words) == 25
     assert words[0] == "ground"
     assert words[-1] == "sign"
+
+
+def test_a_class_without_words_where_there_are_examples() -> None:
+    assert parse_vocabulary("cat\nthing :  ", wordless=True)[1] == VocabularyClass("thing", ())
+    with pytest.raises(ValueError, match="line 1: class 'cat' has an empty query"):
+        parse_vocabulary("cat: kitten;", wordless=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cluster.corpus.ground_truth import decode_truth
+from cliper.ground_truth import decode_truth
 from cluster.corpus.labelled import LabelledCorpus
 
 BACKGROUND, UNLABELLED = 65534, 65535

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cliper.decode import image_seed
+from cliper.ground_truth import lookup_table, unpack_truth
 from cliper.preprocess import InputSpec
 from cluster.corpus.decode import Decoder
-from cluster.corpus.ground_truth import lookup_table, unpack_truth
 from cluster.corpus.limits import Limits
 from cluster.corpus.prepare import Preparer
 from cluster.corpus.readers import Record

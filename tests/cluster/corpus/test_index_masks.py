@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.corpus.ground_truth import IGNORED
+from cliper.ground_truth import IGNORED
 from cluster.corpus.labelled import LabelledCorpus, list_index_masks
 from cluster.corpus.limits import Limits
 from cluster.storage import Location, open_location

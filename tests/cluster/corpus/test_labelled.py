@@ -10,8 +10,8 @@ import pytest
 import s3fs
 from fsspec.implementations.local import LocalFileSystem
 
+from cliper.ground_truth import IGNORED, OUTSIDE
 from cliper.published import find_benchmark
-from cluster.corpus.ground_truth import IGNORED, OUTSIDE
 from cluster.corpus.labelled import LabelledCorpus, list_index_masks, list_labelled
 from cluster.corpus.layouts import BENCHMARKS, find_layout
 from cluster.corpus.limits import DEFAULT_LIMITS

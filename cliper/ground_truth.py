@@ -4,8 +4,9 @@ import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from cliper.decode import ENDINGS
 from schemas.errors import DecodeError
 from schemas.rows import Status
 
@@ -93,6 +94,35 @@ def read_values(data: bytes, max_pixels: int) -> np.ndarray:
         raise DecodeError(Status.NO_TRUTH, "it is not a PNG image") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
         raise DecodeError(Status.NO_TRUTH, f"it is damaged: {' '.join(str(error).split())[:200]}") from error
+
+
+def read_truth(mask: bytes, lookup: np.ndarray, max_pixels: int, image: bytes, image_hw: tuple[int, int]) -> np.ndarray:
+    """The label of every pixel of an image; see `decode_truth`.
+
+    Args:
+        mask: a PNG file, over the upright image or over the pixels as the image's file stores them.
+        lookup, max_pixels: as for `decode_truth`.
+        image: the image's file.
+        image_hw: its height and width when it is upright.
+
+    Raises:
+        DecodeError: as `decode_truth` does, or the sizes differ.
+    """
+    truth = decode_truth(mask, lookup, max_pixels)
+    if truth.shape != image_hw and truth.shape == image_hw[::-1]:
+        truth = turned_like(image, truth)
+    if truth.shape != image_hw:
+        sizes = (truth.shape[1], truth.shape[0], image_hw[1], image_hw[0])
+        raise DecodeError(Status.NO_TRUTH, "it has {} x {} pixels, the image {} x {}".format(*sizes))
+    return truth
+
+
+def turned_like(data: bytes, mask: np.ndarray) -> np.ndarray:
+    """A mask over the pixels as a file stores them, turned as the file's EXIF orientation says."""
+    turned = Image.fromarray(mask)
+    with Image.open(io.BytesIO(data), formats=tuple(ENDINGS)) as image:
+        turned.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return np.asarray(ImageOps.exif_transpose(turned))
 
 
 def pack_truth(truth: np.ndarray) -> bytes:
