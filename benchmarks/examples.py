@@ -259,6 +259,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
     counts = list(dict.fromkeys(row["examples"] for row in results["with_words"]))
     for preset, colour in zip(PRESETS, ("tab:gray", "tab:blue"), strict=True):
         own = [row for row in results["with_words"] if row["preset"] == preset]
+        if not own:
+            continue
         axes[0].plot([counts.index(row["examples"]) for row in own], [row["miou_gain"] for row in own], color=colour,
                      label=preset)  # fmt: skip
         for row in own:
