@@ -163,6 +163,7 @@ def test_every_kind_of_corpus_gives_the_same_annotations(kind: str, finished_run
     assert by_content(OutputReader(str(tmp_path / "out"), {}).rows()) == by_content(finished_run.reader().rows())
 
 
+@pytest.mark.long
 def test_two_actors_give_the_same_rows_as_one(finished_run: FinishedRun, tmp_path: Path) -> None:
     flags = [*finished_run.flags, "--actors", "2", "--batch-size", "3"]
     run = finished_run.ray.annotate(finished_run.corpus, str(tmp_path / "out"), *flags)

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import time
 
+import pytest
+
 from tests.end_to_end.conftest import FinishedRun
 from tests.support.jobs import ROOT, OutputReader, annotate, command
 from tests.support.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY
@@ -22,6 +24,7 @@ def wait_for_rows(output: OutputReader, driver: subprocess.Popen[str], seconds: 
     raise AssertionError("nothing was committed in time")
 
 
+@pytest.mark.long
 def test_killed_midway_and_run_again(finished_run: FinishedRun) -> None:
     output = f"s3://{BUCKET}/killed"
     flags = [*finished_run.flags, "--rows-per-file", "4", "--batch-size", "2"]
