@@ -23,7 +23,7 @@ lock: ## requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra aws --extra dev \
 		--quiet pyproject.toml --output-file requirements.lock
 
-test: setup ## tests, about nine minutes on two cores
+test: setup ## tests, about ten minutes on two cores
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 15 -m "not faults and not long"
 
 test-long: setup ## longer tests, twenty minutes
