@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float32
 from PIL import Image
 
 from cliper.decode import IMAGE_ENDINGS, MAX_PIXELS, decode_rgb
-from cliper.files import Folder, decode_text
+from cliper.files import Folder, Parsed, decode_text, parse_data
 from cliper.ground_truth import IGNORED, OUTSIDE, lookup_table, read_truth, turned_like
 from cliper.preprocess import ImageArray, InputSpec
 from schemas.coco import pixels_of_segmentation
@@ -157,10 +157,6 @@ def read_examples(
             pixel in any image.
     """
     folder = Folder.of(FLAG, address)
-    images = [name for name in folder.names("images") if name.lower().endswith(IMAGE_ENDINGS)]
-    if not images:
-        raise folder.refusal("images", "there are no images in it")
-    beside = folder.names("")
     digest = hashlib.sha256()
 
     def read(name: str) -> bytes:
@@ -168,30 +164,14 @@ def read_examples(
         digest.update(json.dumps([name, len(data)]).encode("ascii") + data)
         return data
 
-    if ANNOTATIONS in beside and CLASSES in beside:
-        raise folder.refusal("", f"it has {CLASSES} and {ANNOTATIONS}: keep one of them")
-    if ANNOTATIONS in beside:
-        names, segmentations = parsed(folder, ANNOTATIONS, read(ANNOTATIONS), parse_coco)
-        unknown = sorted(segmentations.keys() - set(images))
-        if unknown:
-            raise folder.refusal(f"images/{unknown[0]}", f"{ANNOTATIONS} has labels for it, and it does not exist")
-        labelled = [(name, b"", json.dumps(segmentations[name]).encode()) for name in images if name in segmentations]
-    elif CLASSES in beside:
-        names = parsed(folder, CLASSES, read(CLASSES), parse_classes)
-        masks = [f"masks/{posixpath.splitext(name)[0]}.png" for name in images]
-        missing = [mask for mask in masks if mask not in beside]
-        if missing:
-            raise folder.refusal(missing[0], "an image has no mask, it does not exist")
-        labelled = [(name, read(mask), b"") for name, mask in zip(images, masks, strict=True)]
-    else:
-        raise folder.refusal("", f"it needs {CLASSES} beside masks, or {ANNOTATIONS}")
+    names, labelled = find_labels(folder, read)
     decode = isolate(ExampleDecoder(inputs, max_pixels, len(names)))
     found = []
-    for name, mask, segmentation in labelled:
+    for name, mask, segmentations in labelled:
         try:
-            decoded = decode(read(f"images/{name}"), mask, segmentation)
+            decoded = decode(read(name), mask, segmentations)
         except DecodeError as error:
-            raise folder.refusal(f"images/{name}", str(error)) from error
+            raise folder.refusal(name, str(error)) from error
         clip_hw = inputs.clip_hw((decoded["height"], decoded["width"]))
         clip = np.frombuffer(decoded["clip"], np.uint8).reshape(*clip_hw, 3)
         found.append(Example(clip, np.frombuffer(decoded["shares"], np.float32).reshape(len(names), -1)))
@@ -203,16 +183,41 @@ def read_examples(
     return Examples(tuple(names), tuple(found), digest.hexdigest())
 
 
-def parsed(folder: Folder, name: str, data: bytes, parse: Callable[[str], Any]) -> Any:
-    """Parse a text file of the folder. Raises RequestError: it is wrong."""
-    try:
-        return parse(decode_text(data))
-    except UnicodeDecodeError as error:
-        raise folder.refusal(name, f"it is not UTF-8 text (byte {error.start})") from error
-    except RecursionError as error:
-        raise folder.refusal(name, "it is nested too deeply") from error
-    except ValueError as error:
-        raise folder.refusal(name, str(error)) from error
+def find_labels(folder: Folder, read: Callable[[str], bytes]) -> tuple[list[str], list[tuple[str, bytes, bytes]]]:
+    """The classes of a folder of examples; and the path of every labelled image with its mask or its segmentations, as
+    `ExampleDecoder` takes them.
+
+    Args:
+        folder: the folder.
+        read: reads a file of it.
+
+    Raises:
+        RequestError: the folder is empty or lacks a file, or one that says what is labelled is wrong.
+    """
+    images = [name for name in folder.names("images") if name.lower().endswith(IMAGE_ENDINGS)]
+    if not images:
+        raise folder.refusal("images", "there are no images in it")
+    beside = folder.names("")
+    if ANNOTATIONS in beside and CLASSES in beside:
+        raise folder.refusal("", f"it has {CLASSES} and {ANNOTATIONS}: keep one of them")
+
+    def parse(name: str, parse_it: Callable[[str], Parsed]) -> Parsed:
+        return parse_data(folder.place(name), read(name), lambda data: parse_it(decode_text(data)))
+
+    if ANNOTATIONS in beside:
+        names, found = parse(ANNOTATIONS, parse_coco)
+        unknown = sorted(found.keys() - set(images))
+        if unknown:
+            raise folder.refusal(f"images/{unknown[0]}", f"{ANNOTATIONS} has labels for it, and it does not exist")
+        return names, [(f"images/{name}", b"", json.dumps(found[name]).encode()) for name in images if name in found]
+    if CLASSES in beside:
+        names = parse(CLASSES, parse_classes)
+        masks = [f"masks/{posixpath.splitext(name)[0]}.png" for name in images]
+        missing = [mask for mask in masks if mask not in beside]
+        if missing:
+            raise folder.refusal(missing[0], "an image has no mask, it does not exist")
+        return names, [(f"images/{name}", read(mask), b"") for name, mask in zip(images, masks, strict=True)]
+    raise folder.refusal("", f"it needs {CLASSES} beside masks, or {ANNOTATIONS}")
 
 
 def parse_classes(text: str) -> list[str]:

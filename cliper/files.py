@@ -50,15 +50,22 @@ def parse_file(flag: str, address: str, parse: Callable[[bytes], Parsed]) -> Par
     fs, path = find_address(address, flag)
     try:
         # fsspec cannot read pipes, because it looks for their end first.
-        return parse(Path(path).read_bytes() if is_local(fs) else fs.cat_file(path))
+        data = Path(path).read_bytes() if is_local(fs) else fs.cat_file(path)
     except STORAGE_ERRORS as error:
         raise RequestError(f"{flag} {address} cannot be read: {storage_problem(error)}") from error
+    return parse_data(f"{flag} {address}", data, parse)
+
+
+def parse_data(place: str, data: bytes, parse: Callable[[bytes], Parsed]) -> Parsed:
+    """Parse the bytes of a file. Raises RequestError, which begins with ``place``: ``parse`` raised ValueError."""
+    try:
+        return parse(data)
     except UnicodeDecodeError as error:
-        raise RequestError(f"{flag} {address}: it is not UTF-8 text (byte {error.start})") from error
+        raise RequestError(f"{place}: it is not UTF-8 text (byte {error.start})") from error
     except RecursionError as error:
-        raise RequestError(f"{flag} {address}: it is nested too deeply") from error
+        raise RequestError(f"{place}: it is nested too deeply") from error
     except ValueError as error:
-        raise RequestError(f"{flag} {address}: {error}") from error
+        raise RequestError(f"{place}: {error}") from error
 
 
 def find_address(address: str, flag: str) -> tuple[AbstractFileSystem, str]:
@@ -145,10 +152,13 @@ class Folder:
         """Raises RequestError as `find_address` does."""
         return cls(flag, address, *find_address(address, flag))
 
+    def place(self, name: str) -> str:
+        """A file or folder in it, for messages; the folder itself if there is no name."""
+        return f"{self.flag} {posixpath.join(self.address, name) if name else self.address}"
+
     def refusal(self, name: str, reason: str) -> RequestError:
         """The error for a file or folder in it."""
-        place = posixpath.join(self.address, name) if name else self.address
-        return RequestError(f"{self.flag} {place}: {reason}")
+        return RequestError(f"{self.place(name)}: {reason}")
 
     def names(self, below: str) -> list[str]:
         """Files in a folder of it and below, relative to that folder and sorted, without hidden ones.

@@ -4,48 +4,36 @@ The copies are tar shards, or files below ``images/`` in as many parts; a part t
 Each file of the corpus is read once, by one task. A task takes as many neighbouring files as fill a shard. The corpus
 and the choice alone determine the shard of an image. A task that runs again therefore skips the shards that exist.
 
-A copy of ``a/7.jpg`` keeps its siblings as ``a/7.txt``, and the other columns of its row of a table as ``a/7.json``.
-Its labels are ``a/7.labels.json`` or ``a/7.labels.png``.
+`cluster.samples` writes what belongs to an image.
 """
 
-import base64
-import io
-import json
 import tarfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
-from PIL import Image
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from cluster import session
-from cluster.corpus.readers import Record, Shard, utf8
+from cluster.corpus.readers import Shard, utf8
 from cluster.corpus.sources import Corpus, read_shard
 from cluster.options import ClusterOptions
-from cluster.output.files import atomic_write, file_name, split_id
+from cluster.output.files import atomic_write, file_name
 from cluster.output.folder import Output
 from cluster.output.rows import map_rows_files
+from cluster.samples import LABEL_COLUMNS, LabelForm, Sample, add_member, label_file, write_file, write_samples
 from cluster.storage import Location
 from schemas.errors import JobFailedError
-from schemas.label_json import label_json
-from schemas.label_png import label_png
-from schemas.runs import labels_from_annotations
 
 CopyForm = Literal["tar", "folder"]
-LabelForm = Literal["json", "png", "none"]
 IMAGES = "images"
-LABEL_COLUMNS = ("image_id", "width", "height", "annotations")
-Sample = tuple[Record, bytes | None]
-"""An image and its labels, if they are copied."""
 TASKS_PER_CORE = 4
 """Tasks that wait or run at a time: enough to keep the cluster busy, few enough to hold their ids in memory."""
 
@@ -252,72 +240,5 @@ def read_labels(source: Source, copy: Copy) -> dict[str, bytes]:
     for path in source.rows_files:
         with copy.rows.location.fs.open(path, "rb") as file:
             for row in pq.read_table(file, columns=list(LABEL_COLUMNS), filters=wanted).to_pylist():
-                labels[row["image_id"]] = label_file(row, copy)
+                labels[row["image_id"]] = label_file(row, copy.labels, copy.class_names)
     return labels
-
-
-def label_file(row: Mapping[str, Any], copy: Copy) -> bytes:
-    """The content of an image's ``.labels.json`` or ``.labels.png``."""
-    if copy.labels == "json":
-        return label_json(row, copy.class_names)
-    labels = labels_from_annotations(row["annotations"], row["height"], row["width"])
-    return label_png(labels, len(copy.class_names))
-
-
-def write_samples(samples: Iterable[Sample], labels_as: LabelForm, write: Callable[[str, bytes], None]) -> None:
-    """Write images and what is beside them. Images that differ in their ending only share their siblings."""
-    taken: set[str] = set()
-    for record, labels in samples:
-        assert record.data is not None, "failures are not copied"
-        stem, ending = copy_name(record)
-        write(f"{stem}{ending}", record.data)
-        if labels is not None:
-            name = f"{stem}.labels.{labels_as}"
-            name = f"{stem}{ending}.labels.{labels_as}" if name in taken else name
-            taken.add(name)
-            write(name, labels)
-        for sibling, content in siblings_of(record):
-            name = f"{stem}.{sibling}"
-            if name not in taken:
-                taken.add(name)
-                write(name, content)
-
-
-def siblings_of(record: Record) -> Iterator[tuple[str, bytes]]:
-    """Endings and contents of the files beside an image. The columns of a table are one, ``json``."""
-    if isinstance(record.beside, pa.RecordBatch):
-        (values,) = record.beside.to_pylist()
-        yield "json", json.dumps(values, ensure_ascii=False, default=json_value).encode("utf-8")
-    else:
-        yield from (record.beside or {}).items()
-
-
-def json_value(value: Any) -> str:
-    """Values that JSON does not have: bytes as base64, dates and times in ISO format, others as they are printed."""
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
-def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    archive.addfile(member, io.BytesIO(content))
-
-
-def write_file(folder: Location, name: str, content: bytes) -> None:
-    with atomic_write(folder / name) as file:
-        file.write(content)
-
-
-def copy_name(record: Record) -> tuple[str, str]:
-    """The name of an image's copy, and its ending: its id, with the only dot of the last part before the
-    ending. WebDataset requires that. Images from tables get the ending of their format."""
-    stem, ending = split_id(record.image_id)
-    folder, slash, name = stem.rpartition("/")
-    return folder + slash + name.replace(".", "%2E"), ending or image_ending(record.data or b"")
-
-
-def image_ending(data: bytes) -> str:
-    with Image.open(io.BytesIO(data)) as image:
-        return f".{image.format or 'image'}".lower()

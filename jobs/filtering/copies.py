@@ -8,7 +8,6 @@ from cluster.copying import (
     IMAGES,
     Copy,
     CopyForm,
-    LabelForm,
     copy_images,
     copy_output,
     plan_copies,
@@ -21,6 +20,7 @@ from cluster.corpus.sources import Corpus, list_corpus
 from cluster.output.folder import Output
 from cluster.output.lease import exclusive_run
 from cluster.output.rows import Labels
+from cluster.samples import LabelForm
 from cluster.storage import open_location
 from jobs.common.targets import check_outside
 from jobs.filtering.selection import Selection
