@@ -1,6 +1,7 @@
 """From a request to rows of labels and a summary."""
 
 import shlex
+import shutil
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -186,9 +187,16 @@ def show_next_steps(labels: str, class_name: str, console: Console) -> None:
 
 
 def program(command: str) -> str:
-    """How a job is started, in the way in which this one was."""
+    """How a job is started: in the way in which this one was, or else by its name."""
     started = Path(sys.argv[0])
-    return f"python {started.with_stem(command)}" if started.suffix == ".py" else f"cliper {command}"
+    if started.parent.name == "jobs":
+        return f"{as_typed(Path(sys.executable))} {shlex.quote(str(started.with_stem(command)))}"
+    return f"{as_typed(Path(sys.executable).with_name('cliper'))} {command}"
+
+
+def as_typed(program: Path) -> str:
+    """The name of a program if the shell finds it by that, else its path."""
+    return program.name if shutil.which(program.name) == str(program) else shlex.quote(str(program))
 
 
 def show_again(output: Output, console: Console) -> None:

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,15 @@ class TestFinishedRun:
         assert summary["images_by_class"] == {name: count for name, count in counted.items() if count}
         assert summary["images_per_second"] > 0
         assert f"{summary['images_per_second']:.3g} a second after the start" in finished_run.stdout
+
+    def test_the_commands_for_what_comes_next_can_be_pasted(self, finished_run: FinishedRun, tmp_path: Path) -> None:
+        commands = finished_run.stdout.partition("Next:\n")[2].splitlines()
+        for command in commands:
+            run = subprocess.run(
+                command, shell=True, cwd=tmp_path, env=os.environ | finished_run.ray.env, capture_output=True, text=True
+            )
+            assert run.returncode == 0, run.stderr
+        assert {path.name for path in tmp_path.iterdir()} == {"report.html", "kept.parquet", "coco.json"}
 
     def test_the_same_command_again_does_nothing(self, finished_run: FinishedRun) -> None:
         before = finished_run.reader().files()
