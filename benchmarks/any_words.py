@@ -11,69 +11,50 @@ masks 0 and 255 do not count, and c is the c-th class.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import tyro
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cliper.asked import DEFAULT_CLIP, DEFAULT_DIFFUSION
-from cliper.ground_truth import IGNORED
-from cliper.pipeline import Cliper, Features
-from cliper.preprocess import InputSpec
-from cliper.segmenter import Prediction
+from benchmarks.labelled_folder import (
+    LEAST_SHARE,
+    PRESETS,
+    Draw,
+    FolderOptions,
+    class_shares,
+    decision_figures,
+    label_image,
+    prepared_rows,
+    specification,
+    with_background,
+)
+from cliper.pipeline import Cliper
 from cliper.settings import Preset
 from cliper.specs import CliperSpec, best_device, build_queries
-from cliper.vocabulary import without_synonyms
-from cluster.corpus.limits import DEFAULT_LIMITS
-from cluster.corpus.prepare import PREPARED_SCHEMA, Preparer, read_prepared
-from cluster.corpus.sources import read_shard
 from cluster.encoders import truth_of
-from jobs.common.options import MethodOptions
-from jobs.common.request import find_models
 from jobs.common.statistics import (
     best_thresholds,
     calibration_error,
     intersection_over_union,
     mean_average_precision,
-    precision_recall_f1,
     threshold_figures,
 )
-from jobs.evaluation.datasets import Dataset, find_folder
-from schemas.embeddings import VocabularyEmbeddings
-from schemas.errors import RequestError
-from schemas.rows import Status
-from schemas.runs import labels_from_runs
-from schemas.vocabulary import packaged_background
+from jobs.evaluation.datasets import Dataset
 
-PRESETS: tuple[Preset, ...] = ("release", "open")
-LEAST_SHARE = 0.002
 LARGE_SHARE = 0.01
 """Share of an image's pixels from which a class is large in it."""
 
 
-@dataclass(frozen=True)
-class AnyWordsOptions:
+@dataclass(frozen=True, kw_only=True)
+class AnyWordsOptions(FolderOptions):
     """What to measure."""
 
-    images: str
-    """Folder of images."""
-    masks: str
-    """Folder of index masks: PNG files with the images' names."""
-    classes: str
-    """Class list: one class per line in the order of mask values, or "name: query one; query two"."""
-    clip: str = DEFAULT_CLIP
-    """CLIP model."""
-    diffusion: str = DEFAULT_DIFFUSION
-    """Diffusion model, or none."""
-    text_embeddings: str | None = None
-    """Ready text embeddings of the classes (safetensors)."""
     sizes: tuple[int, ...] = (1, 2, 5, 20, 80)
     """Words in a vocabulary."""
     draws: int = 20
@@ -82,53 +63,12 @@ class AnyWordsOptions:
     """Images that a class must be seen in to be drawn."""
     first_classes: int | None = None
     """Draw only from so many first classes of the list, such as the 80 things of COCO."""
-    part: tuple[int, int] = (0, 1)
-    """First image and step: 1 2 takes every other image from the second on."""
-    seed: int = 0
-    """Seed of the draws."""
-    json: Path | None = None
-    """JSON file for the figures."""
-    figure: Path | None = None
-    """SVG file for the figures and the reliability of the probabilities."""
-
-
-@dataclass
-class Draw:
-    """A vocabulary, and what was found with it.
-
-    Attributes:
-        words: class indices of the data set, ascending.
-        cliper: the method with this vocabulary.
-        pixels: int64 [3, words]: hits, true pixels and predicted pixels of each word, over all images.
-        scores, found: per image the words' scores, and whether each has a mask.
-    """
-
-    preset: Preset
-    words: np.ndarray
-    cliper: Cliper
-    pixels: np.ndarray
-    scores: list[np.ndarray]
-    found: list[np.ndarray]
-
-    def add(self, prediction: Prediction, truth: np.ndarray) -> None:
-        """Count one image; ``truth`` holds c + 1 for class c of the data set, or `IGNORED`."""
-        runs, labels = prediction.runs, len(self.words) + 1
-        predicted = labels_from_runs(runs.starts, runs.labels, runs.image_hw)
-        counted = truth != IGNORED
-        word = np.zeros(IGNORED, np.int64)
-        word[self.words + 1] = np.arange(1, labels)
-        pairs = word[truth[counted]] * labels + predicted[counted]
-        confusion = np.bincount(pairs, minlength=labels**2).reshape(labels, labels)
-        self.pixels += np.stack([confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)])[:, 1:]
-        self.scores.append(prediction.scores)
-        self.found.append(np.isin(np.arange(1, labels), runs.labels))
 
 
 def main(options: AnyWordsOptions) -> None:
     """Measure, print the table, and write figures."""
     console = Console()
-    dataset = find_folder(options.images, options.masks, options.classes, True, (0, 255), None, DEFAULT_LIMITS)
-    dataset = dataset.part(*options.part)
+    dataset = options.dataset()
     specs = {preset: specification(options, dataset, preset) for preset in PRESETS}
     rows = list(
         track(prepared_rows(dataset, specs["open"]), "reading", len(dataset.labelled.corpus.shards), console=console)
@@ -146,34 +86,6 @@ def main(options: AnyWordsOptions) -> None:
         options.json.write_text(json.dumps(results, indent=1))
     if options.figure:
         plot(results, options.figure)
-
-
-def specification(options: AnyWordsOptions, dataset: Dataset, preset: Preset) -> CliperSpec:
-    """A preset's models and settings, with all classes as its vocabulary."""
-    method = MethodOptions(clip=options.clip, diffusion=options.diffusion, preset=preset)
-    models = find_models(method, dataset.class_names)
-    vocabulary = dataset.vocabulary(models.clip, None, options.text_embeddings, preset)
-    return models.spec(vocabulary.ready or vocabulary.embed_words(models.clip), "auto")
-
-
-def prepared_rows(dataset: Dataset, spec: CliperSpec) -> Iterator[dict[str, Any]]:
-    """Images and masks as the job prepares them.
-
-    Raises:
-        RequestError: one cannot be read or has no mask.
-    """
-    corpus = dataset.labelled.corpus
-    prepare = Preparer(spec.inputs, corpus.limits, dataset.labelled)
-    for shard in corpus.shards:
-        row = prepare(next(read_shard(corpus, shard)))
-        if row["status"] != Status.OK:
-            raise RequestError(row["error"])
-        yield row
-
-
-def class_shares(truth: np.ndarray, classes: int) -> np.ndarray:
-    """Share of an image's pixels that each class covers."""
-    return np.bincount(truth.ravel(), minlength=classes + 1)[1 : classes + 1] / truth.size
 
 
 def draw_vocabularies(
@@ -200,28 +112,6 @@ def draw_vocabularies(
     return draws
 
 
-def with_background(embeddings: VocabularyEmbeddings, names: Sequence[str], preset: Preset) -> VocabularyEmbeddings:
-    """Some classes of a data set as a vocabulary, and others as its background."""
-    others = [name for name in embeddings.class_names if name not in names]
-    if preset == "release":
-        others = [name for name in others if name in packaged_background("voc")]
-    rest = embeddings.select(others)
-    vocabulary = replace(embeddings.select(names), background=rest.classes, background_words=rest.row_names)
-    return without_synonyms(vocabulary) if preset == "open" else vocabulary
-
-
-def label_image(row: dict[str, Any], inputs: InputSpec, draws: Sequence[Draw]) -> None:
-    """Label an image with every vocabulary. What does not depend on the words is computed once per preset."""
-    prepared = read_prepared(pa.Table.from_pylist([row], schema=PREPARED_SCHEMA), inputs)
-    truth = truth_of(row)
-    features: dict[Preset, Features] = {}
-    for draw in draws:
-        if draw.preset not in features:
-            features[draw.preset] = draw.cliper.features(prepared)
-        maps = draw.cliper.maps_of(features[draw.preset], prepared)
-        draw.add(draw.cliper.read_out(maps, prepared)[0], truth)
-
-
 def figures(draws: Sequence[Draw], shares: np.ndarray) -> dict[str, Any]:
     """Figures of the draws of one size, in percent. Decisions of all draws are counted together."""
     share = [shares[:, draw.words] for draw in draws]
@@ -246,12 +136,6 @@ def figures(draws: Sequence[Draw], shares: np.ndarray) -> dict[str, Any]:
         percent["calibration_error"] = round(calibration_error(probabilities, present), 4)
         percent["reliability"] = reliability(probabilities, present)
     return {"preset": draws[0].preset, "words": len(draws[0].words), "draws": len(draws), **percent}
-
-
-def decision_figures(found: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Precision, recall and F1 of masks as decisions that a class is present."""
-    present = share > 0
-    return precision_recall_f1((found & present).sum(), found.sum(), present.sum())
 
 
 def reliability(probabilities: np.ndarray, present: np.ndarray) -> list[tuple[float, float, int]]:

@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.any_words import (
+from benchmarks.labelled_folder import (
     LEAST_SHARE,
     PRESETS,
-    AnyWordsOptions,
     Draw,
+    FolderOptions,
     class_shares,
     decision_figures,
     label_image,
@@ -35,17 +35,15 @@ from benchmarks.any_words import (
     specification,
     with_background,
 )
-from cliper.asked import DEFAULT_CLIP, DEFAULT_DIFFUSION
 from cliper.examples import patch_shares
 from cliper.pipeline import Cliper
 from cliper.settings import Preset
 from cliper.specs import CliperSpec, best_device, build_queries
 from cliper.visual import late_features, queries_from
 from cliper.vocabulary import with_wordless
-from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.encoders import truth_of
 from jobs.common.statistics import intersection_over_union
-from jobs.evaluation.datasets import Dataset, find_folder
+from jobs.evaluation.datasets import Dataset
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.vocabulary import VocabularyClass
 
@@ -53,22 +51,10 @@ Seen = tuple[torch.Tensor, np.ndarray]
 """Features of an image's patches and the shares of all classes of the data set in them."""
 
 
-@dataclass(frozen=True)
-class ExamplesOptions:
+@dataclass(frozen=True, kw_only=True)
+class ExamplesOptions(FolderOptions):
     """What to measure."""
 
-    images: str
-    """Folder of images."""
-    masks: str
-    """Folder of index masks: PNG files with the images' names."""
-    classes: str
-    """Class list: one class per line in the order of mask values, or "name: query one; query two"."""
-    clip: str = DEFAULT_CLIP
-    """CLIP model."""
-    diffusion: str = DEFAULT_DIFFUSION
-    """Diffusion model, or none."""
-    text_embeddings: str | None = None
-    """Ready text embeddings of the classes (safetensors)."""
     counts: tuple[int, ...] = (1, 2, 5)
     """Examples of each class."""
     draws: int = 10
@@ -77,14 +63,6 @@ class ExamplesOptions:
     """Examples of a class without words: one of the counts."""
     presets: tuple[Preset, ...] = ("open", "release")
     """Presets to measure. Classes without words are tried with preset open."""
-    part: tuple[int, int] = (0, 1)
-    """First image and step: 0 2 takes every other image before anything else."""
-    seed: int = 0
-    """Seed of the draws."""
-    json: Path | None = None
-    """JSON file for the figures."""
-    figure: Path | None = None
-    """SVG file for the figures."""
 
 
 @dataclass
@@ -110,13 +88,9 @@ class Trial:
 def main(options: ExamplesOptions) -> None:
     """Measure, print the tables, and write figures."""
     console = Console()
-    dataset = find_folder(options.images, options.masks, options.classes, True, (0, 255), None, DEFAULT_LIMITS)
-    dataset = dataset.part(*options.part)
-    asked = AnyWordsOptions(
-        options.images, options.masks, options.classes, options.clip, options.diffusion, options.text_embeddings
-    )
+    dataset = options.dataset()
     presets: tuple[Preset, ...] = ("open", *options.presets)
-    specs = {preset: specification(asked, dataset, preset) for preset in dict.fromkeys(presets)}
+    specs = {preset: specification(options, dataset, preset) for preset in dict.fromkeys(presets)}
     pool, measured = dataset.part(0, 2), dataset.part(1, 2)
     seen, pool_shares = look(pool, specs["open"], console)
     rows = list(prepared_rows(measured, specs["open"]))

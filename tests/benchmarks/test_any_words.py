@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.any_words import AnyWordsOptions, class_shares, main
+from benchmarks.any_words import AnyWordsOptions, main
+from benchmarks.labelled_folder import class_shares
 from cliper.ground_truth import IGNORED
 from demo.world.__main__ import main as draw_world
 

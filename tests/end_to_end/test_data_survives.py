@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,26 @@ def test_captions_of_tar_shards_come_out_joined_filtered_and_copied(
     }
 
 
-def test_a_table_with_ids_comes_out_joined_filtered_and_copied(
-    finished_run: FinishedRun, flags: list[str], tmp_path: Path
-) -> None:
-    images = sample_images(IMAGES)
+@dataclass(frozen=True)
+class LabelledTable:
+    """A table in ``folder / "in"``, its labels in ``folder / "labels"``, and the rows by the table's row number."""
+
+    folder: Path
+    table: pa.Table
+    printed: str
+
+    @property
+    def labels(self) -> Path:
+        return self.folder / "labels"
+
+    @property
+    def rows(self) -> dict[int, dict[str, Any]]:
+        return {row["id"] - 2**40: row for row in pq.read_table(self.labels / "rows").to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def labelled(finished_run: FinishedRun, flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> LabelledTable:
+    folder, images = tmp_path_factory.mktemp("table"), sample_images(IMAGES)
     table = pa.table({
         "id": pa.array(range(2**40, 2**40 + IMAGES), pa.int64()),
         "photo": [{"bytes": data, "path": name} for name, data in images.items()],
@@ -121,43 +138,54 @@ def test_a_table_with_ids_comes_out_joined_filtered_and_copied(
         "tags": [["thing"], [], None, ["other", "Pony"], None, ["OTHER"], None, None, ["Pony"]],
         "image_id": [f"mine {number}" for number in range(IMAGES)],
     })  # fmt: skip
-    (tmp_path / "in").mkdir()
-    pq.write_table(table, tmp_path / "in/part.parquet", row_group_size=2)
-    labels, ray = tmp_path / "labels", finished_run.ray
+    (folder / "in").mkdir()
+    pq.write_table(table, folder / "in/part.parquet", row_group_size=2)
     columns = ["--image-column", "photo", "--keep-columns", "id,image_id,tags", "--allowed-column", "tags"]
-    run = ray.annotate(str(tmp_path / "in"), str(labels), *flags, *columns)
+    run = finished_run.ray.annotate(str(folder / "in"), str(folder / "labels"), *flags, *columns)
     assert run.returncode == 0, run.stderr
-    assert "Tags that are no class of the vocabulary (images): Pony (2)" in run.stdout
-    found = pq.read_table(labels / "rows")
-    assert found.schema.field("id").type == pa.int64()
+    return LabelledTable(folder, table, run.stdout)
+
+
+def test_a_table_comes_out_joined(labelled: LabelledTable) -> None:
+    assert pq.read_table(labelled.labels / "rows").schema.field("id").type == pa.int64()
     joined = duckdb.sql(
-        f"SELECT * FROM '{labels}/rows/*.parquet' labels "
-        f"JOIN read_parquet('{tmp_path}/in/*.parquet', file_row_number = true, filename = true) mine "
+        f"SELECT * FROM '{labelled.labels}/rows/*.parquet' labels "
+        f"JOIN read_parquet('{labelled.folder}/in/*.parquet', file_row_number = true, filename = true) mine "
         "ON labels.image_id = parse_filename(mine.filename) || '/' || mine.file_row_number"
     )
     assert joined.filter("id <> id_1 OR input_image_id <> image_id_1").fetchall() == []
     assert len(joined.fetchall()) == IMAGES
 
-    rows = {row["id"] - 2**40: row for row in found.to_pylist()}
+
+def test_tags_restrict_the_classes_of_their_image(
+    finished_run: FinishedRun, flags: list[str], labelled: LabelledTable, tmp_path: Path
+) -> None:
+    assert "Tags that are no class of the vocabulary (images): Pony (2)" in labelled.printed
+    rows = labelled.rows
     assert [rows[number]["allowed_classes"] for number in range(IMAGES)] == [
         [1], [], None, [2], None, [2], None, None, [],
     ]  # fmt: skip
     for number, row in rows.items():
-        assert row["tags"] == table["tags"][number].as_py()
+        assert row["tags"] == labelled.table["tags"][number].as_py()
         assert row["unknown_tags"] == (None if row["tags"] is None else [tag for tag in row["tags"] if tag == "Pony"])
         if row["allowed_classes"] is not None:
             assert {entry["category_id"] for entry in row["annotations"]} <= set(row["allowed_classes"])
-    free = ray.annotate(str(tmp_path / "in"), str(tmp_path / "free"), *flags, "--image-column", "photo")
-    assert free.returncode == 0, free.stderr
-    unrestricted = OutputReader(str(tmp_path / "free"), {}).rows()
+    corpus, free = str(labelled.folder / "in"), str(tmp_path / "free")
+    run = finished_run.ray.annotate(corpus, free, *flags, "--image-column", "photo")
+    assert run.returncode == 0, run.stderr
+    unrestricted = OutputReader(free, {}).rows()
     assert all(
         unrestricted[row["image_id"]]["annotations"] == row["annotations"]
         for row in rows.values()
         if row["allowed_classes"] is None
     )
 
-    kept = tmp_path / "kept"
-    request = ["--labels", str(labels), "--where", f"id >= {2**40 + 3}", "--copy-to", str(kept)]
+
+def test_a_table_comes_out_filtered_and_copied(
+    finished_run: FinishedRun, labelled: LabelledTable, tmp_path: Path
+) -> None:
+    kept, ray, rows, images = tmp_path / "kept", finished_run.ray, labelled.rows, sample_images(IMAGES)
+    request = ["--labels", str(labelled.labels), "--where", f"id >= {2**40 + 3}", "--copy-to", str(kept)]
     request += ["--copy-as", "folder", "--copy-labels", "png", "--pictures-per-shard", "4"]
     run = ray.run(jobs.filter.main, *request)
     assert run.returncode == 0, run.stderr
@@ -171,7 +199,7 @@ def test_a_table_with_ids_comes_out_joined_filtered_and_copied(
     for number, parts in by_number.items():
         assert parts["jpeg"] == images[f"{number:05}.jpg"]
         assert json.loads(parts["json"]) == {
-            "id": 2**40 + number, "preview": "bm8gaW1hZ2U=", "tags": table["tags"][number].as_py(),
+            "id": 2**40 + number, "preview": "bm8gaW1hZ2U=", "tags": labelled.table["tags"][number].as_py(),
             "image_id": f"mine {number}", "photo": {"path": f"{number:05}.jpg"},
         }  # fmt: skip
         map_of = np.asarray(Image.open(io.BytesIO(beside[f"images/part.parquet/{number}.jpg"])))
