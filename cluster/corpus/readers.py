@@ -1,33 +1,22 @@
-"""Reading one file of a corpus, a tar shard, a table or an image file, as records."""
+"""Reading one file of a corpus as records: a table or an image file here, a tar shard in `cluster.corpus.tars`."""
 
-import io
 import posixpath
-import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from textwrap import shorten
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.corpus.columns import Beside, Columns, beside_image, image_bytes, sample_of
+from cluster.corpus.columns import Beside, Columns, beside_image, image_bytes
 from cluster.storage import Location
 from schemas.rows import Status
 
-ZSTD_ENDING = ".tar.zst"
 TABLE_BATCH_ROWS = 1
 """A single value may have hundreds of megabytes, and a small file may repeat it many times."""
-HEADER_TYPES = (
-    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
-)  # fmt: skip
-MAX_HEADER_BYTES = 1_000_000
-NOTHING_MORE = (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
-"""What tarfile raises if less than a header follows."""
 UNREACHABLE = (FileNotFoundError, PermissionError, ConnectionError, TimeoutError)
-MAX_SAMPLE_IMAGES = 64
-"""Images of a sample in a tar shard; while siblings are read, they are in memory together."""
 
 
 class Record(NamedTuple):
@@ -75,31 +64,6 @@ class Shard:
     siblings: tuple[tuple[str, str], ...] = ()
 
 
-class StorageFaultError(Exception):
-    """The storage failed with ``error`` during a read."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class StorageFile(io.RawIOBase):
-    """An open file whose own errors can be told apart from errors of its reader."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        """Raises StorageFaultError."""
-        try:
-            return self.file.read(size)
-        except Exception as error:
-            raise StorageFaultError(error) from error
-
-
 @dataclass(frozen=True)
 class Reading:
     """How a file is read.
@@ -130,102 +94,6 @@ def read_image(root: Location, shard: Shard, reading: Reading) -> Iterator[Recor
     yield with_siblings(record, siblings, reading)
 
 
-def read_tar(root: Location, shard: Shard, reading: Reading) -> Iterator[Record]:
-    """The images of a tar shard."""
-    uri, name = names_of(root, shard)
-    members = 0
-    with root.fs.open(shard.path, "rb") as file:
-        try:
-            stored = StorageFile(file)
-            stream = pa.CompressedInputStream(stored, "zstd") if shard.name.lower().endswith(ZSTD_ENDING) else stored
-            for record in tar_members(stream, uri, name, reading):
-                yield record
-                members += 1
-        except StorageFaultError as fault:
-            raise fault.error from fault
-        except Exception as error:  # tarfile and its decompressors raise almost anything on damaged bytes
-            sentence = f"{uri}: the tar shard is damaged after {members} images: {shorten(str(error), 200)}"
-            yield Record(name, uri, name, None, Status.BROKEN_SHARD, sentence)
-
-
-def tar_members(file: StorageFile | pa.NativeFile, uri: str, name: str, reading: Reading) -> Iterator[Record]:
-    """The images of a tar file, read as a stream, compressed or not.
-
-    Raises:
-        ValueError: a sample has too many images, while siblings are read.
-    """
-    seen: dict[str, int] = {}
-    sample = Sample("", reading)
-    # Blocks of zeros end an archive, unless more follows: archives can be appended, and disks lose blocks.
-    with tarfile.open(fileobj=file, mode="r|*", tarinfo=StrictTarInfo, ignore_zeros=True) as archive:
-        try:
-            for member in archive:
-                if member.isdir() or is_hidden(member.name):  # such as macOS's "._" companions
-                    continue
-                key, ending = sample_of(member.name)
-                if key != sample.key:
-                    yield from sample.records()
-                    sample = Sample(key, reading)
-                if not (member.isreg() and reading.columns.is_image(member.name)):
-                    sibling = reading.columns.sibling(ending) if member.isreg() else None
-                    if sibling is not None:
-                        sample.siblings[sibling] = content_of(archive, member, reading.max_bytes)
-                    else:
-                        reading.passed_over[ending_of(member.name)] += 1
-                    continue
-                member_name = utf8(member.name)
-                occurrence = seen[member_name] = seen.get(member_name, 0) + 1
-                image_id = f"{name}/{member_name}" + (f"#{occurrence}" if occurrence > 1 else "")
-                record = Record(image_id, f"tar://{member_name}::{uri}", name, None)
-                content = content_of(archive, member, reading.max_bytes)
-                if isinstance(content, int):
-                    record = too_large(record, reading.max_bytes)
-                else:
-                    record = checked(record._replace(data=content), reading.max_bytes)
-                if reading.columns.siblings:
-                    sample.add(record)
-                else:
-                    yield record
-        except Exception:  # the shard is damaged, and these images are not
-            yield from sample.records()
-            raise
-        yield from sample.records()
-
-
-@dataclass
-class Sample:
-    """Consecutive members of a tar shard with one name: images and their siblings."""
-
-    key: str
-    reading: Reading
-    images: list[Record] = field(default_factory=list)
-    siblings: dict[str, bytes | int] = field(default_factory=dict)
-
-    def add(self, image: Record) -> None:
-        """Raises ValueError: there are too many."""
-        if len(self.images) == MAX_SAMPLE_IMAGES:
-            raise ValueError(
-                f"more than {MAX_SAMPLE_IMAGES} images are called {self.key}: what is beside each cannot be told"
-            )
-        self.images.append(image)
-
-    def records(self) -> Iterator[Record]:
-        """The images. Siblings of none are passed over."""
-        if not self.images:
-            self.reading.passed_over.update(ending_of(f"{self.key}.{sibling}") for sibling in self.siblings)
-        for image in self.images:
-            yield with_siblings(image, self.siblings, self.reading)
-
-
-def content_of(archive: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> bytes | int:
-    """The content of a regular member; its size if it is too large."""
-    if member.size > max_bytes:
-        return member.size
-    content = archive.extractfile(member)
-    assert content is not None, "regular files have content"
-    return content.read()
-
-
 def with_siblings(image: Record, siblings: Mapping[str, bytes | int], reading: Reading) -> Record:
     """The record with its siblings, or a failure if one is too large."""
     contents = {ending: content for ending, content in siblings.items() if isinstance(content, bytes)}
@@ -234,33 +102,6 @@ def with_siblings(image: Record, siblings: Mapping[str, bytes | int], reading: R
         reason = f"{image.uri}: its .{ending} has more than {reading.max_bytes:,} bytes (--max-file-mb)"
         return image._replace(data=None, status=Status.BAD_COLUMN, error=reason)
     return image._replace(beside=contents)
-
-
-class StrictTarInfo(tarfile.TarInfo):
-    """Like its base, but a damaged or missing header is an error and not the end of the archive."""
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> "StrictTarInfo":
-        """Raises ReadError where tarfile would stop silently."""
-        ended = getattr(archive, "after_zeros", False)
-        archive.after_zeros = False  # type: ignore[attr-defined]
-        try:
-            return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # a block of zeros
-            archive.after_zeros = True  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            if ended and isinstance(error, NOTHING_MORE):  # the regular end
-                raise
-            raise tarfile.ReadError(f"{error} at byte {archive.offset}") from error
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "StrictTarInfo":
-        """Raises ReadError: extended headers are larger than any path needs. tarfile reads them into memory."""
-        member = super().frombuf(buf, encoding, errors)
-        if member.type in HEADER_TYPES and member.size > MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"a header of {member.size:,} bytes")
-        return member
 
 
 def is_hidden(name: str) -> bool:

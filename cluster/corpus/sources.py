@@ -18,7 +18,6 @@ from cluster.corpus.columns import Columns, Kept, sample_of
 from cluster.corpus.inputs import Input, list_files, version_of
 from cluster.corpus.limits import DEFAULT_LIMITS, Limits
 from cluster.corpus.readers import (
-    ZSTD_ENDING,
     Reading,
     Record,
     Shard,
@@ -27,9 +26,9 @@ from cluster.corpus.readers import (
     names_of,
     read_image,
     read_table,
-    read_tar,
     utf8,
 )
+from cluster.corpus.tars import ZSTD_ENDING, read_tar
 from cluster.storage import Location
 from schemas.errors import RequestError
 from schemas.rows import Status

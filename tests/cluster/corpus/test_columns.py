@@ -16,8 +16,9 @@ from cluster.corpus.columns import Columns, Kept, Siblings, read_tags
 from cluster.corpus.inputs import open_input
 from cluster.corpus.limits import DEFAULT_LIMITS, Limits
 from cluster.corpus.prepare import KEPT, Preparer
-from cluster.corpus.readers import MAX_SAMPLE_IMAGES, Record
+from cluster.corpus.readers import Record
 from cluster.corpus.sources import Corpus, kept_columns, list_corpus, only_images, read_shard
+from cluster.corpus.tars import MAX_SAMPLE_IMAGES
 from schemas.errors import RequestError
 from schemas.rows import ROW_SCHEMA, Status
 from tests.support.corpora import jpeg, tar_bytes, write_folder
