@@ -1,18 +1,10 @@
 """Options for where and how a job runs, apart from what they need to run it: ``--help`` must not wait for Ray."""
 
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
-
-import tyro
 
 from schemas.errors import RequestError
 
 LARGEST_NUMBER = 10**6
-Value = TypeVar("Value")
-NO_HINT = tyro.conf.arg(help_behavior_hint="")
-"""In place of tyro's ``(default: None)``."""
-Unset = Annotated[Value | None, NO_HINT]
-"""An option that need not be given; its help text says what happens then."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +13,10 @@ class ClusterOptions:
 
     batch_size: int = 8
     """Images that an actor gets at a time."""
-    actors: Unset[int] = None
+    actors: int | None = None
     """Number of actors (default: as many as the GPUs allow; without GPUs one, which uses all cores). On a cluster that
     grows, give the number that it may grow to."""
-    gpus_per_actor: Unset[float] = None
+    gpus_per_actor: float | None = None
     """GPUs for each actor; a fraction lets several share one, 0 uses none (default: 1 if the cluster has GPUs)."""
     rows_per_file: int = 1000
     """Least number of rows in a Parquet file. Rows of unfinished files are labelled again after a crash."""
@@ -33,7 +25,7 @@ class ClusterOptions:
     stall_timeout_s: float = 3600.0
     """A process that labels one batch for longer than this many seconds is killed and replaced. An image with which
     that happens again and again is given up."""
-    address: Unset[str] = None
+    address: str | None = None
     """Ray cluster to run on (default: RAY_ADDRESS, else Ray is started on this machine)."""
 
     def check(self) -> None:

@@ -23,7 +23,6 @@ from typing import ClassVar
 from rich.console import Console
 
 from cliper.asked import flag
-from cluster.options import Unset
 from cluster.output.rows import Labels, open_labels
 from cluster.storage import Location, open_location
 from jobs.common.exit_codes import run_job
@@ -52,7 +51,7 @@ class ExportOptions:
     basic: ClassVar = ("labels", *FORMATS, "images", "min_area")
     labels: str
     """Output folder of the labelling job: a local path or a URL."""
-    output: Unset[str] = None
+    output: str | None = None
     """COCO: JSON file to write, local or a URL."""
     results: bool = False
     """Write a COCO results list, for COCO.loadRes, instead of an annotations file."""
@@ -60,24 +59,24 @@ class ExportOptions:
     """Write COCO masks as polygons. Holes are joined to the outline by a cut without width."""
     uncompressed: bool = False
     """Write COCO masks as lists of run lengths, as CVAT expects them."""
-    images_per_file: Unset[int] = None
+    images_per_file: int | None = None
     """Write NAME-00000.json and so on, each complete in itself, with this many images."""
-    png: Unset[str] = None
+    png: str | None = None
     """Label maps: folder for one PNG per image with 0 for background, else the category id, and id2label.json."""
-    yolo: Unset[str] = None
+    yolo: str | None = None
     """YOLO segmentation: folder for data.yaml, train.txt, val.txt and labels/. Ultralytics looks for the images in
     images/ beside labels/: copy or link them there, or give --images."""
-    voc: Unset[str] = None
+    voc: str | None = None
     """Pascal VOC: folder for SegmentationClass, SegmentationObject, Annotations, ImageSets and labelmap.txt. Images
     belong into JPEGImages and are not copied."""
-    label_studio: Unset[str] = None
+    label_studio: str | None = None
     """Label Studio: JSON file of tasks to import, with masks as predictions of the brush; the labelling interface is
     written beside it (NAME.label_config.xml)."""
-    cvat: Unset[str] = None
+    cvat: str | None = None
     """CVAT for images 1.1: XML file with polygons."""
-    labelme: Unset[str] = None
+    labelme: str | None = None
     """LabelMe: folder for one JSON file per image, and labels.txt."""
-    images: Unset[str] = None
+    images: str | None = None
     """Folder or URL of the images, where each has the path that its image_id says. --yolo links images/ to it and
     --labelme names the files in it, both if it is a local folder; --label-studio begins addresses with it (by default
     they are the rows' uri)."""

@@ -21,7 +21,6 @@ from rich.console import Console
 from tyro.conf import UseAppendAction
 
 from cliper.files import parse_text
-from cluster.options import Unset
 from cluster.output.rows import open_labels
 from jobs.common.exit_codes import run_job
 from jobs.common.targets import check_file_target, note_unfinished
@@ -45,7 +44,7 @@ class FilterOptions:
 
     labels: str
     """Output folder of the labelling job: a local path or a URL."""
-    output: Unset[str] = None
+    output: str | None = None
     """Parquet file to write: image_id, uri, width, height and a column "score: CLASS" for each class mentioned."""
     require: Repeated = ()
     """Conditions that must all hold: dog, or "dog>0.6"."""
@@ -55,11 +54,11 @@ class FilterOptions:
     """Conditions that must not hold: person, or "person>0.3"."""
     min_area: Repeated = ()
     """CLASS=SHARE: the class must cover at least this share of the image, such as dog=0.02."""
-    where: Unset[str] = None
+    where: str | None = None
     """Additional SQL condition."""
-    exclude_ids: Unset[str] = None
+    exclude_ids: str | None = None
     """File of image ids to leave out, one per line, such as the marks that a report downloads."""
-    copy_to: Unset[str] = None
+    copy_to: str | None = None
     """Folder or prefix for the kept images, copied byte for byte with their siblings (7.txt beside 7.jpg) or the other
     columns of their table (as 7.json). The same command resumes."""
     copy_as: Literal["tar", "folder"] = "tar"
@@ -68,13 +67,13 @@ class FilterOptions:
     """Labels beside the copies: 7.labels.json with COCO annotations, or 7.labels.png with a label map."""
     pictures_per_shard: int = 1000
     """Maximum number of images in a tar shard."""
-    address: Unset[str] = None
+    address: str | None = None
     """Ray cluster for copying (default: RAY_ADDRESS, else Ray is started on this machine)."""
     stats: bool = False
     """Show histograms of the scores of all images, to choose thresholds by."""
     classes: tuple[str, ...] = ()
     """Classes for --stats (default: the 20 most frequent)."""
-    truth: Unset[str] = None
+    truth: str | None = None
     """Ground truth for --stats: a Parquet table with image_id and a list column classes, or a Parquet or CSV table
     with image_id and class (empty for an image without classes)."""
     overwrite: bool = False

@@ -12,7 +12,6 @@ from typing import ClassVar
 
 from rich.console import Console
 
-from cluster.options import Unset
 from jobs.common.exit_codes import run_job
 from jobs.common.options import DEFAULT_CLIP, DEFAULT_DIFFUSION
 
@@ -22,15 +21,15 @@ class PreflightOptions:
     """Options of the check. They have the names and meanings of the labelling job's options."""
 
     basic: ClassVar = ("input", "output", "clip", "diffusion")
-    input: Unset[str] = None
+    input: str | None = None
     """Input to check: every node must be able to read a file of it."""
-    output: Unset[str] = None
+    output: str | None = None
     """Output to check: every node must be able to write there. The file written is deleted again."""
     clip: str = DEFAULT_CLIP
     """CLIP model. Its weights are fetched on every node."""
     diffusion: str = DEFAULT_DIFFUSION
     """Diffusion model, or none. Its weights are fetched on every node."""
-    address: Unset[str] = None
+    address: str | None = None
     """Ray cluster to check (default: RAY_ADDRESS, else Ray is started on this machine)."""
 
 

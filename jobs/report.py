@@ -20,7 +20,6 @@ from PIL import Image
 from rich.console import Console
 
 from cliper.files import STORAGE_ERRORS
-from cluster.options import Unset
 from cluster.output.files import atomic_write
 from cluster.output.folder import Output
 from cluster.output.rows import Labels, open_labels
@@ -48,9 +47,9 @@ class ReportOptions:
     """Output folder of the labelling job, finished or not: a local path or a URL."""
     output: str
     """HTML file to write. An existing file is replaced."""
-    images: Unset[str] = None
+    images: str | None = None
     """The images: the job's --input at its current place (default: the addresses in the rows)."""
-    compare: Unset[str] = None
+    compare: str | None = None
     """Output folder of another labelling job: its labels are shown beside those of --labels. Classes are matched by
     name, images by image_id."""
     pictures: int = 60

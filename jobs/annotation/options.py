@@ -9,13 +9,12 @@ import tyro
 from cluster.corpus.columns import Columns
 from cluster.corpus.limits import Limits
 from cluster.corpus.sources import CorpusFormat
-from cluster.options import NO_HINT, ClusterOptions, Unset
+from cluster.options import ClusterOptions
 from jobs.common.options import MethodChoice, MethodOptions, PlanOptions
 from jobs.report import MAX_IMAGES
 from schemas.errors import RequestError
 
 DAY_S = 86_400
-FromEnvironment = Annotated[str, NO_HINT]
 
 
 @dataclass(frozen=True)
@@ -26,54 +25,54 @@ class AnnotateOptions:
         "vocab", "input", "output", "trial", "clip", "diffusion", "background", "examples", "keep_columns",
         "skip_absent", "actors", "gpus_per_actor", "limit", "retry_failed", "overwrite", "plan",
     )  # fmt: skip
-    input: FromEnvironment = field(default_factory=lambda: os.environ.get("CLIPER_INPUT", ""))
+    input: str = field(default_factory=lambda: os.environ.get("CLIPER_INPUT", ""))
     """Folder, prefix, file or pattern with images: a local path or a URL such as s3://bucket/{00000..00099}.tar;
     @LIST.txt for a file with one of these on each line (default: CLIPER_INPUT)."""
-    output: FromEnvironment = field(default_factory=lambda: os.environ.get("CLIPER_OUTPUT", ""))
+    output: str = field(default_factory=lambda: os.environ.get("CLIPER_OUTPUT", ""))
     """Folder or prefix for the results. The same command resumes there (default: CLIPER_OUTPUT)."""
     models: MethodOptions = field(default_factory=lambda: MethodOptions(preset="open"))
     choice: MethodChoice = field(default_factory=MethodChoice)
-    vocab: Unset[str] = None
+    vocab: str | None = None
     """Vocabulary: one class per line, or "name: query one; query two"."""
-    background: Unset[str] = None
+    background: str | None = None
     """Background words: a file in the same format, +FILE to add its words to the packaged ones, or none (default: some
     hundred common things with preset open, else the 25 words published for PASCAL VOC). With preset open, words that
     mean the same as a class are left out."""
-    examples: Unset[str] = None
+    examples: str | None = None
     """Folder with some labelled images of classes, which count beside the words: images/ with masks/ and classes.txt
     (index masks, 0 for no class, 1 for the first line), or images/ with a COCO file annotations.json. A line of the
     vocabulary with nothing after its colon is a class that only examples show."""
-    text_embeddings: Unset[str] = None
+    text_embeddings: str | None = None
     """Precomputed text embeddings (safetensors), used instead of CLIP's text tower."""
     templates: str = "car"
     """Prompt templates: car (15), openai_imagenet_80, maskclip_85, or a file with one template per line, {} for the
     class."""
     format: Literal["auto"] | CorpusFormat = "auto"
     """Format of the input: tar shards, Parquet tables with an image column, or image files."""
-    image_column: Unset[str] = None
+    image_column: str | None = None
     """Column with the images (default: image, bytes, jpg, jpeg, png, img, content, or the only one with bytes). Of tar
     shards and folders the ending of the images' names, what follows the first dot: jpg takes 7.jpg and passes over
     7.mask.png."""
-    keep_columns: Unset[str] = None
+    keep_columns: str | None = None
     """Columns of the input that the rows get, with commas between them: of tables with their types; of tar shards and
     folders the siblings json, txt and cls of an image (7.json beside 7.jpg), and keys of json, as text."""
-    allowed_column: Unset[str] = None
+    allowed_column: str | None = None
     """Column of the input with what is known to be in each image: names of classes, a list or text with ; between them.
     Only these classes can win there, whatever their scores. Where it is null, all can."""
-    relabel: Unset[str] = None
+    relabel: str | None = None
     """Label only the images that this file lists, one image_id on each line, as a report's marks are. The output is one
     of its own, so that other words can be compared."""
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
-    limit: Unset[int] = None
+    limit: int | None = None
     """Maximum number of images to label, in the order of their names."""
-    trial: Annotated[int | None, tyro.conf.arg(name="try", help_behavior_hint="")] = None
+    trial: Annotated[int | None, tyro.conf.arg(name="try")] = None
     """Label only about this many images, spread over the input, into OUTPUT-try, and write OUTPUT-try/report.html: a
     look at what becomes of your words before a long run."""
     limits: Limits = field(default_factory=Limits)
     plan: PlanOptions = field(default_factory=PlanOptions)
     max_failed_fraction: float = 0.1
     """The job fails at the end if more than this share of the images failed. What is written stays."""
-    follow: Unset[float] = None
+    follow: float | None = None
     """Do not end: look for new and changed files of the input every so many seconds, and label them."""
     retry_failed: bool = False
     """Retry transient failures: missing, forbidden, timed out, out of memory, crashed."""

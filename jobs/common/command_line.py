@@ -59,10 +59,15 @@ def options_of(kind: Any, instance: Any = None) -> Iterator[Option]:
         if is_dataclass(hints[entry.name]):
             yield from options_of(hints[entry.name], None if default is MISSING else default)
         else:
-            shown = hints[entry.name]
-            if entry.name in about:
-                shown = Annotated[shown, tyro.conf.arg(help=about[entry.name])]
-            yield Option(entry.name, shown, default)
+            yield Option(entry.name, explained(hints[entry.name], about.get(entry.name), default), default)
+
+
+def explained(kind: Any, about: str | None, default: Any) -> Any:
+    """A type with its text. tyro adds the default, unless there is none or the text says it."""
+    shown: dict[str, Any] = {} if about is None else {"help": about}
+    if default is None or "(default" in (about or ""):
+        shown["help_behavior_hint"] = ""
+    return Annotated[kind, tyro.conf.arg(**shown)] if shown else kind
 
 
 def default_of(entry: Field) -> Any:

@@ -9,7 +9,6 @@ from cliper.asked import DECLARED, DEFAULT_CLIP, DEFAULT_DIFFUSION, Asked, Preci
 from cliper.baseline_settings import DEFAULT_PROXY, BaselineMethod, Harness
 from cliper.published import Profile
 from cliper.settings import OPEN_SETTINGS, VIT_B_16, VIT_L_14
-from cluster.options import NO_HINT, Unset
 from schemas.errors import RequestError
 
 MethodName = Literal["cliper"] | BaselineMethod
@@ -68,7 +67,7 @@ def option(setting: Field) -> tuple[str, Any, Any]:
     else:
         small, large = (getattr(defaults, setting.name) for defaults in (VIT_B_16, VIT_L_14))
         explained = f"published: {small}" if small == large else f"ViT-B/16: {small:g}, ViT-L/14: {large:g}"
-    return setting.name, Annotated[kind | None, NO_HINT, tyro.conf.arg(help=f"{about} ({explained}).")], None
+    return setting.name, Annotated[kind | None, tyro.conf.arg(help=f"{about} ({explained}).")], None
 
 
 GivenSettings: Any = make_dataclass("GivenSettings", map(option, DECLARED), bases=(ModelOptions,), frozen=True)
@@ -83,9 +82,9 @@ class MethodOptions(GivenSettings):
     precision: Precision = "auto"
     """Number format of the models; auto is fp16 on GPUs, as in the official release, and fp32 on CPUs. On 50
     photographs 99.8 % of the pixels agreed (docs/performance.md)."""
-    settings: Unset[str] = None
+    settings: str | None = None
     """Settings file, as jobs/evaluate.py --calibrate writes it; other options come before what it says."""
-    profile: Unset[Profile] = None
+    profile: Profile | None = None
     """Preset release: the settings that the published benchmarks of a kind share. objects: PASCAL VOC and COCO-Object;
     scene: COCO-Stuff and ADE20K; street: Cityscapes."""
 
@@ -101,9 +100,9 @@ class PlanOptions:
 
     plan: bool = False
     """Print how the job would use the cluster, how long it may take and what it may cost, and stop."""
-    actor_images_per_second: Unset[float] = None
+    actor_images_per_second: float | None = None
     """For --plan: images that one actor labels per second (default: the newest measurement, if there is one)."""
-    actor_price_per_hour: Unset[float] = None
+    actor_price_per_hour: float | None = None
     """For --plan: price per hour of the machine that one actor uses, in any currency."""
 
     def check(self) -> None:

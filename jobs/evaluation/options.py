@@ -8,7 +8,7 @@ from tyro.extras import literal_type_from_choices
 
 from cluster.corpus.layouts import BENCHMARKS, Split
 from cluster.corpus.limits import Limits
-from cluster.options import ClusterOptions, Unset
+from cluster.options import ClusterOptions
 from jobs.common.options import MethodChoice, MethodOptions
 from jobs.evaluation.ablations import NEED_DIFFUSION, Grid
 from schemas.errors import RequestError
@@ -32,15 +32,15 @@ class EvaluateOptions:
     dataset: DatasetName
     """Labelled data set as its makers lay it out, below --root; or folder, with --images, --masks and --classes."""
     models: MethodOptions
-    root: Unset[str] = None
+    root: str | None = None
     """Where the data set is: a local folder or a URL."""
     split: Split = "val"
     """Split of the data set. Published figures are about val, those of pseudo-masks (paper table 3) about train."""
-    images: Unset[str] = None
+    images: str | None = None
     """Folder of images."""
-    masks: Unset[str] = None
+    masks: str | None = None
     """Folder of index masks: PNG files with the images' names."""
-    classes: Unset[str] = None
+    classes: str | None = None
     """Class list of a folder: one class per line in the order of mask values, or "name: query one; query two"."""
     background: bool = True
     """In a folder's masks 0 is background and 1 the first class. --no-background: 0 is the first class. --ignore 0 255:
@@ -48,18 +48,18 @@ class EvaluateOptions:
     ignore: tuple[int, ...] = (255,)
     """Values in a folder's masks of pixels that do not count."""
     choice: MethodChoice = field(default_factory=MethodChoice)
-    examples: Unset[str] = None
+    examples: str | None = None
     """Folder with some labelled images of classes, as for cliper annotate. They should not be among the images."""
-    text_embeddings: Unset[str] = None
+    text_embeddings: str | None = None
     """Ready text embeddings (safetensors) in place of CLIP's text tower."""
-    templates: Unset[str] = None
+    templates: str | None = None
     """Prompt templates: car, openai_imagenet_80, maskclip_85 or a file (default: the published ones)."""
     given_labels: bool = False
     """Tell the method which classes each image shows: figures of pseudo-masks (paper table 3). Scores do not matter
     then, and --calibrate fits background thresholds only."""
     grid: tuple[Grid, ...] = ()
-    """Evaluate every row of these ablation tables of the paper."""
-    calibrate: Unset[Path] = None
+    """Evaluate every row of these ablation tables of the paper (default: none)."""
+    calibrate: Path | None = None
     """Fit on half of the images, try the result on the other half, and write a settings file for --settings if it is
     better. Preset open: probabilities of presence. Other presets: thresholds of every class."""
     calibrate_for: Goal = "miou"
@@ -67,11 +67,11 @@ class EvaluateOptions:
     output: str = "evaluations"
     """Folder or prefix for the rows that figures are summed from. Each request has its own folder there, in which the
     same command continues."""
-    json: Unset[Path] = None
+    json: Path | None = None
     """File for the figures."""
-    markdown: Unset[Path] = None
+    markdown: Path | None = None
     """File for the figures as a Markdown table."""
-    limit: Unset[int] = None
+    limit: int | None = None
     """Evaluate only this many images, the first by name."""
     limits: Limits = field(default_factory=Limits)
     cluster: ClusterOptions = field(default_factory=ClusterOptions)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from cliper.baseline_settings import DEFAULT_PROXY, Harness
-from cluster.options import Unset
 from jobs.common.options import MethodName, MethodOptions
 from schemas.errors import RequestError
 
@@ -31,11 +30,11 @@ class FigureOptions:
     points: tuple[tuple[float, float], ...] = ((0.5, 0.5),)
     """For embeddings and attention: points x y, as shares of width and height from the upper left. embeddings shows
     the first."""
-    vocab: Unset[str] = None
+    vocab: str | None = None
     """For methods and compensation: vocabulary, as for jobs/annotate.py."""
-    background: Unset[str] = None
+    background: str | None = None
     """Background words, as for jobs/annotate.py."""
-    text_embeddings: Unset[str] = None
+    text_embeddings: str | None = None
     """Precomputed text embeddings (safetensors) in place of CLIP's text tower."""
     templates: str = "car"
     """Prompt templates, as for jobs/annotate.py."""

@@ -60,6 +60,9 @@ def test_help_imports_nothing_slow(command: str) -> None:
     assert run.stderr.strip() == ""
     assert "{None}" not in run.stdout
     assert "(default: None)" not in run.stdout
+    assert "(default: )" not in run.stdout
+    words = " ".join(run.stdout.replace("│", " ").split())
+    assert not re.search(r"\(default: [^()]*\)\.? \(default", words), "a default is said twice"
     assert f"usage: cliper {command} " in run.stdout
     examples = [line for line in run.stdout.splitlines() if line.startswith(f"  cliper {command} ")]
     assert len(examples) == 2
