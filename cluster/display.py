@@ -63,18 +63,21 @@ class State:
     Attributes:
         counts: see `cluster.progress.report`.
         size: of the job.
-        per_second: images, since the first ones; 0 before that.
         waiting_for: what limits the speed; empty if that is not known.
     """
 
     counts: Mapping[str, int]
     size: Size
-    per_second: float = 0.0
     waiting_for: str = ""
 
     @property
     def done(self) -> int:
         return self.counts["ok"] + self.counts["failed"]
+
+    @property
+    def per_second(self) -> float:
+        """Images a second, since the work on the first one began; 0 before the first one is done."""
+        return 1000 * self.done / self.counts["labelling_ms"] if self.counts["labelling_ms"] else 0.0
 
     @property
     def total(self) -> int | None:
@@ -144,7 +147,6 @@ class ProgressDisplay:
 
     Attributes:
         counts: what was counted so far. A little is missing if the counter's node has died.
-        per_second: images since the first ones, which come when the models are loaded; 0 if that took no time.
         told: notes that were printed.
     """
 
@@ -152,10 +154,8 @@ class ProgressDisplay:
         self.counter, self.size, self.resources, self.console = counter, size, resources, console
         self.before_restarts: Counter[str] = Counter()
         self.latest: Counter[str] = Counter()
-        self.first: tuple[float, int] | None = None
         self.recent: deque[tuple[float, Counter[str]]] = deque()
         self.told: list[str] = []
-        self.per_second = 0.0
         self.head, self.head_answers = ray.get_runtime_context().gcs_address, True
         self.finished = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -170,7 +170,10 @@ class ProgressDisplay:
         self.finished.set()
         self.thread.join()
         self.ask(LAST_ANSWER_S)
-        self.per_second = self.state(time.monotonic()).per_second
+
+    @property
+    def per_second(self) -> float:
+        return State(self.counts, self.size).per_second
 
     @property
     def counts(self) -> Counter[str]:
@@ -217,13 +220,11 @@ class ProgressDisplay:
             lacking = self.resources.lacking(Cluster.now())
             wait = f"waiting for the cluster to get a node with {lacking}" if lacking else STARTING
             return State(counts, self.size, waiting_for=wait)
-        since, before = self.first = self.first or (now_s, state.done)
         self.recent.append((now_s, counts))
         while now_s - self.recent[0][0] > WINDOW_S:
             self.recent.popleft()
         spent = counts - self.recent[0][1] if len(self.recent) > 1 else counts
-        rate = (state.done - before) / (now_s - since) if now_s > since else 0.0
-        return State(counts, self.size, rate, bottleneck(spent, bool(self.resources.gpus_per_actor)))
+        return State(counts, self.size, bottleneck(spent, bool(self.resources.gpus_per_actor)))
 
     def run(self) -> None:
         columns = (SpinnerColumn(), BarColumn(bar_width=20), TextColumn("{task.description}"))

@@ -38,6 +38,7 @@ class ProgressCounter:
     def __init__(self, stall_timeout_s: float) -> None:
         self.stall_timeout_s = stall_timeout_s
         self.counts: Counter[str] = Counter()
+        self.first_work_s: float | None = None
         self.works: dict[str, Work] = {}
         self.notes: dict[str, str] = {}
 
@@ -45,7 +46,12 @@ class ProgressCounter:
         self.counts.update(counts)
 
     def get(self) -> tuple[Counter[str], list[str]]:
-        """The counts, and sentences about processes that were lost or work around something."""
+        """The counts, and sentences about processes that were lost or work around something.
+
+        ``labelling_ms`` is the time since the work on the first image began, when its actor's models were loaded.
+        """
+        if self.first_work_s is not None:
+            self.counts["labelling_ms"] = round(1000 * (time.monotonic() - self.first_work_s))
         for name, work in self.works.items():
             if time.monotonic() - work.since > self.stall_timeout_s:
                 self.note_lost(work.process, f"made no progress for {self.stall_timeout_s:g} s and is replaced", name)
@@ -53,6 +59,8 @@ class ProgressCounter:
 
     def begin(self, names: Sequence[str], process: str) -> list[int]:
         """How often work on each of these began before and never ended, because its process died."""
+        if self.first_work_s is None:
+            self.first_work_s = time.monotonic()
         before = [self.works.get(name) for name in names]
         for name, work in zip(names, before, strict=True):
             if work is not None and work.process != process:

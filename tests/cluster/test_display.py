@@ -17,25 +17,25 @@ FOLDER, SHARDS = Size(images=1000, shards=1000, parts=8), Size(images=None, shar
 
 
 @pytest.mark.parametrize(
-    ("size", "counts", "per_second", "sentence"),
+    ("size", "counts", "sentence"),
     [
-        (FOLDER, {"ok": 5}, 0.0, "5 of 1,000 images labelled"),
-        (FOLDER, {"ok": 98, "failed": 2}, 0.25,
+        (FOLDER, {"ok": 5}, "5 of 1,000 images labelled"),
+        (FOLDER, {"ok": 98, "failed": 2, "labelling_ms": 400_000},
          "100 of 1,000 images labelled, 2 failed, 0.25 a second, about 1 h left (until 13:00)"),
-        (SHARDS, {"ok": 7}, 2.0, "7 images labelled, 2 a second"),
-        (SHARDS, {"ok": 500, "images_read": 1200, "parts_read": 20}, 20.0,
+        (SHARDS, {"ok": 7, "labelling_ms": 3_500}, "7 images labelled, 2 a second"),
+        (SHARDS, {"ok": 500, "images_read": 1200, "parts_read": 20, "labelling_ms": 25_000},
          "500 of about 4,800 images labelled, 10 of 40 shards read, 20 a second, about 3 min 35 s left (until 12:03)"),
-        (SHARDS, {"ok": 4800, "images_read": 4800, "parts_read": 80}, 20.0,
+        (SHARDS, {"ok": 4800, "images_read": 4800, "parts_read": 80, "labelling_ms": 240_000},
          "4,800 of 4,800 images labelled, 40 of 40 shards read, 20 a second, about 0 s left (until 12:00)"),
-        (SHARDS, {"ok": 9, "images_read": 5, "parts_read": 80}, 0.0,  # an image that was labelled again counts again
+        (SHARDS, {"ok": 9, "images_read": 5, "parts_read": 80},  # an image that was labelled again counts again
          "9 of 9 images labelled, 40 of 40 shards read"),
-        (FOLDER, {"ok": 1}, 0.01,
+        (FOLDER, {"ok": 1, "labelling_ms": 100_000},
          "1 of 1,000 images labelled, 0.01 a second, about 1 d 3 h left (until 2026-03-02 15:45)"),
     ],
 )  # fmt: skip
-def test_the_state_is_a_sentence(size: Size, counts: dict[str, int], per_second: float, sentence: str) -> None:
-    assert State(Counter(counts), size, per_second).sentence(NOON) == sentence
-    waiting = State(Counter(counts), size, per_second, "waiting for storage")
+def test_the_state_is_a_sentence(size: Size, counts: dict[str, int], sentence: str) -> None:
+    assert State(Counter(counts), size).sentence(NOON) == sentence
+    waiting = State(Counter(counts), size, "waiting for storage")
     assert waiting.sentence(NOON) == f"{sentence}: waiting for storage"
 
 

@@ -23,7 +23,17 @@ def test_a_process_without_progress_is_told_once() -> None:
     counter.begin(["a"], "process 1 on h")
     time.sleep(0.05)
     expected = ["The labelling process 1 on h made no progress for 0.01 s and is replaced; it was busy with a."]
-    assert counter.get() == ({}, expected)
+    assert counter.get()[1] == expected
     counter.begin(["a"], "process 2 on h")
     counter.end(["a"])
-    assert counter.get() == ({}, expected)
+    assert counter.get()[1] == expected
+
+
+def test_the_time_of_labelling_begins_with_the_first_image() -> None:
+    counter = ProgressCounter(stall_timeout_s=600)
+    assert counter.get() == ({}, [])
+    counter.begin(["a"], "process 1 on h")
+    time.sleep(0.05)
+    counter.end(["a"])
+    counts, _ = counter.get()
+    assert counts["labelling_ms"] >= 50
