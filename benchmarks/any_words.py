@@ -108,7 +108,7 @@ def draw_vocabularies(
             for preset, spec in specs.items():
                 queries = build_queries(with_background(spec.embeddings, names, preset), preset)
                 method = Cliper(built[preset].tower, queries, spec.settings, built[preset].diffusion)
-                draws.append(Draw(preset, words, method, np.zeros((3, size), np.int64), [], []))
+                draws.append(Draw(preset, words, method))
     return draws
 
 

@@ -1,7 +1,7 @@
 """A labelled folder, labelled with many vocabularies: what the benchmarks of quality share."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +72,21 @@ class Draw:
     Attributes:
         words: class indices of the data set, ascending.
         cliper: the method with this vocabulary.
-        pixels: int64 [3, words]: hits, true pixels and predicted pixels of each word, over all images.
+        counts: per image, int64 [3, words]: hits, true pixels and predicted pixels of each word.
         scores, found: per image the words' scores, and whether each has a mask.
     """
 
     preset: Preset
     words: np.ndarray
     cliper: Cliper
-    pixels: np.ndarray
-    scores: list[np.ndarray]
-    found: list[np.ndarray]
+    counts: list[np.ndarray] = field(default_factory=list)
+    scores: list[np.ndarray] = field(default_factory=list)
+    found: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """``counts`` over all images."""
+        return np.sum(self.counts, axis=0)
 
     def add(self, prediction: Prediction, truth: np.ndarray) -> None:
         """Count one image; ``truth`` holds c + 1 for class c of the data set, or `IGNORED`."""
@@ -92,7 +97,7 @@ class Draw:
         word[self.words + 1] = np.arange(1, labels)
         pairs = word[truth[counted]] * labels + predicted[counted]
         confusion = np.bincount(pairs, minlength=labels**2).reshape(labels, labels)
-        self.pixels += np.stack([confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)])[:, 1:]
+        self.counts.append(np.stack([confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)])[:, 1:])
         self.scores.append(prediction.scores)
         self.found.append(np.isin(np.arange(1, labels), runs.labels))
 

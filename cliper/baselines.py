@@ -22,7 +22,6 @@ from cliper.preprocess import Prepared
 from cliper.proxy import ProxyModel, mix_by_proxy
 from cliper.runs import find_runs
 from cliper.segmenter import AllowedClasses, Prediction, Winners, attention_bytes, batch_limit
-from cliper.sliding import window_corners
 from cliper.transfer import channels_first
 from cliper.vision import (
     PositionResizing,
@@ -34,6 +33,7 @@ from cliper.vision import (
     project_qkv,
     trace,
 )
+from cliper.windows import window_corners
 
 
 class Baseline:

@@ -17,8 +17,11 @@ from cliper.vision import (
     project_value,
     trace,
 )
+from cliper.windows import Windows
 
 SMALLEST = torch.finfo(torch.float32).tiny
+STITCHED_STRIDE = 0.5
+"""Distance between neighbouring windows that are stitched, as a share of their side."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,14 @@ def fuse(
     Without early-layer embeddings only the feature at ``select_layer`` is kept; the number of normalisation rounds
     that its attention went through still follows from its index.
     """
-    traced = trace(tower, pixels, settings.preset, keep_attention=settings.attention == "early-layer")
+    windows = None
+    if settings.windows == "stitched":
+        size_hw = (pixels.shape[2], pixels.shape[3])
+        windows = Windows.over(size_hw, settings.window_px, stitched_stride_px(tower, settings), tower.patch_size_px)
+    traced = trace(tower, pixels, settings.preset, keep_attention=settings.attention == "early-layer", windows=windows)
     last = tower.blocks[-1]
     selected = settings.select_layer % len(traced.features)
-    if tower.kernels and traced.attention_sum is not None and settings.preset != "paper":
+    if tower.kernels and windows is None and traced.attention_sum is not None and settings.preset != "paper":
         return fuse_with_kernels(tower, traced, settings)
     early = EarlyAttention(traced.attention_sum) if traced.attention_sum is not None else None
     dense = []
@@ -100,6 +107,11 @@ def fuse(
         dense.append(project_dense(tower, mixed))
     assert attention is not None, "select_layer was checked against the encoder"
     return FusedFeatures(torch.stack(dense), attention.mean(dim=1)[:, 1:, 1:], selected if len(dense) > 1 else 0)
+
+
+def stitched_stride_px(tower: VisionTower, settings: MethodSettings) -> int:
+    """Distance between neighbouring windows that are stitched: `STITCHED_STRIDE` of a side, in whole patches."""
+    return max(1, round(STITCHED_STRIDE * settings.window_px / tower.patch_size_px)) * tower.patch_size_px
 
 
 def fuse_with_kernels(tower: VisionTower, traced: VisualTrace, settings: MethodSettings) -> FusedFeatures:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
 from itertools import chain, groupby
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Int, Integer, Shaped
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 from torch.profiler import record_function
 
 from cliper.absent import class_places, filled_up, images_at_once, possible_classes
@@ -37,8 +39,25 @@ from cliper.vision import VisionTower, check_width
 MATRICES = 6
 """Attention matrices of each head that early-layer fusion holds at its peak (measured with ViT-B/16: 5 to 6)."""
 
-ClipFeatures = tuple[list[int], Float[Tensor, "_batch 3 _input_height _input_width"], FusedFeatures]
-"""For images of one patch grid their positions, normalised pixels and dense features."""
+
+class View(NamedTuple):
+    """Images of one size as CLIP sees them: at one scale, as they are or mirrored.
+
+    Attributes:
+        pixels: normalised.
+        fused: their dense features.
+        mirrored: left and right are exchanged.
+    """
+
+    pixels: Float[Tensor, "batch 3 input_height input_width"]
+    fused: FusedFeatures
+    mirrored: bool
+
+
+ClipFeatures = tuple[list[int], list[View]]
+"""For images of one patch grid their positions and views, the largest first."""
+ViewMaps = tuple[Float[Tensor, "batch _entries _grid_h _grid_w"], ...]
+"""Of a view the coarse maps, and the probabilities of classes and of background words, both summed over features."""
 DiffusionAttention = tuple[list[int], list[LayerQueriesAndKeys]]
 """For a batch of images their positions, and the diffusion model's queries and keys."""
 
@@ -118,15 +137,14 @@ class Cliper:
         self.is_in_order = torch.equal(self.order, torch.arange(queries.classes))
         self.diffusion = diffusion
         side_px = diffusion.side_px if diffusion else None
-        self.inputs = InputSpec(settings.shorter_side_px, tower.patch_size_px, diffusion_side_px=side_px)
+        self.inputs = InputSpec(settings.sides_px[0], tower.patch_size_px, diffusion_side_px=side_px)
         self.batch, self.lock = batch, threading.Lock()
         self.largest_batch = images_at_once(settings, batch) if batch else batch_limit(tower.device)
 
     def memory_bytes(self, image: Prepared) -> int:
-        """See `Segmenter.memory_bytes`: attention of all heads, or of sliding windows as one matrix."""
+        """See `Segmenter.memory_bytes`: attention of all heads."""
         heads = self.tower.blocks[-1].attn.num_heads
-        matrices = MATRICES * (1 if self.settings.sliding_crop_px else heads)
-        return matrices * attention_bytes(image, self.tower.patch_size_px)
+        return MATRICES * heads * attention_bytes(image, self.tower.patch_size_px)
 
     @torch.inference_mode()
     def predict(
@@ -230,9 +248,24 @@ class Cliper:
             for group in self.batches(list(members)):
                 with stage("preprocess"):
                     pixels = self.tower.normalize(channels_first([prepared[i].clip for i in group], self.tower.device))
+                    sizes = list(self.at_scales(pixels))
+                views = []
                 with stage("clip"):
-                    fused = fuse(self.tower, pixels, self.settings)
-                yield group, pixels, fused
+                    for size in sizes:
+                        for mirrored in (False, True)[: 1 + self.settings.flip]:
+                            seen = size.flip(-1) if mirrored else size
+                            views.append(View(seen, fuse(self.tower, seen, self.settings), mirrored))
+                yield group, views
+
+    def at_scales(
+        self, pixels: Float[Tensor, "batch 3 input_height input_width"]
+    ) -> Iterator[Float[Tensor, "batch 3 _height _width"]]:
+        """Normalised images, which come at the largest scale, at every scale on whole patches."""
+        yield pixels
+        largest_hw = (pixels.shape[2], pixels.shape[3])
+        for side_px in self.settings.sides_px[1:]:
+            size_hw = InputSpec(side_px, self.tower.patch_size_px).clip_hw(largest_hw)
+            yield F.interpolate(pixels, size_hw, mode="bicubic", antialias=True)
 
     def batches(self, members: Sequence[int]) -> Iterator[list[int]]:
         """As many images at a time as the memory holds."""
@@ -247,9 +280,9 @@ class Cliper:
     def look(self, features: Iterable[ClipFeatures]) -> Seen:
         """From features to coarse maps."""
         members, found = [], []
-        for group, pixels, fused in features:
+        for group, views in features:
             with stage("clip"):
-                found.append((fused.attention, *self.coarse_maps(fused, pixels)))
+                found.append((views[0].fused.attention, *self.coarse_maps(views)))
             members.append(group)
         return Seen(*(Groups(members, of) for of in zip(*found, strict=True)))
 
@@ -333,12 +366,19 @@ class Cliper:
             yield batch, [(query[: len(batch)], key[: len(batch)]) for query, key in layers]
 
     def coarse_maps(
-        self, fused: FusedFeatures, pixels: Float[Tensor, "batch 3 input_height input_width"]
+        self, views: Sequence[View]
     ) -> tuple[Float[Tensor, "batch classes grid_h grid_w"], Int[Tensor, "batch classes"]]:
-        """From dense features to coarse maps and what classes lose to, in the order of ``queries``."""
-        settings, queries = self.settings, self.queries
+        """From dense features to coarse maps and what classes lose to, in the order of ``queries``. Maps are averaged
+        over the views, on the grid of the first one.
+        """
+        coarse, maps, background = mean_of_views([self.maps_of_view(view) for view in views])
+        return coarse, lost_to(coarse.flatten(2), maps.flatten(2), background.flatten(2), self.queries)
+
+    def maps_of_view(self, view: View) -> ViewMaps:
+        """From dense features to the maps of one view, not mirrored."""
+        settings, queries, (pixels, fused, mirrored) = self.settings, self.queries, view
         maps, background = zip(*probabilities_of_features(fused.dense, queries, settings.logit_scale), strict=True)
-        if settings.sliding_crop_px:
+        if settings.windows == "average":
             windowed = [windowed_logits(self.tower, single, queries, settings) for single in pixels]
             stacked = (class_maps(torch.stack(of), queries) for of in zip(*windowed, strict=True))
             features = (single for block in maps for single in block)
@@ -346,9 +386,20 @@ class Cliper:
         coarse = coarse_maps(
             maps, fused.attention, fused.selected, settings.attention_threshold, settings.early_embeddings
         )
-        lost = lost_to(coarse, sum_of_features(maps), sum_of_features(background), queries)
-        patch_size_px = self.tower.patch_size_px
-        return coarse.unflatten(-1, (pixels.shape[2] // patch_size_px, pixels.shape[3] // patch_size_px)), lost
+        grid_hw = tuple(side // self.tower.patch_size_px for side in pixels.shape[-2:])
+        found = (coarse, sum_of_features(maps), sum_of_features(background))
+        on_grid = (of.unflatten(-1, grid_hw) for of in found)
+        return tuple(of.flip(-1) if mirrored else of for of in on_grid)
+
+
+def mean_of_views(found: Sequence[ViewMaps]) -> ViewMaps:
+    """Maps of the same images averaged over views, on the grid of the first one."""
+    if len(found) == 1:
+        return found[0]
+    stacks = [torch.cat(of_view, dim=1) for of_view in found]  # one of the maps may have no entries
+    grid_hw = stacks[0].shape[-2:]
+    resized = (F.interpolate(stack, grid_hw, mode="bilinear") for stack in stacks[1:])
+    return (reduce(torch.add, resized, stacks[0]) / len(stacks)).split([of.shape[1] for of in found[0]], dim=1)
 
 
 def stage(name: str) -> record_function:

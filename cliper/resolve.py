@@ -41,7 +41,7 @@ class Models:
     @property
     def inputs(self) -> InputSpec:
         """How images are prepared for CLIP alone."""
-        return InputSpec(self.settings.shorter_side_px, self.clip.patch_size_px)
+        return InputSpec(self.settings.sides_px[0], self.clip.patch_size_px)
 
     def manifest(self) -> dict[str, object]:
         found = {"clip": self.clip, "diffusion": self.diffusion}
@@ -88,7 +88,11 @@ def find_models(
         defaults = clip.defaults
         if benchmark is not None:
             published = benchmark.encoder(clip.patch_size_px)
-            defaults = published.with_windows() if asked.settings["sliding_crop_px"] else published
+            defaults = published
+            if asked.settings["windows"] == "average":
+                defaults = published.with_windows()
+                sliding_px = asked.settings["sliding_crop_px"] or published.sliding_crop_px
+                asked = replace(asked, settings={**asked.settings, "sliding_crop_px": sliding_px})
         if asked.profile is not None:
             defaults = replace(defaults, **profile_settings(asked.profile, clip.patch_size_px))
         settings = asked.resolve(defaults, clip.open_defaults, file, class_names)
@@ -123,7 +127,10 @@ def check_given(setting: Field, value: Any) -> None:
     Raises:
         ValueError: the value is of another type than the setting, or is not one of its choices.
     """
-    if choices := get_args(setting.type):
+    if setting.type == tuple[float, ...]:
+        if not isinstance(value, Sequence) or not all(has_type(one, float) for one in value):
+            raise ValueError(f"{setting.name} must be numbers, not {value!r}")
+    elif choices := get_args(setting.type):
         check_choice(setting.name, value, choices)
     elif isinstance(setting.type, type) and not has_type(value, setting.type):
         raise ValueError(f"{setting.name} must be of type {setting.type.__name__}, not {value!r}")

@@ -13,10 +13,15 @@ import numpy as np
 Preset = Literal["open", "release", "paper"]
 Attention = Literal["query-key", "query-query", "key-key", "value-value", "identity", "early-layer"]
 Compensation = Literal["product", "mean", "head", "guided", "none"]
+Windows = Literal["none", "average", "stitched"]
 Threshold = TypeVar("Threshold")
 
 SLIDING_STRIDE_PX = 112
 """Distance between neighbouring sliding windows, in pixels of the CLIP input (fixed in the official release)."""
+WINDOW_PX = 336
+"""Side of windows of which only the use was given."""
+SCALES = (0.25, 4.0)
+"""Range of ``scales``."""
 CLASS_THRESHOLDS = ("score_threshold", "background_threshold")
 """Settings for which every class can have a value of its own. Preset ``open`` does not use them."""
 OPEN_SETTINGS = ("presence_threshold", "outline_threshold", "presence_midpoint", "presence_slope")
@@ -180,10 +185,21 @@ class MethodSettings(EncoderDefaults):
     head: int = field(
         default=1, metadata=declare("The head that --compensation head uses, counted over all heads from 0", 0, 1023)
     )
-    sliding_crop_px: int = field(
-        default=0,
-        metadata=declare("Side of the sliding windows in pixels of CLIP's input. 0 switches them off", 0, 8192),
+    windows: Windows = field(
+        default="none",
+        metadata=declare(
+            "Windows over CLIP's input. average: class maps of windows and of the whole image are averaged, as in the "
+            "official release; stitched: patches of the windows are put together before CLIP's last block"
+        ),
     )
+    sliding_crop_px: int = field(
+        default=0, metadata=declare("Side of the windows in pixels of CLIP's input. 0 is 336", 0, 8192)
+    )
+    scales: tuple[float, ...] = field(
+        default=(1.0,),
+        metadata=declare("Sizes at which CLIP sees an image, as factors on --shorter-side-px. Class maps are averaged"),
+    )
+    flip: bool = field(default=False, metadata=declare("Average class maps with those of the mirrored image"))
     skip_absent: bool = field(
         default=False,
         metadata=declare(
@@ -215,6 +231,12 @@ class MethodSettings(EncoderDefaults):
         super().__post_init__()
         if self.skip_absent and not self.needs_diffusion:
             raise ValueError(f"skip_absent saves work of a diffusion model: compensation {self.compensation} has none")
+        if self.sliding_crop_px and self.windows == "none":
+            raise ValueError("sliding_crop_px has no effect without windows: choose average or stitched")
+        if not self.scales or len(set(self.scales)) < len(self.scales):
+            raise ValueError("scales must be one factor or several different ones")
+        for scale in self.scales:
+            check_range("each of scales", scale, SCALES)
         for name in CLASS_THRESHOLDS:
             for value in getattr(self, f"class_{name}s"):
                 check_range(f"{name} of a class", value, self.__dataclass_fields__[name].metadata["range"])
@@ -223,6 +245,16 @@ class MethodSettings(EncoderDefaults):
     def needs_diffusion(self) -> bool:
         """True if maps are sharpened by a diffusion model."""
         return self.compensation not in {"guided", "none"}
+
+    @property
+    def window_px(self) -> int:
+        """Side of the windows in pixels of CLIP's input; 0 without."""
+        return 0 if self.windows == "none" else self.sliding_crop_px or WINDOW_PX
+
+    @property
+    def sides_px(self) -> list[int]:
+        """Shorter sides of CLIP's input in pixels, the largest first."""
+        return sorted((max(1, round(self.shorter_side_px * scale)) for scale in self.scales), reverse=True)
 
     def features(self, blocks: int) -> int:
         """How many features of an encoder with so many blocks are kept."""
@@ -273,10 +305,10 @@ class MethodSettings(EncoderDefaults):
             raise ValueError(
                 f"select_layer must be between {-features} and {features - 1} for this encoder, not {self.select_layer}"
             )
-        if self.sliding_crop_px and (self.sliding_crop_px % patch_size_px or SLIDING_STRIDE_PX % patch_size_px):
+        if self.window_px % patch_size_px or (self.windows == "average" and SLIDING_STRIDE_PX % patch_size_px):
             raise ValueError(
-                f"sliding windows of {self.sliding_crop_px} px, {SLIDING_STRIDE_PX} px apart, do not fall on the "
-                f"encoder's grid of {patch_size_px} px patches; choose a multiple, or 0 to switch them off"
+                f"sliding windows of {self.window_px} px, {SLIDING_STRIDE_PX} px apart, do not fall on the "
+                f"encoder's grid of {patch_size_px} px patches; choose a multiple"
             )
 
 

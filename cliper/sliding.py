@@ -1,4 +1,4 @@
-"""Sliding windows over the CLIP input, as the official release has them."""
+"""Logits averaged over sliding windows, as the official release has them."""
 
 import torch
 from jaxtyping import Float
@@ -8,17 +8,9 @@ from cliper.coarse import Queries, query_logits, visual_evidence
 from cliper.fusion import fuse
 from cliper.settings import SLIDING_STRIDE_PX, MethodSettings
 from cliper.vision import VisionTower
+from cliper.windows import Windows
 
 EPSILON = 1e-5
-
-
-def window_corners(size_hw: tuple[int, int], crop_hw: tuple[int, int], stride_px: int) -> list[tuple[int, int]]:
-    """Top and left pixel of every window, row by row. The last windows are shifted inwards to end with the image."""
-    tops, lefts = (
-        [min(start, length - crop) for start in range(0, length - crop + stride_px, stride_px)]
-        for length, crop in zip(size_hw, crop_hw, strict=True)
-    )
-    return [(top, left) for top in tops for left in lefts]
 
 
 def windowed_logits(
@@ -32,8 +24,8 @@ def windowed_logits(
     """
     patch = tower.patch_size_px
     height, width = pixels.shape[-2:]
-    crop_h, crop_w = min(settings.sliding_crop_px, height), min(settings.sliding_crop_px, width)
-    corners = window_corners((height, width), (crop_h, crop_w), SLIDING_STRIDE_PX)
+    windows = Windows.over((height, width), settings.window_px, SLIDING_STRIDE_PX, patch)
+    crop_h, crop_w = windows.crop_hw
     indices = torch.arange((height // patch) * (width // patch), device=tower.device).view(height // patch, -1)
 
     patches = indices.numel()
@@ -41,7 +33,7 @@ def windowed_logits(
     affinity = torch.zeros_like(pairs)
     seen = torch.zeros(patches, device=tower.device)
     totals: list[Tensor] = []
-    for top, left in corners:
+    for top, left in windows.corners:
         fused = fuse(tower, pixels[None, :, top : top + crop_h, left : left + crop_w], settings)
         inside = indices[top // patch : (top + crop_h) // patch, left // patch : (left + crop_w) // patch].flatten()
         logits = [query_logits(dense, queries, settings.logit_scale)[0] for dense in fused.dense]

@@ -79,7 +79,7 @@ class CliperSpec:
     def inputs(self) -> InputSpec:
         """How images must be prepared."""
         patch_size_px = self.clip.patch_size_px
-        return InputSpec(self.settings.shorter_side_px, patch_size_px, diffusion_side_px=self.diffusion_side_px)
+        return InputSpec(self.settings.sides_px[0], patch_size_px, diffusion_side_px=self.diffusion_side_px)
 
     def images_at_once(self, batch: int) -> int:
         """See `SegmenterSpec.images_at_once`."""

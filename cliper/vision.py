@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliper.settings import Preset
+from cliper.windows import Windows
 
 PositionResizing = Literal["bilinear", "bicubic"]
 
@@ -124,17 +125,21 @@ def trace(
     preset: Preset,
     keep_attention: bool,
     positions: PositionResizing = "bilinear",
+    windows: Windows | None = None,
 ) -> VisualTrace:
     """Run blocks 0 to N-2 and keep what the last block needs (CLIPer section 3.2; early layers).
 
     Pixels are normalised; their sides are multiples of the patch size. Attention maps are summed if ``keep_attention``.
-    For ``positions`` see `resize_positions`.
+    For ``positions`` see `resize_positions`. With ``windows``, each goes through the blocks alone. Features, and the
+    queries and keys that attention maps come from, are then put together to those of whole images.
     """
+    pixels = pixels if windows is None else windows.crops(pixels)
     x = embed_patches(tower, pixels.to(tower.device, tower.dtype), positions)
     features = []
     early = None
     if keep_attention:
-        early = FlashMaps(len(tower.blocks) - 1) if tower.kernels else PlainMaps()
+        flash = tower.kernels and windows is None
+        early = FlashMaps(len(tower.blocks) - 1) if flash else PlainMaps(windows)
     for block in tower.blocks[:-1]:
         normalised = block.ln_1(x)
         if early is not None:
@@ -147,13 +152,20 @@ def trace(
         features.append(normalised if preset != "paper" else x)
     if preset != "paper":
         features.append(x)
+    if windows is not None:
+        features = [windows.stitch(of) for of in features]
     return VisualTrace(features, early.total() if early is not None else None)
 
 
 class PlainMaps:
-    """Attention of block after block, and the sum of the maps."""
+    """Attention of block after block, and the sum of the maps.
 
-    def __init__(self) -> None:
+    Args:
+        windows: tokens mix within each; the maps are those between all patches of the windows.
+    """
+
+    def __init__(self, windows: Windows | None = None) -> None:
+        self.windows = windows
         self.sum: Tensor | None = None
 
     def mix(
@@ -161,9 +173,21 @@ class PlainMaps:
     ) -> Float[Tensor, "batch tokens width"]:
         """The block's values after its attention, of all heads."""
         query, key, value = project_qkv(attention, x)
+        if self.windows is not None:
+            mixed = merge_heads(F.scaled_dot_product_attention(query, key, value))
+            query, key = (
+                self.windows.stitch(merge_heads(of)).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+                for of in (query, key)
+            )
+            self.add(attention_probabilities(query, key))
+            return mixed
         probabilities = attention_probabilities(query, key)
-        self.sum = probabilities if self.sum is None else self.sum + probabilities
+        self.add(probabilities)
         return merge_heads(probabilities.to(value.dtype) @ value)
+
+    def add(self, probabilities: Float[Tensor, "batch heads tokens tokens"]) -> None:
+        """One more map."""
+        self.sum = probabilities if self.sum is None else self.sum + probabilities
 
     def total(self) -> Float[Tensor, "batch heads tokens tokens"]:
         """The sum of the maps so far, in float32."""

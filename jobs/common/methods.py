@@ -84,7 +84,7 @@ def find_method(
             models.clip, models.manifest(), settings.document(), settings, models.file, models.inputs, spec, thresholds
         )
     given = given_settings(choice, options)
-    clip_alone: dict[str, Any] = {"diffusion": "none", "preset": "release"}
+    clip_alone: dict[str, Any] = {"diffusion": "none", "preset": "release", "sliding_crop_px": 0}
     models = find_models(replace(options, **clip_alone), class_names, benchmark, file)
     used_proxy = choice.proxy if choice.method == "proxyclip" else None
     try:

@@ -32,7 +32,7 @@ def compare_with_published(dataset: Dataset, method: Method, options: EvaluateOp
     if options.examples is not None:
         found.append("--examples")
     settings = method.settings
-    sliding, figure = bool(settings["sliding_crop_px"]), None
+    sliding, figure = settings["windows"] == "average", None
     if settings["preset"] == "open":
         found.append("preset open has no published figures")
     else:
@@ -63,12 +63,13 @@ def word_differences(benchmark: Benchmark, method: Method, options: EvaluateOpti
 
 def setting_differences(benchmark: Benchmark, patch_size_px: int, settings: Mapping[str, Any]) -> Iterator[str]:
     """The settings, as `MethodSettings.document` gives them, that differ from the published ones."""
-    encoder, sliding = benchmark.encoder(patch_size_px), bool(settings["sliding_crop_px"])
+    encoder, sliding = benchmark.encoder(patch_size_px), settings["windows"] == "average"
     known = vars(encoder.with_windows() if sliding else encoder)
     published = MethodSettings(
         **{setting.name: known[setting.name] for setting in fields(EncoderDefaults)},
         preset=settings["preset"],
         compensation="none" if settings["compensation"] == "none" else "product",
+        windows="average" if sliding else "none",
         sliding_crop_px=encoder.sliding_crop_px if sliding else 0,
     )
     for name, value in published.document().items():

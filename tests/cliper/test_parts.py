@@ -25,10 +25,10 @@ from cliper.models import find_clip, find_diffusion
 from cliper.preprocess import FEW_PATCHES, InputSpec, most_patches, patch_grid_hw, resize_nearest
 from cliper.runs import find_runs
 from cliper.settings import VIT_B_16, VIT_L_14, MethodSettings, encoder_defaults
-from cliper.sliding import window_corners
 from cliper.text import TEMPLATE_SETS, embed_phrases, parse_templates
 from cliper.transfer import ALIGNMENT_BYTES, channels_first, pack, unpack
 from cliper.vision import channel_statistics, check_supported, normalize
+from cliper.windows import window_corners
 from schemas.runs import labels_from_runs
 from tests.support.stages import labels_of
 from tests.support.tiny import write_tiny_diffusion
@@ -407,7 +407,7 @@ class TestSettings:
         [
             ({"select_layer": 12}, "select_layer must be between -12 and 11"),
             ({"select_layer": -12, "preset": "paper"}, "between -11 and 10"),
-            ({"sliding_crop_px": 225}, "do not fall on the"),
+            ({"windows": "average", "sliding_crop_px": 225}, "do not fall on the"),
         ],
     )
     def test_values_that_do_not_fit_the_encoder(self, changes: dict[str, Any], message: str) -> None:

@@ -95,9 +95,16 @@ SETTINGS: list[dict[str, Any]] = [
     {"attention_threshold": 0.4},
     {"attention_threshold": 0.0},
     {"shorter_side_px": 160, "compensation": "none"},
-    {"shorter_side_px": 224, "sliding_crop_px": 112, "compensation": "none"},
-    {"shorter_side_px": 160, "sliding_crop_px": 224, "compensation": "none"},
-    {"shorter_side_px": 224, "sliding_crop_px": 160, "early_embeddings": False, "select_layer": -2},
+    {"shorter_side_px": 224, "windows": "average", "sliding_crop_px": 112, "compensation": "none"},
+    {"shorter_side_px": 160, "windows": "average", "sliding_crop_px": 224, "compensation": "none"},
+    {"shorter_side_px": 224, "windows": "average", "sliding_crop_px": 160, "early_embeddings": False},
+    {"shorter_side_px": 224, "windows": "stitched", "sliding_crop_px": 112},
+    {"shorter_side_px": 160, "windows": "stitched", "compensation": "none"},
+    {"shorter_side_px": 224, "windows": "stitched", "sliding_crop_px": 80, "preset": "paper", "score_threshold": 0.1},
+    {"shorter_side_px": 192, "windows": "stitched", "sliding_crop_px": 96, "attention": "query-query"},
+    {"shorter_side_px": 160, "scales": (0.75, 1.0, 1.5), "compensation": "none"},
+    {"shorter_side_px": 160, "scales": (1.3, 0.5), "flip": True},
+    {"shorter_side_px": 160, "flip": True, "windows": "average", "sliding_crop_px": 112},
     *[
         {"attention": attention, "early_embeddings": early, "compensation": "none", "score_threshold": 0.0}
         for attention in ("query-query", "key-key", "value-value", "query-key", "identity")
@@ -118,7 +125,8 @@ def test_agrees_on_other_shapes(size_hw: tuple[int, int], tiny_clip: Path, tiny_
 
 def test_agrees_with_patches_of_14_and_plain_gelu(tmp_path: Path, tiny_diffusion: Path) -> None:
     clip = write_tiny_clip(tmp_path, patch=14, layers=3, quick_gelu=False)
-    assert_agrees(build(clip, tiny_diffusion, sliding_crop_px=112, shorter_side_px=168), some_image())
+    cliper = build(clip, tiny_diffusion, windows="average", sliding_crop_px=112, shorter_side_px=168)
+    assert_agrees(cliper, some_image())
 
 
 def test_only_allowed_classes_win(tiny_clip: Path, tiny_diffusion: Path) -> None:

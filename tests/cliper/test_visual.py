@@ -120,7 +120,15 @@ def test_evidence_is_added_to_all_queries_of_a_class(preset: str) -> None:
     assert not evidence[:, len(queries.class_of_row) :].any()
 
 
-@pytest.mark.parametrize("changes", [{}, {"sliding_crop_px": 48}, {"early_embeddings": False}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"windows": "average", "sliding_crop_px": 48},
+        {"windows": "stitched", "sliding_crop_px": 48},
+        {"early_embeddings": False},
+    ],
+)
 def test_a_class_gains_where_its_examples_say_so(changes: dict[str, object], tower: VisionTower) -> None:
     settings = replace(SETTINGS, **changes)
     examples = some_examples()

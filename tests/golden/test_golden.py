@@ -65,7 +65,7 @@ def method_settings(recorded: dict[str, Any]) -> MethodSettings:
         else:
             ours[RENAMED[name]] = value
     assert len(ours) == len(recorded) - len(FIXED)
-    return MethodSettings(**ours)
+    return MethodSettings(**ours, windows="average" if ours.get("sliding_crop_px") else "none")
 
 
 @cache

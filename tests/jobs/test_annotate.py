@@ -53,7 +53,7 @@ def wide_embeddings() -> bytes:
         (["--diffusion", "local-dir:{tmp}/nowhere"], "has no folder vae/"),
         (["--compensation", "head", "--head", "4"], "head must be below 4"),
         (["--select-layer", "9"], "select_layer must be between -4 and 3"),
-        (["--sliding-crop-px", "100"], "do not fall on the encoder's grid"),
+        (["--windows", "average", "--sliding-crop-px", "100"], "do not fall on the encoder's grid"),
         (["--logit-scale", "-1"], "logit_scale must be between"),
         (["--batch-size", "0"], "--batch-size must be at least 1 and at most 1,000,000, not 0"),
         (["--rows-per-file", "9223372036854775808"], "--rows-per-file must be at least 1 and at most 1,000,000"),

@@ -96,10 +96,32 @@ def annotate(
     text = torch.cat([class_rows, background_rows, class_rows.mean(0, keepdim=True)])
     text = text / text.norm(dim=-1, keepdim=True)
 
-    pixels = clip_pixels(clip, image, settings.shorter_side_px).to(clip.tensors["proj"])
+    largest = clip_pixels(clip, image, max(settings.scales) * settings.shorter_side_px).to(clip.tensors["proj"])
+    coarse, attention = coarse_maps(clip, largest, text, class_of_row, settings)
+    views = [coarse]
+    for scale in sorted(settings.scales, reverse=True):
+        pixels = largest if scale == max(settings.scales) else smaller(clip, largest, scale * settings.shorter_side_px)
+        if pixels is not largest:
+            views.append(coarse_maps(clip, pixels, text, class_of_row, settings)[0])
+        if settings.flip:
+            views.append(coarse_maps(clip, pixels.flip(-1), text, class_of_row, settings)[0].flip(-1))
+    grid_hw = list(coarse.shape[1:])
+    same = [F.interpolate(view[None], grid_hw, mode="bilinear", align_corners=False)[0] for view in views]
+    coarse = torch.stack(same).mean(dim=0)
+
+    refined = coarse if settings.compensation == "none" else compensate(coarse, diffusion, image, noise, settings)
+    scores = (coarse.amax(dim=(1, 2)) + refined.amax(dim=(1, 2))) / 2
+    labels = label(refined, scores, image.shape[:2], settings, allowed)
+    return Stages(attention, coarse, refined, scores, labels)
+
+
+def coarse_maps(
+    clip: ClipWeights, pixels: torch.Tensor, text: torch.Tensor, class_of_row: list[int], settings: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sections 2 to 5 for one view of an image: coarse maps [classes, grid_h, grid_w] and the last attention."""
     dense, attention = dense_features(clip, pixels, settings)
     maps = [softmax_maps(logits_of(z, text, settings), class_of_row) for z in dense]
-    if settings.sliding_crop_px:
+    if settings.windows == "average":
         windowed = sliding_logits(clip, pixels, text, settings)
         maps = [whole / 2 + softmax_maps(lg, class_of_row) / 2 for whole, lg in zip(maps, windowed, strict=True)]
 
@@ -113,25 +135,31 @@ def annotate(
         spread[:, j] = (selected * attention[:, j]).sum(dim=1)
     coarse = spread + sum(maps) / len(maps) if settings.early_embeddings else spread
     grid_h, grid_w = pixels.shape[1] // clip.patch, pixels.shape[2] // clip.patch
-    coarse = coarse.reshape(-1, grid_h, grid_w)
-
-    refined = coarse if settings.compensation == "none" else compensate(coarse, diffusion, image, noise, settings)
-    scores = (coarse.amax(dim=(1, 2)) + refined.amax(dim=(1, 2))) / 2
-    labels = label(refined, scores, image.shape[:2], settings, allowed)
-    return Stages(attention, coarse, refined, scores, labels)
+    return coarse.reshape(-1, grid_h, grid_w), attention
 
 
-def clip_pixels(clip: ClipWeights, image: np.ndarray, shorter_side_px: int) -> torch.Tensor:
-    height, width = image.shape[:2]
-    scale = shorter_side_px / min(height, width)
-    height, width = (int(side * scale / clip.patch + 0.5) * clip.patch for side in (height, width))
+def clip_pixels(clip: ClipWeights, image: np.ndarray, shorter_side_px: float) -> torch.Tensor:
+    width, height = clip_size(clip, image.shape[0], image.shape[1], shorter_side_px)
     resized = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32) / 255
     normalised = (resized - np.array(clip.mean, np.float32)) / np.array(clip.std, np.float32)
     return torch.from_numpy(normalised).permute(2, 0, 1)
 
 
-def dense_features(clip: ClipWeights, pixels: torch.Tensor, settings: Any) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Sections 2 and 3: [patches, dimensions] per kept feature, and the last one's attention between patches."""
+def smaller(clip: ClipWeights, pixels: torch.Tensor, shorter_side_px: float) -> torch.Tensor:
+    width, height = clip_size(clip, pixels.shape[1], pixels.shape[2], shorter_side_px)
+    return F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True)[0]
+
+
+def clip_size(clip: ClipWeights, height: int, width: int, shorter_side_px: float) -> tuple[int, int]:
+    scale = round(shorter_side_px) / min(height, width)
+    height, width = (int(side * scale / clip.patch + 0.5) * clip.patch for side in (height, width))
+    return width, height
+
+
+def early_blocks(
+    clip: ClipWeights, pixels: torch.Tensor
+) -> tuple[list[torch.Tensor], list[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Section 2: inputs and outputs of the blocks before the last one [tokens, width], and their queries and keys."""
     w = clip.tensors
     patches = F.conv2d(pixels[None], w["conv1.weight"], stride=clip.patch)[0]
     grid_hw = patches.shape[1:]
@@ -141,19 +169,65 @@ def dense_features(clip: ClipWeights, pixels: torch.Tensor, settings: Any) -> tu
     grid = F.interpolate(grid, size=tuple(grid_hw), mode="bilinear", align_corners=False)[0].flatten(1).T
     x = clip.layer_norm("ln_pre", x + torch.cat([w["positional_embedding"][:1], grid]))
 
-    maps, inputs, outputs = [], [], []
+    inputs, outputs, pairs = [], [], []
     for i in range(clip.layers - 1):
         block = f"transformer.resblocks.{i}"
         y = clip.layer_norm(f"{block}.ln_1", x)
         inputs.append(y)
         q, k, v = (clip.heads_of(f"{block}.attn", part, y) for part in range(3))
+        pairs.append((q, k))
         probabilities = torch.softmax(q @ k.transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1)
-        maps.append(probabilities)
         mixed = (probabilities @ v).permute(1, 0, 2).reshape(len(x), -1)
         x = x + clip.linear(f"{block}.attn.out_proj", mixed)
         hidden = clip.activation(clip.linear(f"{block}.mlp.c_fc", clip.layer_norm(f"{block}.ln_2", x)))
         x = x + clip.linear(f"{block}.mlp.c_proj", hidden)
         outputs.append(x)
+    return inputs, outputs, pairs
+
+
+def stitched_blocks(
+    clip: ClipWeights, pixels: torch.Tensor, settings: Any
+) -> tuple[list[torch.Tensor], list[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]:
+    """`early_blocks` of windows alone. For every patch of the image, what windows say of it is averaged."""
+    rows, columns = (side // clip.patch for side in pixels.shape[1:])
+    side = settings.window_px // clip.patch
+    high, wide, step = min(side, rows), min(side, columns), round(side / 2)
+    corners = [
+        (min(top, rows - high), min(left, columns - wide))
+        for top in range(0, rows - high + step, step)
+        for left in range(0, columns - wide + step, step)
+    ]
+    seen: list[Any] = []
+    for top, left in corners:
+        window = pixels[:, top * clip.patch : (top + high) * clip.patch, left * clip.patch : (left + wide) * clip.patch]
+        inputs, outputs, pairs = early_blocks(clip, window)
+        per_head = [of.permute(1, 0, 2).flatten(1) for pair in pairs for of in pair]
+        seen.append([*inputs, *outputs, *per_head])
+    whole = []
+    for place in range(len(seen[0])):
+        tokens = [torch.stack([of[place][0] for of in seen]).mean(dim=0)]
+        for row in range(rows):
+            for column in range(columns):
+                tokens.append(
+                    torch.stack([
+                        of[place][1 + (row - top) * wide + column - left]
+                        for of, (top, left) in zip(seen, corners, strict=True)
+                        if top <= row < top + high and left <= column < left + wide
+                    ]).mean(dim=0)
+                )  # fmt: skip
+        whole.append(torch.stack(tokens))
+    blocks = clip.layers - 1
+    heads = [of.unflatten(1, (clip.heads, -1)).permute(1, 0, 2) for of in whole[2 * blocks :]]
+    return whole[:blocks], whole[blocks : 2 * blocks], list(zip(heads[::2], heads[1::2], strict=True))
+
+
+def dense_features(clip: ClipWeights, pixels: torch.Tensor, settings: Any) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Section 3: [patches, dimensions] per kept feature, and the last one's attention between patches."""
+    w = clip.tensors
+    stitched = settings.windows == "stitched"
+    inputs, outputs, pairs = stitched_blocks(clip, pixels, settings) if stitched else early_blocks(clip, pixels)
+    maps = [torch.softmax(q @ k.transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1) for q, k in pairs]
+    x = outputs[-1]
     features = [*inputs, x] if settings.preset == "release" else outputs
 
     last = f"transformer.resblocks.{clip.layers - 1}"
@@ -203,7 +277,7 @@ def softmax_maps(logits: torch.Tensor, class_of_row: list[int]) -> torch.Tensor:
 def sliding_logits(clip: ClipWeights, pixels: torch.Tensor, text: torch.Tensor, settings: Any) -> list[torch.Tensor]:
     """Section 5."""
     _, height, width = pixels.shape
-    crop_h, crop_w = min(settings.sliding_crop_px, height), min(settings.sliding_crop_px, width)
+    crop_h, crop_w = min(settings.window_px, height), min(settings.window_px, width)
     rows, columns = height // clip.patch, width // clip.patch
     number = torch.arange(rows * columns).reshape(rows, columns)
     totals: list[torch.Tensor] = []
