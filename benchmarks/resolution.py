@@ -40,17 +40,17 @@ from cluster.encoders import truth_of
 from jobs.common.statistics import intersection_over_union
 
 CASES: Mapping[str, Mapping[str, Any]] = {
-    "336": {},
-    "336, flip": {"flip": True},
+    "336": {"shorter_side_px": 336},
+    "336, flip": {"shorter_side_px": 336, "flip": True},
     "448": {"shorter_side_px": 448},
     "448, average": {"shorter_side_px": 448, "windows": "average"},
-    "336 + 448": {"scales": (1.0, 4 / 3)},
+    "336 + 448": {"shorter_side_px": 336, "scales": (1.0, 4 / 3)},
     "560": {"shorter_side_px": 560},
-    "336 + 560": {"scales": (1.0, 5 / 3)},
+    "336 + 560": {"shorter_side_px": 336, "scales": (1.0, 5 / 3)},
     "672": {"shorter_side_px": 672},
-    "336 + 672": {"scales": (1.0, 2.0)},
+    "336 + 672": {"shorter_side_px": 336, "scales": (1.0, 2.0)},
     "672, stitched": {"shorter_side_px": 672, "windows": "stitched"},
-    "336 + 672, stitched": {"scales": (1.0, 2.0), "windows": "stitched"},
+    "336 + 672, stitched": {"shorter_side_px": 336, "scales": (1.0, 2.0), "windows": "stitched"},
 }
 """By name, what differs from the defaults."""
 SIZES = ("small", "medium", "large")
@@ -167,7 +167,7 @@ def figures(name: str, case: Case, first: Case, sizes: np.ndarray, seed: int) ->
     """Figures of a case in percent, and differences to the first case. Their spread is the standard deviation over
     images drawn with replacement."""
     counts, before = np.stack(case.found.counts), np.stack(first.found.counts)
-    rng, images = np.random.default_rng(seed), len(counts)
+    rng, images, sizes = np.random.default_rng(seed), len(counts), sizes[: len(counts)]
     drawn = [rng.integers(images, size=images) for _ in range(RESAMPLES)]
     result: dict[str, Any] = {"case": name}
     for place, measure in enumerate(("miou", *SIZES), start=-1):

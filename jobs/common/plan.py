@@ -8,6 +8,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from cliper.asked import DECLARED, given_default
 from cliper.models import split_revision
 from cluster.corpus.sources import Corpus, read_shard
 from cluster.sizing import Cluster, Resources
@@ -15,6 +16,8 @@ from jobs.common.options import MethodOptions, PlanOptions
 
 SPEEDS = Path(__file__).with_name("speeds.csv")
 """The newest rows of benchmarks/results.csv, one for each device, CLIP model and compensation."""
+INPUT_SETTINGS = ("shorter_side_px", "windows", "scales", "flip")
+"""The settings that say how much CLIP looks at."""
 
 
 class Speed(NamedTuple):
@@ -66,9 +69,14 @@ def count_images(corpus: Corpus) -> tuple[int, str]:
 
 
 def expected_speed(options: PlanOptions, method: MethodOptions, on_gpu: bool) -> Speed | None:
-    """The speed that was given, else the newest measurement of these models on this kind of device."""
+    """The speed that was given, else the newest measurement of these models on this kind of device, which was at the
+    default size of CLIP's input.
+    """
     if options.actor_images_per_second is not None:
         return Speed(options.actor_images_per_second, "--actor-images-per-second")
+    settings = method.asked().settings
+    if any(settings[setting.name] != given_default(setting) for setting in DECLARED if setting.name in INPUT_SETTINGS):
+        return None
     wanted = {
         "device": "cuda" if on_gpu else "cpu",
         "clip": split_revision(method.clip)[0].replace("/", "-").partition(":")[0],

@@ -65,6 +65,9 @@ def test_measured_speeds_are_found_by_model_and_device(clip: str) -> None:
 def test_speeds_that_were_not_measured_are_unknown_unless_given() -> None:
     demo = MethodOptions(clip="demo", diffusion="demo")
     assert expected_speed(PlanOptions(), demo, on_gpu=False) is None
+    for changes in ({"shorter_side_px": 448}, {"flip": True}, {"scales": (1.0, 1.5)}, {"windows": "stitched"}):
+        larger = MethodOptions(clip="ViT-L-14", **changes)
+        assert expected_speed(PlanOptions(), larger, on_gpu=False) is None
     given = expected_speed(PlanOptions(plan=True, actor_images_per_second=3.0), demo, on_gpu=True)
     assert given
     assert given.images_per_second == 3.0
