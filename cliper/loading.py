@@ -8,15 +8,16 @@ import open_clip
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from jaxtyping import Float
+from open_clip.tokenizer import HFTokenizer
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cliper.diffusion import DiffusionModel, check_head, input_side_px
-from cliper.models import ClipSpec, DiffusionSpec, explaining
+from cliper.models import ClipSpec, DiffusionSpec, explaining, image_tower, without, without_image_tower
 from cliper.settings import MethodSettings
-from cliper.vision import VisionTower, check_supported
+from cliper.vision import VisionTower
 
 EMPTY_PROMPT_FILE = "empty_prompt.safetensors"
 
@@ -48,13 +49,22 @@ def load_vision_tower(spec: ClipSpec, device: torch.device, dtype: torch.dtype) 
         ModelError: the weights do not fit the architecture, or the tower is of another kind.
     """
     with explaining(f"CLIP model {spec.name!r} cannot be loaded"):
-        with torch.device("meta"):
-            model = check_supported(open_clip.CLIP(**spec.model_cfg).visual)
+        model = image_tower(spec.model_cfg)
         with safe_open(spec.weights(), framework="pt") as file:
             keys = [key for key in file.keys() if key.startswith("visual.")]  # noqa: SIM118 (not a dict)
             weights = {key.removeprefix("visual."): file.get_tensor(key) for key in keys}
         model.load_state_dict(weights, assign=True)
+        compute_buffers(model)
     return VisionTower(model.to(device, dtype).eval().requires_grad_(False), spec.mean, spec.std)
+
+
+def compute_buffers(model: nn.Module) -> None:
+    """Give memory to what no weights file has, and let timm compute it (rotary positions, zeros)."""
+    for module in model.modules():
+        if missing := {name: of for name, of in module.named_buffers(recurse=False) if of.is_meta}:
+            for name, buffer in missing.items():
+                module.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
+            module.init_non_persistent_buffers()
 
 
 def load_text_encoder(
@@ -63,15 +73,30 @@ def load_text_encoder(
     """CLIP's text tower and its tokeniser, in float32.
 
     Raises:
-        ModelError: the weights do not fit the architecture.
+        ModelError: the weights do not fit the architecture, or the tokeniser cannot be read.
     """
     with explaining(f"CLIP model {spec.name!r} cannot be loaded"):
-        model = open_clip.CLIP(**spec.model_cfg)
-        model.load_state_dict(load_file(spec.weights()))
-        context = spec.model_cfg["text_cfg"].get("context_length", 77)
-        tokenize = open_clip.SimpleTokenizer(context_length=context)
+        if spec.model_cfg.get("custom_text"):
+            model = open_clip.CustomTextCLIP(**without_image_tower(spec.model_cfg))
+            with safe_open(spec.weights(), framework="pt") as file:
+                keys = [key for key in file.keys() if key.startswith("text.")]  # noqa: SIM118 (not a dict)
+                model.text.load_state_dict({key.removeprefix("text."): file.get_tensor(key) for key in keys})
+        else:
+            model = open_clip.CLIP(**without("custom_text", spec.model_cfg))
+            model.load_state_dict(load_file(spec.weights()))
+        tokenize = load_tokenizer(spec)
     model = model.to(device).eval().requires_grad_(False)
     return lambda tokens: model.encode_text(tokens.to(device)).cpu(), tokenize
+
+
+def load_tokenizer(spec: ClipSpec) -> Callable[[list[str]], Tensor]:
+    """open_clip's own tokeniser, or the model's, which transformers reads from ``tokenizer.json``."""
+    text = spec.model_cfg["text_cfg"]
+    context = text.get("context_length", 77)
+    if not spec.has_tokenizer:
+        return open_clip.SimpleTokenizer(context_length=context)
+    options = text.get("tokenizer_kwargs", {}) | {"local_files_only": True, "trust_remote_code": False}
+    return HFTokenizer(str(spec.tokenizer_folder()), context_length=context, **options)
 
 
 def load_diffusion(

@@ -124,7 +124,7 @@ class Cliper:
 
     def memory_bytes(self, image: Prepared) -> int:
         """See `Segmenter.memory_bytes`: attention of all heads, or of sliding windows as one matrix."""
-        heads = self.tower.blocks[-1].attn.num_heads
+        heads = self.tower.blocks[-1].heads
         matrices = MATRICES * (1 if self.settings.sliding_crop_px else heads)
         return matrices * attention_bytes(image, self.tower.patch_size_px)
 
