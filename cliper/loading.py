@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import open_clip
 import torch
@@ -64,7 +65,7 @@ def compute_buffers(model: nn.Module) -> None:
         if missing := {name: of for name, of in module.named_buffers(recurse=False) if of.is_meta}:
             for name, buffer in missing.items():
                 module.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
-            module.init_non_persistent_buffers()
+            cast(Any, module).init_non_persistent_buffers()
 
 
 def load_text_encoder(

@@ -12,7 +12,7 @@ head (SigLIP, Perception Encoder) applies its value projection, its output proje
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -154,14 +154,15 @@ class TimmAttention:
     """Attention of timm's transformers: projections together or apart, norms of queries and keys, rotary positions, and
     a norm before the output projection."""
 
-    def __init__(self, attention: nn.Module) -> None:
+    def __init__(self, attention: Any) -> None:
         known = type(attention) in (Attention, AttentionRope, EvaAttention)
         if not known or attention.gate is not None:
             raise ValueError(f"has another attention than the method takes apart ({type(attention).__name__})")
-        width, self.heads = attention.proj.in_features, attention.num_heads
-        if width != attention.proj.out_features or getattr(attention, "num_kv_heads", self.heads) != self.heads:
+        self.attention: Any = attention
+        self.heads: int = attention.num_heads
+        self.width: int = attention.proj.in_features
+        if self.width != attention.proj.out_features or getattr(attention, "num_kv_heads", self.heads) != self.heads:
             raise ValueError("has keys and values of another width than its tokens")
-        self.attention, self.width = attention, width
 
     @cached_property
     def together(self) -> tuple[Tensor, Tensor | None]:
@@ -218,7 +219,8 @@ class OpenClipTower:
             raise ValueError("has patches that are no squares")
         blocks = list(model.transformer.resblocks)
         check_blocks(len(blocks))
-        self.model, self.blocks = model, [open_clip_block(block) for block in blocks]
+        self.model = model
+        self.blocks: Sequence[Block] = [open_clip_block(block) for block in blocks]
         self.patch_size_px, self.dimensions = int(model.patch_size[0]), model.proj.shape[1]
         self.weight = model.conv1.weight
 
@@ -250,7 +252,7 @@ class TimmTower:
     """timm's plain transformers over patches as image towers of open_clip: SigLIP, EVA, Perception Encoder."""
 
     def __init__(self, model: TimmModel) -> None:
-        self.model, trunk = model, model.trunk
+        self.model, trunk = model, cast(Any, model.trunk)
         height, width = trunk.patch_embed.patch_size
         if height != width:
             raise ValueError("has patches that are no squares")
@@ -264,7 +266,7 @@ class TimmTower:
         rope = getattr(trunk, "rope", None)
         if rope is not None and type(rope) is not RotaryEmbeddingCat:
             raise ValueError(f"has rotary positions of another kind ({type(rope).__name__})")
-        self.blocks = [timm_block(block) for block in trunk.blocks]
+        self.blocks: Sequence[Block] = [timm_block(block) for block in trunk.blocks]
         self.prefix_tokens, self.patch_size_px = trunk.num_prefix_tokens, int(height)
         projections = [layer for layer in (trunk.head, *model.head.modules()) if isinstance(layer, nn.Linear)]
         self.dimensions = projections[-1].out_features if projections else trunk.embed_dim
@@ -273,7 +275,7 @@ class TimmTower:
     def embed(
         self, pixels: Float[Tensor, "batch 3 input_height input_width"], resizing: PositionResizing
     ) -> Float[Tensor, "batch tokens width"]:
-        trunk = self.model.trunk
+        trunk = cast(Any, self.model.trunk)
         patches = trunk.patch_embed.proj(pixels)
         x = trunk.patch_embed.norm(patches.flatten(2).transpose(1, 2))
         tokens = [token for token in (trunk.cls_token, trunk.reg_token) if token is not None]
@@ -300,14 +302,14 @@ class TimmTower:
         return free.to(self.weight.device).eval()
 
     def project(self, tokens: Float[Tensor, "*batch tokens width"]) -> Float[Tensor, "*batch tokens dimensions"]:
-        trunk = self.model.trunk
+        trunk = cast(Any, self.model.trunk)
         x = trunk.norm(tokens)
         if trunk.attn_pool is not None:
             x = pooled_alone(trunk.attn_pool, x)
         return self.model.head(trunk.head(trunk.fc_norm(x)))
 
 
-def timm_block(block: nn.Module) -> Block:
+def timm_block(block: Any) -> Block:
     """Raises ValueError: none of timm's blocks that the method takes apart."""
     nothing = nn.Identity()
     if type(block) is EvaBlockPostNorm:
