@@ -9,18 +9,31 @@ import open_clip
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from jaxtyping import Float
-from open_clip.tokenizer import HFTokenizer
+from open_clip.tokenizer import get_clean_fn
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cliper.diffusion import DiffusionModel, check_head, input_side_px
-from cliper.models import ClipSpec, DiffusionSpec, explaining, image_tower, without, without_image_tower
+from cliper.models import (
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    ClipSpec,
+    DiffusionSpec,
+    ModelError,
+    explaining,
+    image_tower,
+    without,
+    without_image_tower,
+)
 from cliper.settings import MethodSettings
 from cliper.vision import VisionTower
 
 EMPTY_PROMPT_FILE = "empty_prompt.safetensors"
+CLIP_WORDS = 49408
+"""Size of open_clip's own vocabulary, which its text towers have unless they say otherwise."""
 
 
 def check_diffusion(spec: DiffusionSpec, settings: MethodSettings) -> tuple[int, int]:
@@ -91,13 +104,42 @@ def load_text_encoder(
 
 
 def load_tokenizer(spec: ClipSpec) -> Callable[[list[str]], Tensor]:
-    """open_clip's own tokeniser, or the model's, which transformers reads from ``tokenizer.json``."""
+    """open_clip's own tokeniser, or the one in the model's ``tokenizer.json``.
+
+    That file is followed as it is. The class that ``tokenizer_config.json`` names is not looked for; from there is only
+    the token that fills prompts up to the context length.
+
+    Raises:
+        OSError, ValueError: the files are missing or damaged, or name no such token.
+    """
     text = spec.model_cfg["text_cfg"]
     context = text.get("context_length", 77)
     if not spec.has_tokenizer:
         return open_clip.SimpleTokenizer(context_length=context)
-    options = text.get("tokenizer_kwargs", {}) | {"local_files_only": True, "trust_remote_code": False}
-    return HFTokenizer(str(spec.tokenizer_folder()), context_length=context, **options)
+    folder = spec.tokenizer_folder()
+    tokenizer = Tokenizer.from_buffer((folder / TOKENIZER).read_bytes())
+    tokenizer.enable_truncation(context)
+    tokenizer.enable_padding(**padding(tokenizer, folder / TOKENIZER_CONFIG), length=context)
+    clean = get_clean_fn(text.get("tokenizer_kwargs", {}).get("clean", "whitespace"))
+
+    def tokenize(prompts: list[str]) -> Tensor:
+        tokens = torch.tensor([encoding.ids for encoding in tokenizer.encode_batch([clean(of) for of in prompts])])
+        if tokens.max() >= text.get("vocab_size", CLIP_WORDS):
+            raise ModelError(f"CLIP model {spec.name!r} has a tokenizer with tokens that its text tower lacks")
+        return tokens
+
+    return tokenize
+
+
+def padding(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
+    """How prompts are filled up, from ``tokenizer_config.json``."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    token = config.get("pad_token") if isinstance(config, dict) else None
+    token = token.get("content") if isinstance(token, dict) else token
+    number = tokenizer.token_to_id(token) if isinstance(token, str) else None
+    if number is None:
+        raise ValueError(f"{path.name} names no pad_token of its tokenizer")
+    return {"direction": config.get("padding_side", "right"), "pad_id": number, "pad_token": token}
 
 
 def load_diffusion(

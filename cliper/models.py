@@ -31,9 +31,8 @@ DEMO_MODEL = Path(__file__).parent / "demo_model"
 CLIP_WEIGHTS = "open_clip_model.safetensors"
 CLIP_CONFIG = "open_clip_config.json"
 TOKENIZER = "tokenizer.json"
-TOKENIZER_FILES = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")
-TOKENIZER_OPTIONS = {"clean", "strip_sep_token"}
-"""Of open_clip's configurations: how a text is cleaned before, and whether separators become padding."""
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_FILES = (TOKENIZER, TOKENIZER_CONFIG)
 TIMM_MODULES = ("vision_transformer", "eva")
 """timm's plain transformers over patches."""
 SMALLEST_TEXT_TOWER = {"context_length": 1, "vocab_size": 1, "width": 64, "heads": 1, "layers": 1}
@@ -104,19 +103,13 @@ class ClipSpec:
         return "hf_tokenizer_name" in self.model_cfg.get("text_cfg", {})
 
     def tokenizer_folder(self) -> Path:
-        """Where the tokenizer's files are, downloaded on first use on this machine.
-
-        Raises:
-            FileNotFoundError: the model's repository has none.
-        """
-        folder = Path(self.folder) if self.folder is not None else None
-        if folder is None:
-            assert self.repository is not None
-            patterns = list(TOKENIZER_FILES)
-            folder = Path(snapshot_download(self.repository, revision=self.revision, allow_patterns=patterns))
-        if not (folder / TOKENIZER).is_file():
-            raise FileNotFoundError(f"there is no {TOKENIZER} beside its weights")
-        return folder
+        """Where `TOKENIZER_FILES` are, downloaded on first use on this machine."""
+        if self.folder is not None:
+            return Path(self.folder)
+        assert self.repository is not None
+        for file in TOKENIZER_FILES:
+            path = hf_hub_download(self.repository, file, revision=self.revision)
+        return Path(path).parent
 
     def weights(self) -> Path:
         """The weights file, downloaded on first use on this machine."""
@@ -208,9 +201,9 @@ def find_local_clip(name: str, folder: Path) -> ClipSpec:
         shape = tower_shape(name, model_cfg)
         files = [CLIP_CONFIG, CLIP_WEIGHTS]
         if "hf_tokenizer_name" in model_cfg.get("text_cfg", {}):
-            if not (folder / TOKENIZER).is_file():
-                raise ModelError(f"CLIP model {name!r} has no file {TOKENIZER}: put its tokenizer beside its weights")
-            files += [file for file in TOKENIZER_FILES if (folder / file).is_file()]
+            files += TOKENIZER_FILES
+            if missing := [file for file in TOKENIZER_FILES if not (folder / file).is_file()]:
+                raise ModelError(f"CLIP model {name!r} has no file {missing[0]}: put its tokenizer beside its weights")
         pixels = config.get("preprocess_cfg", {})
         return clip_spec(name, folder_digest(folder, files), model_cfg, shape, pixels, config, folder=str(folder))
     except ModelError:
@@ -260,8 +253,8 @@ def check_architecture(name: str, model_cfg: dict[str, Any], owner: str | None =
         check_plain(name, vision)
     if foreign := sorted(key for key in text if key.startswith("hf_") and key != "hf_tokenizer_name"):
         raise ModelError(f"CLIP model {name!r} has a text tower of another library ({foreign[0]})")
-    if unknown := sorted(text.get("tokenizer_kwargs", {}).keys() - TOKENIZER_OPTIONS):
-        raise ModelError(f"CLIP model {name!r} has a tokenizer with other options than open_clip's ({unknown[0]})")
+    if unknown := sorted(text.get("tokenizer_kwargs", {}).keys() - {"clean"}):
+        raise ModelError(f"CLIP model {name!r} has a tokenizer with options of its own ({unknown[0]})")
     tokenizer = text.get("hf_tokenizer_name")
     if tokenizer is not None and owner is not None and tokenizer.split("/")[0] != owner:
         raise ModelError(f"CLIP model {name!r} has a tokenizer that others publish than its weights ({tokenizer})")

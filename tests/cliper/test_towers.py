@@ -82,7 +82,7 @@ def test_rotary_positions_on_another_grid_are_timms(family: str) -> None:
     assert all(close(one, other) for one, other in zip(blocks, library_blocks(dynamic, pixels), strict=True))
 
 
-LITERAL = {
+LITERAL: dict[str, dict[str, Any]] = {
     "SigLIP": {},
     "SigLIP 2": {"gelu": "tanh"},
     "SigLIP with registers": {},
@@ -119,7 +119,7 @@ def test_packed_rows_are_queries_keys_and_values(family: str) -> None:
     assert close(attention.value(x), packed[..., 64:])
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "has rotary positions of another kind": ("EVA02", {"rope_type": "dinov3"}),
     r"pools its patches in a way that leaves no dense features \(avg\)": ("SigLIP", {"global_pool": "avg"}),
     r"has another attention than the method takes apart \(DiffAttention\)": ("SigLIP", {"attn_layer": "diff"}),
