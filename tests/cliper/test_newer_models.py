@@ -110,7 +110,12 @@ def test_half_precision_keeps_rotary_positions_exact(tmp_path: Path) -> None:
 
 
 def test_images_are_labelled_from_end_to_end(siglip: Path) -> None:
-    settings = {"diffusion": "none", "compensation": "none", "shorter_side_px": 112, "score_threshold": 0.0}
+    settings: dict[str, Any] = {
+        "diffusion": "none",
+        "compensation": "none",
+        "shorter_side_px": 112,
+        "score_threshold": 0.0,
+    }
     words = ["dog", "thing"]
     result = Labeler(words, clip=f"local-dir:{siglip}", preset="release", templates="car", **settings)(jpeg(1))
     assert result.scores.keys() == set(words)
