@@ -123,11 +123,12 @@ def test_the_tower_is_open_clips_own(architecture: str) -> None:
     model_cfg, name = json.loads(architecture), ARCHITECTURES[architecture]
     torch.manual_seed(0)
     native = shortened(model_cfg)
-    tower = VisionTower(native, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)  # type: ignore[arg-type]
-    side = model_cfg["vision_cfg"]["image_size"] // tower.patch_size_px * tower.patch_size_px
+    tower = VisionTower(native, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    side = model_cfg["vision_cfg"]["image_size"]
     pixels = torch.randn(1, 3, side, side)
+    seen = slice(side // tower.patch_size_px * tower.patch_size_px)  # SigLIP's 384 pixels are 27.4 patches of 14
     with torch.inference_mode():
-        traced = trace(tower, pixels, "release", keep_attention=True)
+        traced = trace(tower, pixels[:, :, seen, seen], "release", keep_attention=True)
         last = tower.blocks[-1]
         query, key, value = last.attention.qkv(last.before_attention(traced.features[-1]), traced.rotation)
         own = last.finish(traced.features[-1], merge_heads(F.scaled_dot_product_attention(query, key, value)))
@@ -149,7 +150,7 @@ def shortened(model_cfg: dict[str, Any]) -> nn.Module:
         activations = [isinstance(block.mlp.gelu, QuickGELU) for block in model.visual.transformer.resblocks]
         assert activations == [model_cfg["quick_gelu"]] * 3
         return model.visual
-    model = image_tower(model_cfg)
+    model: Any = image_tower(model_cfg)
     model.trunk.blocks = model.trunk.blocks[:3]
     for module in model.modules():
         for key, parameter in module.named_parameters(recurse=False):
