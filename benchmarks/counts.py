@@ -48,7 +48,7 @@ def count(
         tower, defaults = full_size.build_tower(clip, device, dtype)
         tower = replace(tower, kernels=dtype != torch.float32)
         diffusion = full_size.build_diffusion(clip, device, dtype) if compensation != "none" else None
-        rows = torch.randn(classes + 25, tower.model.proj.shape[1], generator=torch.Generator().manual_seed(0))
+        rows = torch.randn(classes + 25, tower.dimensions, generator=torch.Generator().manual_seed(0))
         settings = MethodSettings(**vars(defaults) | {"compensation": compensation, "skip_absent": skip_absent})
         queries = Queries.build(rows[:classes], rows[classes:], torch.arange(classes))
         cliper = Cliper(tower, queries, settings, diffusion, batch)

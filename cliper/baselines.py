@@ -11,8 +11,7 @@ from math import lcm
 
 import torch
 from jaxtyping import Float, Integer
-from open_clip.transformer import ResidualAttentionBlock
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cliper.baseline_settings import BaselineMethod, BaselineSettings, OwnAttention
@@ -22,15 +21,14 @@ from cliper.preprocess import Prepared
 from cliper.proxy import ProxyModel, mix_by_proxy
 from cliper.runs import find_runs
 from cliper.segmenter import AllowedClasses, Prediction, Winners, attention_bytes, batch_limit
+from cliper.towers import Block, PositionResizing, Rotation
 from cliper.transfer import channels_first
 from cliper.vision import (
-    PositionResizing,
     VisionTower,
     attention_probabilities,
     check_width,
     merge_heads,
     normalize,
-    project_qkv,
     trace,
 )
 from cliper.windows import window_corners
@@ -82,7 +80,7 @@ class Baseline:
         logits = 2 * 4 * len(self.queries.rows) * image.clip[..., 0].size if self.settings.harness == "published" else 0
         if self.settings.crop_px:
             return logits
-        heads = self.tower.blocks[-1].attn.num_heads
+        heads = self.tower.blocks[-1].heads
         return logits + 2 * heads * attention_bytes(image, self.tower.patch_size_px)
 
     @torch.inference_mode()
@@ -158,36 +156,34 @@ class Baseline:
         """Logits on CLIP's patch grid, for ``proxyclip`` on the proxy's, from normalised pixels of whole patches."""
         tower, last = self.tower, self.tower.blocks[-1]
         positions: PositionResizing = "bicubic" if self.settings.harness == "published" else "bilinear"
-        x = trace(tower, clip, "release", keep_attention=False, positions=positions).features[-1]
+        traced = trace(tower, clip, "release", keep_attention=False, positions=positions)
+        x, prefix = traced.features[-1], tower.prefix_tokens
         grid_hw = (clip.shape[2] // tower.patch_size_px, clip.shape[3] // tower.patch_size_px)
         if self.method == "proxyclip":
             assert self.proxy is not None, "checked in the constructor"
             assert proxy is not None, "`logits` prepares it"
             features = self.proxy.features(proxy)
-            patches = mix_by_proxy(last.attn, last.ln_1(x), grid_hw, features)
+            patches = mix_by_proxy(last, last.before_attention(x), prefix, grid_hw, features)
             grid_hw = (features.shape[0], features.shape[1])
         else:
-            patches = last_block(last, x, self.method)[:, 1:]
-        dense = (tower.model.ln_post(patches) @ tower.model.proj).float()
+            patches = last_block(last, x, traced.rotation, self.method)[:, prefix:]
+        dense = tower.parts.project(patches).float()
         return query_logits(dense, self.queries, self.settings.logit_scale)[0].unflatten(-1, grid_hw)
 
 
 def last_block(
-    block: ResidualAttentionBlock, x: Float[Tensor, "batch tokens width"], method: OwnAttention
+    block: Block, x: Float[Tensor, "batch tokens width"], rotation: Rotation, method: OwnAttention
 ) -> Float[Tensor, "batch tokens width"]:
     """CLIP's last block with the method's attention; ``clearclip`` ends with the attention's output projection."""
-    mixed = block.attn.out_proj(merge_heads(mixed_values(block.attn, block.ln_1(x), method)))
-    if method == "clearclip":
-        return mixed
-    x = x + block.ls_1(mixed)
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    mixed = merge_heads(mixed_values(block, block.before_attention(x), rotation, method))
+    return block.project(mixed) if method == "clearclip" else block.finish(x, mixed)
 
 
 def mixed_values(
-    attention: nn.MultiheadAttention, x: Float[Tensor, "batch tokens width"], method: OwnAttention
+    block: Block, x: Float[Tensor, "batch tokens width"], rotation: Rotation, method: OwnAttention
 ) -> Float[Tensor, "batch heads tokens head_width"]:
     """Values of all heads after the method's attention. Rows of SCLIP's attention sum to 2."""
-    query, key, value = project_qkv(attention, x)
+    query, key, value = block.attention.qkv(x, rotation)
     match method:
         case "clip":
             probabilities = attention_probabilities(query, key)

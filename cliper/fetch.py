@@ -9,6 +9,7 @@ from huggingface_hub import snapshot_download
 from cliper.models import (
     CLIP_WEIGHTS,
     DIFFUSION_PARTS,
+    TOKENIZER_FILES,
     ClipSpec,
     DiffusionSpec,
     explaining,
@@ -58,8 +59,9 @@ def download(repository: str, revision: str | None, patterns: list[str]) -> None
 
 def main(clip: str, diffusion: str) -> None:
     """Fetch everything that a job reads of models given by name; empty names, folders and ``none`` are passed over."""
-    if clip and (repository := find_clip(clip).repository):
-        download(repository, split_revision(clip)[1], [CLIP_WEIGHTS])
+    if clip and (spec := find_clip(clip)).repository:
+        tokenizer = TOKENIZER_FILES if spec.has_tokenizer else ()
+        download(spec.repository, split_revision(clip)[1], [CLIP_WEIGHTS, *tokenizer])
     if diffusion not in ("", "none") and find_diffusion(diffusion).folder is None:
         download(*split_revision(diffusion), files_of((*DIFFUSION_PARTS, *TEXT_PARTS)))
 

@@ -4,17 +4,16 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from cliper.settings import MethodSettings
+from cliper.towers import Block, Rotation
 from cliper.vision import (
     VisionTower,
     VisualTrace,
     attention_probabilities,
     merge_heads,
-    merged_value,
-    project_qkv,
-    project_value,
+    split_heads,
     trace,
 )
 from cliper.windows import Windows
@@ -29,9 +28,9 @@ class FusedFeatures:
     """Dense features in the space of the text embeddings.
 
     Attributes:
-        dense: of every kept feature; the class token is dropped.
-        attention: the attention that the last kept feature went through, mean over heads, without the class token's
-            row and column. Rows need not sum to 1.
+        dense: of every kept feature; class and register tokens are dropped.
+        attention: the attention that the last kept feature went through, mean over heads, without the rows and columns
+            of class and register tokens. Rows need not sum to 1.
         selected: index into ``dense`` of the feature at ``select_layer``.
     """
 
@@ -80,7 +79,8 @@ def fuse(
     replaced (CLIPer equations 5 to 8, table 6).
 
     For feature k the output is ``ln_post(out_proj(P_k v_k)) @ projection`` with neither residual nor MLP, where ``v_k``
-    is the value projection of the last block's ``ln_1`` of the feature, and ``P_k`` the replaced attention.
+    is the value projection of the last block's ``ln_1`` of the feature, and ``P_k`` the replaced attention. What stands
+    for these parts in other towers than CLIP's is in `cliper.towers`.
     Without early-layer embeddings only the feature at ``select_layer`` is kept; the number of normalisation rounds
     that its attention went through still follows from its index.
     """
@@ -101,12 +101,14 @@ def fuse(
             early.next_round()
         if not settings.early_embeddings and k != selected:
             continue
-        x = last.ln_1(feature)
-        attention = replaced_attention(settings, last.attn, x, early, blocks=len(tower.blocks))
-        mixed = merge_heads(attention.to(x.dtype) @ project_value(last.attn, x))
+        x = last.before_attention(feature)
+        attention = replaced_attention(settings, last, x, traced.rotation, early, blocks=len(tower.blocks))
+        mixed = merge_heads(attention.to(x.dtype) @ split_heads(last.attention.value(x), last.heads))
         dense.append(project_dense(tower, mixed))
     assert attention is not None, "select_layer was checked against the encoder"
-    return FusedFeatures(torch.stack(dense), attention.mean(dim=1)[:, 1:, 1:], selected if len(dense) > 1 else 0)
+    first = tower.prefix_tokens
+    between = attention.mean(dim=1)[:, first:, first:]
+    return FusedFeatures(torch.stack(dense), between, selected if len(dense) > 1 else 0)
 
 
 def stitched_stride_px(tower: VisionTower, settings: MethodSettings) -> int:
@@ -123,22 +125,24 @@ def fuse_with_kernels(tower: VisionTower, traced: VisualTrace, settings: MethodS
     selected = settings.select_layer % rounds
     first, end = (0, rounds) if settings.early_embeddings else (selected, selected + 1)
     rows, sums = attention_kernels.scaling_rounds(traced.attention_sum, end)
-    value = merged_value(last.attn, last.ln_1(torch.stack(traced.features[first:end])))
+    value = last.attention.value(last.before_attention(torch.stack(traced.features[first:end])))
     mixed, attention = attention_kernels.symmetric_products(traced.attention_sum, rows[first:], sums[first:], value)
-    return FusedFeatures(project_dense(tower, mixed), attention[:, 1:, 1:], selected - first)
+    prefix = tower.prefix_tokens
+    return FusedFeatures(project_dense(tower, mixed), attention[:, prefix:, prefix:], selected - first)
 
 
 def project_dense(
     tower: VisionTower, mixed: Float[Tensor, "*batch tokens width"]
 ) -> Float[Tensor, "*batch patches dimensions"]:
-    """From values after attention to the space of the text embeddings, in float32 and without the class token."""
-    return (tower.model.ln_post(tower.blocks[-1].attn.out_proj(mixed)) @ tower.model.proj)[..., 1:, :].float()
+    """From values after attention to the space of the text embeddings, in float32 and without prefix tokens."""
+    return tower.parts.project(tower.blocks[-1].project(mixed))[..., tower.prefix_tokens :, :].float()
 
 
 def replaced_attention(
     settings: MethodSettings,
-    last: nn.MultiheadAttention,
+    last: Block,
     x: Float[Tensor, "batch tokens width"],
+    rotation: Rotation,
     early: EarlyAttention | None,
     blocks: int,
 ) -> Float[Tensor, "batch heads tokens tokens"]:
@@ -148,8 +152,8 @@ def replaced_attention(
         return scale_rows(early.symmetric()) if settings.preset != "paper" else early.total / blocks
     if settings.attention == "identity":
         batch, tokens, _ = x.shape
-        return torch.eye(tokens, device=x.device).expand(batch, last.num_heads, -1, -1)
-    parts = dict(zip(("query", "key", "value"), project_qkv(last, x), strict=True))
+        return torch.eye(tokens, device=x.device).expand(batch, last.heads, -1, -1)
+    parts = dict(zip(("query", "key", "value"), last.attention.qkv(x, rotation), strict=True))
     left, right = settings.attention.split("-")
     return attention_probabilities(parts[left], parts[right])
 

@@ -3,22 +3,37 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import open_clip
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from jaxtyping import Float
+from open_clip.tokenizer import get_clean_fn
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from tokenizers import Tokenizer
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cliper.diffusion import DiffusionModel, check_head, input_side_px
-from cliper.models import ClipSpec, DiffusionSpec, explaining
+from cliper.models import (
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    ClipSpec,
+    DiffusionSpec,
+    ModelError,
+    explaining,
+    image_tower,
+    without,
+    without_image_tower,
+)
 from cliper.settings import MethodSettings
-from cliper.vision import VisionTower, check_supported
+from cliper.vision import VisionTower
 
 EMPTY_PROMPT_FILE = "empty_prompt.safetensors"
+CLIP_WORDS = 49408
+"""Size of open_clip's own vocabulary, which its text towers have unless they say otherwise."""
 
 
 def check_diffusion(spec: DiffusionSpec, settings: MethodSettings) -> tuple[int, int]:
@@ -48,13 +63,22 @@ def load_vision_tower(spec: ClipSpec, device: torch.device, dtype: torch.dtype) 
         ModelError: the weights do not fit the architecture, or the tower is of another kind.
     """
     with explaining(f"CLIP model {spec.name!r} cannot be loaded"):
-        with torch.device("meta"):
-            model = check_supported(open_clip.CLIP(**spec.model_cfg).visual)
+        model = image_tower(spec.model_cfg)
         with safe_open(spec.weights(), framework="pt") as file:
             keys = [key for key in file.keys() if key.startswith("visual.")]  # noqa: SIM118 (not a dict)
             weights = {key.removeprefix("visual."): file.get_tensor(key) for key in keys}
         model.load_state_dict(weights, assign=True)
+        compute_buffers(model)
     return VisionTower(model.to(device, dtype).eval().requires_grad_(False), spec.mean, spec.std)
+
+
+def compute_buffers(model: nn.Module) -> None:
+    """Give memory to what no weights file has, and let timm compute it (rotary positions, zeros)."""
+    for module in model.modules():
+        if missing := {name: of for name, of in module.named_buffers(recurse=False) if of.is_meta}:
+            for name, buffer in missing.items():
+                module.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
+            cast(Any, module).init_non_persistent_buffers()
 
 
 def load_text_encoder(
@@ -63,15 +87,59 @@ def load_text_encoder(
     """CLIP's text tower and its tokeniser, in float32.
 
     Raises:
-        ModelError: the weights do not fit the architecture.
+        ModelError: the weights do not fit the architecture, or the tokeniser cannot be read.
     """
     with explaining(f"CLIP model {spec.name!r} cannot be loaded"):
-        model = open_clip.CLIP(**spec.model_cfg)
-        model.load_state_dict(load_file(spec.weights()))
-        context = spec.model_cfg["text_cfg"].get("context_length", 77)
-        tokenize = open_clip.SimpleTokenizer(context_length=context)
+        if spec.model_cfg.get("custom_text"):
+            model = open_clip.CustomTextCLIP(**without_image_tower(spec.model_cfg))
+            with safe_open(spec.weights(), framework="pt") as file:
+                keys = [key for key in file.keys() if key.startswith("text.")]  # noqa: SIM118 (not a dict)
+                model.text.load_state_dict({key.removeprefix("text."): file.get_tensor(key) for key in keys})
+        else:
+            model = open_clip.CLIP(**without("custom_text", spec.model_cfg))
+            model.load_state_dict(load_file(spec.weights()))
+        tokenize = load_tokenizer(spec)
     model = model.to(device).eval().requires_grad_(False)
     return lambda tokens: model.encode_text(tokens.to(device)).cpu(), tokenize
+
+
+def load_tokenizer(spec: ClipSpec) -> Callable[[list[str]], Tensor]:
+    """open_clip's own tokeniser, or the one in the model's ``tokenizer.json``.
+
+    That file is followed as it is. The class that ``tokenizer_config.json`` names is not looked for; from there is only
+    the token that fills prompts up to the context length.
+
+    Raises:
+        OSError, ValueError: the files are missing or damaged, or name no such token.
+    """
+    text = spec.model_cfg["text_cfg"]
+    context = text.get("context_length", 77)
+    if not spec.has_tokenizer:
+        return open_clip.SimpleTokenizer(context_length=context)
+    folder = spec.tokenizer_folder()
+    tokenizer = Tokenizer.from_buffer((folder / TOKENIZER).read_bytes())
+    tokenizer.enable_truncation(context)
+    tokenizer.enable_padding(**padding(tokenizer, folder / TOKENIZER_CONFIG), length=context)
+    clean = get_clean_fn(text.get("tokenizer_kwargs", {}).get("clean", "whitespace"))
+
+    def tokenize(prompts: list[str]) -> Tensor:
+        tokens = torch.tensor([encoding.ids for encoding in tokenizer.encode_batch([clean(of) for of in prompts])])
+        if tokens.max() >= text.get("vocab_size", CLIP_WORDS):
+            raise ModelError(f"CLIP model {spec.name!r} has a tokenizer with tokens that its text tower lacks")
+        return tokens
+
+    return tokenize
+
+
+def padding(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
+    """How prompts are filled up, from ``tokenizer_config.json``."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    token = config.get("pad_token") if isinstance(config, dict) else None
+    token = token.get("content") if isinstance(token, dict) else token
+    number = tokenizer.token_to_id(token) if isinstance(token, str) else None
+    if number is None:
+        raise ValueError(f"{path.name} names no pad_token of its tokenizer")
+    return {"direction": config.get("padding_side", "right"), "pad_id": number, "pad_token": token}
 
 
 def load_diffusion(

@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import torch
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from open_clip.pretrained import get_pretrained_cfg
 from safetensors import SafetensorError
+from timm.models import is_model_in_modules
+from torch import nn
 
 from cliper.published import ENCODERS
 from cliper.settings import OPEN_MEASURED, EncoderDefaults, OpenDefaults, encoder_defaults, open_defaults
+from cliper.towers import PLAIN_TOWERS, take_apart
 
 LOCAL_PREFIX = "local-dir:"
 DEMO = "demo"
@@ -26,6 +30,13 @@ DEMO_MODEL = Path(__file__).parent / "demo_model"
 """The models that come with the package: small, trained on a drawn world (docs/demo-model.md)."""
 CLIP_WEIGHTS = "open_clip_model.safetensors"
 CLIP_CONFIG = "open_clip_config.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_FILES = (TOKENIZER, TOKENIZER_CONFIG)
+TIMM_MODULES = ("vision_transformer", "eva")
+"""timm's plain transformers over patches."""
+SMALLEST_TEXT_TOWER = {"context_length": 1, "vocab_size": 1, "width": 64, "heads": 1, "layers": 1}
+SMALLEST_IMAGE_TOWER = {"image_size": 1, "patch_size": 1, "width": 64, "layers": 1}
 DEFAULT_CLIP_TAGS = {
     "ViT-B-32": "openai",
     "ViT-B-16": "openai",
@@ -63,6 +74,7 @@ class ClipSpec:
         revision: the hub's commit, or ``sha256:...`` over a local folder's files; the same name and revision are
             the same weights.
         model_cfg: open_clip's architecture settings.
+        patch_size_px, blocks: of the image tower.
         mean, std: per channel, of pixels in 0 to 1.
         defaults: settings of the method that suit the model: from ``cliper_defaults`` in a local folder's
             ``open_clip_config.json``, else the published ones.
@@ -75,6 +87,8 @@ class ClipSpec:
     name: str
     revision: str
     model_cfg: dict[str, Any]
+    patch_size_px: int
+    blocks: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     defaults: EncoderDefaults
@@ -84,12 +98,18 @@ class ClipSpec:
     pretrained: str = ""
 
     @property
-    def patch_size_px(self) -> int:
-        return int(self.model_cfg["vision_cfg"]["patch_size"])
+    def has_tokenizer(self) -> bool:
+        """Whether a tokenizer comes with the model; the others have that of open_clip."""
+        return "hf_tokenizer_name" in self.model_cfg.get("text_cfg", {})
 
-    @property
-    def blocks(self) -> int:
-        return int(self.model_cfg["vision_cfg"]["layers"])
+    def tokenizer_folder(self) -> Path:
+        """Where `TOKENIZER_FILES` are, downloaded on first use on this machine."""
+        if self.folder is not None:
+            return Path(self.folder)
+        assert self.repository is not None
+        for file in TOKENIZER_FILES:
+            path = hf_hub_download(self.repository, file, revision=self.revision)
+        return Path(path).parent
 
     def weights(self) -> Path:
         """The weights file, downloaded on first use on this machine."""
@@ -136,11 +156,12 @@ def find_clip(name: str) -> ClipSpec:
         return find_local_clip(name, Path(name.removeprefix(LOCAL_PREFIX)).expanduser().resolve())
     identifier, revision = split_revision(name)
     weights, model_cfg, pretrained = known_clip(identifier)
+    shape = tower_shape(name, model_cfg)
     repository = "/".join(pretrained["hf_hub"].split("/")[:2])
     commit = hub_commit(f"CLIP model {name!r}", repository, revision)
     measured = {"measured": OPEN_MEASURED} if ENCODERS.get(weights) == "ViT-B/16" else {}
     return clip_spec(
-        name, commit, model_cfg, pretrained, {"cliper_open": measured}, repository=repository, pretrained=weights
+        name, commit, model_cfg, shape, pretrained, {"cliper_open": measured}, repository=repository, pretrained=weights
     )
 
 
@@ -165,7 +186,7 @@ def known_clip(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
             f"CLIP model {name!r} is unknown: use an open_clip architecture with a pretraining tag, such as "
             f"ViT-L-14 or ViT-H-14:laion2b_s32b_b79k, local-dir:FOLDER, or demo"
         )
-    check_architecture(name, model_cfg)
+    check_architecture(name, model_cfg, pretrained["hf_hub"].split("/")[0])
     return f"{architecture}:{tag}", model_cfg | {"quick_gelu": bool(pretrained.get("quick_gelu"))}, pretrained
 
 
@@ -175,10 +196,16 @@ def find_local_clip(name: str, folder: Path) -> ClipSpec:
             raise ModelError(f"CLIP model {name!r} has no file {required}: give an open_clip model folder")
     try:
         config = json.loads((folder / CLIP_CONFIG).read_text(encoding="utf-8"))
-        check_architecture(name, config["model_cfg"])
-        digest = folder_digest(folder, [CLIP_CONFIG, CLIP_WEIGHTS])
+        model_cfg = config["model_cfg"]
+        check_architecture(name, model_cfg)
+        shape = tower_shape(name, model_cfg)
+        files = [CLIP_CONFIG, CLIP_WEIGHTS]
+        if "hf_tokenizer_name" in model_cfg.get("text_cfg", {}):
+            files += TOKENIZER_FILES
+            if missing := [file for file in TOKENIZER_FILES if not (folder / file).is_file()]:
+                raise ModelError(f"CLIP model {name!r} has no file {missing[0]}: put its tokenizer beside its weights")
         pixels = config.get("preprocess_cfg", {})
-        return clip_spec(name, digest, config["model_cfg"], pixels, config, folder=str(folder))
+        return clip_spec(name, folder_digest(folder, files), model_cfg, shape, pixels, config, folder=str(folder))
     except ModelError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -186,15 +213,21 @@ def find_local_clip(name: str, folder: Path) -> ClipSpec:
 
 
 def clip_spec(
-    name: str, revision: str, model_cfg: dict[str, Any], pixels: dict[str, Any], config: dict[str, Any], **place: str
+    name: str,
+    revision: str,
+    model_cfg: dict[str, Any],
+    shape: tuple[int, int],
+    pixels: dict[str, Any],
+    config: dict[str, Any],
+    **place: str,
 ) -> ClipSpec:
     """A model with OpenAI's pixel statistics and the encoder's settings, except for what is given."""
     mean = channels(pixels.get("mean") or open_clip.OPENAI_DATASET_MEAN)
     std = channels(pixels.get("std") or open_clip.OPENAI_DATASET_STD)
-    patch_size_px, blocks = (model_cfg["vision_cfg"][key] for key in ("patch_size", "layers"))
+    patch_size_px, blocks = shape
     defaults = EncoderDefaults(**(vars(encoder_defaults(patch_size_px, blocks)) | config.get("cliper_defaults", {})))
     for_any_words = OpenDefaults(**(vars(open_defaults(patch_size_px)) | config.get("cliper_open", {})))
-    return ClipSpec(name, revision, model_cfg, mean, std, defaults, for_any_words, **place)
+    return ClipSpec(name, revision, model_cfg, patch_size_px, blocks, mean, std, defaults, for_any_words, **place)
 
 
 def channels(values: Sequence[float]) -> tuple[float, float, float]:
@@ -202,21 +235,82 @@ def channels(values: Sequence[float]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def check_architecture(name: str, model_cfg: dict[str, Any]) -> None:
-    """Refuse what the method cannot take apart, and towers and tokenizers of other libraries: they would be fetched.
+def check_architecture(name: str, model_cfg: dict[str, Any], owner: str | None = None) -> None:
+    """Refuse what the method cannot take apart, and what would be fetched from other places than the weights.
+
+    Args:
+        name: as the user gave it.
+        model_cfg: open_clip's architecture settings.
+        owner: of the hub's repository with the weights; None for a local folder, whose tokenizer is in it.
 
     Raises:
         ModelError: one of these.
     """
     vision, text = model_cfg["vision_cfg"], model_cfg.get("text_cfg", {})
-    if "patch_size" not in vision or not isinstance(vision.get("layers"), int) or "timm_model_name" in vision:
-        raise ModelError(f"CLIP model {name!r} has no plain vision transformer: use a ViT such as ViT-B-16 or ViT-L-14")
+    if "timm_model_name" in vision:
+        check_timm(name, vision)
+    else:
+        check_plain(name, vision)
+    if foreign := sorted(key for key in text if key.startswith("hf_") and key != "hf_tokenizer_name"):
+        raise ModelError(f"CLIP model {name!r} has a text tower of another library ({foreign[0]})")
+    if unknown := sorted(text.get("tokenizer_kwargs", {}).keys() - {"clean"}):
+        raise ModelError(f"CLIP model {name!r} has a tokenizer with options of its own ({unknown[0]})")
+    tokenizer = text.get("hf_tokenizer_name")
+    if tokenizer is not None and owner is not None and tokenizer.split("/")[0] != owner:
+        raise ModelError(f"CLIP model {name!r} has a tokenizer that others publish than its weights ({tokenizer})")
+
+
+def check_plain(name: str, vision: dict[str, Any]) -> None:
+    """Raises ModelError: an image tower of open_clip's own that is no plain transformer."""
+    if "patch_size" not in vision or not isinstance(vision.get("layers"), int):
+        raise ModelError(f"CLIP model {name!r} has no plain vision transformer: use one {PLAIN_TOWERS}")
     if not (isinstance(vision["patch_size"], int) and 1 <= vision["patch_size"] <= LARGEST_PATCH_PX):
         raise ModelError(f"CLIP model {name!r} has patches of {vision['patch_size']!r} pixels")
     if pooling := [key for key in ("attentional_pool", "final_ln_after_pool") if vision.get(key)]:
         raise ModelError(f"CLIP model {name!r} pools its patches in a way that leaves no dense features ({pooling[0]})")
-    if foreign := sorted(key for key in text if key.startswith(("hf_", "tokenizer_"))):
-        raise ModelError(f"CLIP model {name!r} has a text tower or tokenizer of another library ({foreign[0]})")
+
+
+def check_timm(name: str, vision: dict[str, Any]) -> None:
+    """Raises ModelError: an image tower of timm that is no plain transformer, or that would fetch other weights."""
+    tower = vision["timm_model_name"]
+    if not (isinstance(tower, str) and tower.isidentifier() and is_model_in_modules(tower, TIMM_MODULES)):
+        raise ModelError(
+            f"CLIP model {name!r} has an image tower that is no plain transformer over patches ({tower}): use one "
+            f"{PLAIN_TOWERS}"
+        )
+    if vision.get("timm_model_pretrained"):
+        raise ModelError(f"CLIP model {name!r} names weights beside its own (timm_model_pretrained)")
+
+
+def tower_shape(name: str, model_cfg: dict[str, Any]) -> tuple[int, int]:
+    """Patch size in pixels and number of blocks of an image tower that `check_architecture` let pass.
+
+    Raises:
+        ModelError: timm cannot build it, or the method's last block is not defined for it.
+    """
+    vision = model_cfg["vision_cfg"]
+    if "timm_model_name" not in vision:
+        return vision["patch_size"], vision["layers"]
+    try:
+        tower = take_apart(image_tower(model_cfg))
+    except UNUSABLE as error:
+        raise ModelError(f"CLIP model {name!r} has an image tower that cannot be used: {one_line(error)}") from error
+    return tower.patch_size_px, len(tower.blocks)
+
+
+def image_tower(model_cfg: dict[str, Any]) -> nn.Module:
+    """The image tower without weights: on torch's device ``meta``, beside the smallest text tower."""
+    with torch.device("meta"):
+        return open_clip.CLIP(**without("custom_text", model_cfg | {"text_cfg": SMALLEST_TEXT_TOWER})).visual
+
+
+def without_image_tower(model_cfg: dict[str, Any]) -> dict[str, Any]:
+    """Settings for `open_clip.CustomTextCLIP` with the smallest image tower."""
+    return without("custom_text", model_cfg | {"vision_cfg": SMALLEST_IMAGE_TOWER})
+
+
+def without(key: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != key}
 
 
 def check_index(name: str, path: Path) -> None:

@@ -143,7 +143,7 @@ class Cliper:
 
     def memory_bytes(self, image: Prepared) -> int:
         """See `Segmenter.memory_bytes`: attention of all heads."""
-        heads = self.tower.blocks[-1].attn.num_heads
+        heads = self.tower.blocks[-1].heads
         return MATRICES * heads * attention_bytes(image, self.tower.patch_size_px)
 
     @torch.inference_mode()

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from cliper.baseline_settings import DEFAULT_PROXY
 from cliper.models import LOCAL_PREFIX, channels, explaining
-from cliper.vision import channel_statistics, merge_heads, project_value
+from cliper.towers import Block
+from cliper.vision import channel_statistics, merge_heads, split_heads
 
 PROXY_CONFIG = "config.json"
 PROXY_WEIGHTS = "model.safetensors"
@@ -150,21 +151,23 @@ def proxy_attention(features: Float[Tensor, "patches width"]) -> Float[Tensor, "
 
 
 def mix_by_proxy(
-    last: nn.MultiheadAttention,
+    last: Block,
     x: Float[Tensor, "1 tokens width"],
+    prefix_tokens: int,
     clip_grid_hw: tuple[int, int],
     features: Float[Tensor, "grid_h grid_w proxy_width"],
 ) -> Float[Tensor, "1 proxy_patches width"]:
     """CLIP's values mixed by ProxyCLIP's attention, and projected: neither residual nor MLP follows.
 
     Args:
-        last: attention of CLIP's last block.
-        x: its normalised input, class token first; the class token does not take part.
+        last: CLIP's last block.
+        x: the normalised input of its attention, prefix tokens first.
+        prefix_tokens: class and register tokens, which do not take part.
         clip_grid_hw: CLIP's patch grid, from which the values are resized bilinearly to the proxy's grid.
         features: the proxy's patch features on its grid.
     """
-    value = project_value(last, x)[0, :, 1:]  # heads, patches, head width
+    value = split_heads(last.attention.value(x), last.heads)[0, :, prefix_tokens:]  # heads, patches, head width
     on_clip_grid = value.transpose(1, 2).unflatten(-1, clip_grid_hw)
     resized = F.interpolate(on_clip_grid, features.shape[:2], mode="bilinear", align_corners=False)
     attention = proxy_attention(features.flatten(0, 1)).to(value.dtype)
-    return last.out_proj(merge_heads(attention @ resized.flatten(2).transpose(1, 2)[None]))
+    return last.project(merge_heads(attention @ resized.flatten(2).transpose(1, 2)[None]))

@@ -15,6 +15,7 @@ from cliper.labels import find_competitors, label_map, label_together, send
 from cliper.runs import first_pixels
 from cliper.segmenter import AllowedClasses
 from cliper.settings import VIT_B_16, MethodSettings
+from cliper.towers import PackedAttention
 from cliper.vision import FlashMaps, PlainMaps
 
 ROUNDS = 4
@@ -103,10 +104,10 @@ def check_early_maps(device: torch.device, case: Case, generator: torch.Generato
     x = torch.randn(batch, case.tokens, width, generator=generator).to(device, case.dtype)
     plain, flash, found = PlainMaps(), FlashMaps(blocks), []
     for _ in range(blocks):
-        attention = nn.MultiheadAttention(width, case.heads, batch_first=True)
+        of_block = nn.MultiheadAttention(width, case.heads, batch_first=True)
         weight = torch.randn(3 * width, width, generator=generator) * (case.strength / width) ** 0.5
-        attention.in_proj_weight.data = weight
-        attention = attention.to(device, case.dtype).requires_grad_(False)
+        of_block.in_proj_weight.data = weight
+        attention = PackedAttention(of_block.to(device, case.dtype).requires_grad_(False))
         mixed = [maps.mix(attention, x).float() for maps in (plain, flash)]
         found += differing("flash attention", mixed[1], mixed[0], HALF_PRODUCTS * case.tolerance)
     return found + differing("sum of early maps", flash.total(), plain.total(), HALF_PRODUCTS * case.tolerance)

@@ -1,20 +1,20 @@
-"""The CLIP image tower, block by block: features of every block and the sum of the early attention maps."""
+"""The CLIP image tower, block by block: features of every block and the sum of the early attention maps.
+
+What a block consists of and what follows the last one is in `cliper.towers`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliper.settings import Preset
+from cliper.towers import Block, PositionResizing, Rotation, SelfAttention, Tower, take_apart
 from cliper.windows import Windows
-
-PositionResizing = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
@@ -22,32 +22,54 @@ class VisionTower:
     """An image tower and what its input must look like.
 
     Attributes:
-        model: open_clip's vision transformer; its weights are only read.
+        model: open_clip's image tower; its weights are only read.
         mean, std: per channel, of pixels in 0 to 1, that the tower was trained with.
         kernels: Triton kernels compute attention and labels; only in half precision on a GPU, after
             `cliper.selfcheck`.
+
+    Raises:
+        ValueError: at the first use, the method's last block is not defined for the tower (`take_apart`).
     """
 
-    model: VisionTransformer
+    model: nn.Module
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     kernels: bool = False
 
-    @property
-    def patch_size_px(self) -> int:
-        return int(self.model.patch_size[0])
+    @cached_property
+    def parts(self) -> Tower:
+        """See `cliper.towers.Tower`."""
+        return take_apart(self.model)
 
     @property
-    def blocks(self) -> Sequence[ResidualAttentionBlock]:
-        return list(self.model.transformer.resblocks)
+    def patch_size_px(self) -> int:
+        return self.parts.patch_size_px
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Class and register tokens in front of the patches."""
+        return self.parts.prefix_tokens
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        return self.parts.blocks
+
+    def rotation(self, pixels: Float[Tensor, "batch 3 input_height input_width"]) -> Rotation:
+        """Of the queries and keys of images of this size."""
+        return self.parts.rotation((pixels.shape[-2] // self.patch_size_px, pixels.shape[-1] // self.patch_size_px))
+
+    @property
+    def dimensions(self) -> int:
+        """Of the text embeddings' space."""
+        return self.parts.dimensions
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.conv1.weight.dtype
+        return self.parts.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.model.conv1.weight.device
+        return self.parts.weight.device
 
     @cached_property
     def statistics(self) -> Float[Tensor, "2 3 1 1"]:
@@ -76,31 +98,8 @@ def normalize(
 
 def check_width(tower: VisionTower, rows: Float[Tensor, "queries dimensions"]) -> None:
     """Raises ValueError: text embeddings of another width than the tower's."""
-    width = tower.model.proj.shape[1]
-    if rows.shape[1] != width:
-        raise ValueError(f"text embeddings have {rows.shape[1]} dimensions, the image tower has {width}")
-
-
-def check_supported(model: nn.Module) -> VisionTransformer:
-    """Refuse towers whose last block cannot be taken apart as the method needs.
-
-    Raises:
-        ValueError: not a plain open_clip vision transformer with a class token, square patches and standard attention.
-    """
-    plain = (
-        isinstance(model, VisionTransformer)
-        and model.attn_pool is None
-        and not model.final_ln_after_pool
-        and model.patch_size[0] == model.patch_size[1]
-        and len(model.transformer.resblocks) > 1
-        and all(
-            isinstance(block, ResidualAttentionBlock) and isinstance(block.attn, nn.MultiheadAttention)
-            for block in model.transformer.resblocks
-        )
-    )
-    if not plain:
-        raise ValueError("the image tower is not a plain open_clip vision transformer (such as ViT-B-16 or ViT-L-14)")
-    return model
+    if rows.shape[1] != tower.dimensions:
+        raise ValueError(f"text embeddings have {rows.shape[1]} dimensions, the image tower has {tower.dimensions}")
 
 
 @dataclass(frozen=True)
@@ -108,15 +107,17 @@ class VisualTrace:
     """What the blocks before the last one leave behind.
 
     Attributes:
-        features: one per feature k, each [batch, tokens, width], class token first. Preset ``release``: for k < N-1 the
-            normalised input of block k (its ``ln_1`` applied), then the output of block N-2; preset ``paper``: the
-            output of block k for k <= N-2.
+        features: one per feature k, each [batch, tokens, width], prefix tokens first. Preset ``release``: for k < N-1
+            the input of block k's attention (with its norm, if that comes before), then the output of block N-2; preset
+            ``paper``: the output of block k for k <= N-2.
         attention_sum: sum over blocks 0 to N-2 of the attention probabilities, in float32, from kernels in the tower's
             format; None if not asked for.
+        rotation: of the last block's queries and keys, see `cliper.towers.Rotation`.
     """
 
     features: list[Float[Tensor, "batch tokens width"]]
     attention_sum: Float[Tensor, "batch heads tokens tokens"] | None
+    rotation: Rotation
 
 
 def trace(
@@ -130,57 +131,47 @@ def trace(
     """Run blocks 0 to N-2 and keep what the last block needs (CLIPer section 3.2; early layers).
 
     Pixels are normalised; their sides are multiples of the patch size. Attention maps are summed if ``keep_attention``.
-    For ``positions`` see `resize_positions`. With ``windows``, each goes through the blocks alone. Features, and the
-    queries and keys that attention maps come from, are then put together to those of whole images.
+    For ``positions`` see `cliper.towers.resize_positions`. With ``windows``, each goes through the blocks alone. The
+    features, from which attention maps come too, are then put together to those of whole images.
     """
+    whole_rotation = tower.rotation(pixels)
     pixels = pixels if windows is None else windows.crops(pixels)
-    x = embed_patches(tower, pixels.to(tower.device, tower.dtype), positions)
+    x = tower.parts.embed(pixels.to(tower.device, tower.dtype), positions)
+    rotation = whole_rotation if windows is None else tower.rotation(pixels)
     features = []
-    early = None
+    early: PlainMaps | FlashMaps | None = None
     if keep_attention:
-        flash = tower.kernels and windows is None
-        early = FlashMaps(len(tower.blocks) - 1) if flash else PlainMaps(windows)
-    for block in tower.blocks[:-1]:
-        normalised = block.ln_1(x)
-        if early is not None:
-            mixed = early.mix(block.attn, normalised)
+        if windows is not None:
+            early = StitchedMaps(windows, whole_rotation)
         else:
-            query, key, value = project_qkv(block.attn, normalised)
+            early = FlashMaps(len(tower.blocks) - 1) if tower.kernels else PlainMaps()
+    for block in tower.blocks[:-1]:
+        normalised = block.before_attention(x)
+        if early is not None:
+            mixed = early.mix(block.attention, normalised, rotation)
+        else:
+            query, key, value = block.attention.qkv(normalised, rotation)
             mixed = merge_heads(F.scaled_dot_product_attention(query, key, value))
-        x = x + block.ls_1(block.attn.out_proj(mixed))
-        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        x = block.finish(x, mixed)
         features.append(normalised if preset != "paper" else x)
     if preset != "paper":
         features.append(x)
     if windows is not None:
         features = [windows.stitch(of) for of in features]
-    return VisualTrace(features, early.total() if early is not None else None)
+    return VisualTrace(features, early.total() if early is not None else None, whole_rotation)
 
 
 class PlainMaps:
-    """Attention of block after block, and the sum of the maps.
+    """Attention of block after block, and the sum of the maps."""
 
-    Args:
-        windows: tokens mix within each; the maps are those between all patches of the windows.
-    """
-
-    def __init__(self, windows: Windows | None = None) -> None:
-        self.windows = windows
+    def __init__(self) -> None:
         self.sum: Tensor | None = None
 
     def mix(
-        self, attention: nn.MultiheadAttention, x: Float[Tensor, "batch tokens width"]
+        self, attention: SelfAttention, x: Float[Tensor, "batch tokens width"], rotation: Rotation = None
     ) -> Float[Tensor, "batch tokens width"]:
         """The block's values after its attention, of all heads."""
-        query, key, value = project_qkv(attention, x)
-        if self.windows is not None:
-            mixed = merge_heads(F.scaled_dot_product_attention(query, key, value))
-            query, key = (
-                self.windows.stitch(merge_heads(of)).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-                for of in (query, key)
-            )
-            self.add(attention_probabilities(query, key))
-            return mixed
+        query, key, value = attention.qkv(x, rotation)
         probabilities = attention_probabilities(query, key)
         self.add(probabilities)
         return merge_heads(probabilities.to(value.dtype) @ value)
@@ -195,6 +186,27 @@ class PlainMaps:
         return self.sum
 
 
+class StitchedMaps(PlainMaps):
+    """The same for windows: tokens mix within each window, and the maps are those between all patches of an image.
+
+    Args:
+        rotation: of queries and keys of whole images.
+    """
+
+    def __init__(self, windows: Windows, rotation: Rotation) -> None:
+        super().__init__()
+        self.windows, self.rotation = windows, rotation
+
+    def mix(
+        self, attention: SelfAttention, x: Float[Tensor, "batch tokens width"], rotation: Rotation = None
+    ) -> Float[Tensor, "batch tokens width"]:
+        """See `PlainMaps.mix`."""
+        query, key, _ = attention.qkv(self.windows.stitch(x), self.rotation)
+        self.add(attention_probabilities(query, key))
+        query, key, value = attention.qkv(x, rotation)
+        return merge_heads(F.scaled_dot_product_attention(query, key, value))
+
+
 class FlashMaps:
     """The same with flash attention, which leaves no maps behind. Their sum is computed in the end, once, from queries,
     keys and the sums that normalised them."""
@@ -205,15 +217,14 @@ class FlashMaps:
         self.normalisers: list[Tensor] = []
 
     def mix(
-        self, attention: nn.MultiheadAttention, x: Float[Tensor, "batch tokens width"]
+        self, attention: SelfAttention, x: Float[Tensor, "batch tokens width"], rotation: Rotation = None
     ) -> Float[Tensor, "batch tokens width"]:
         """See `PlainMaps.mix`."""
         if self.packed is None:
             self.packed = x.new_empty(self.blocks, *x.shape[:2], 3 * x.shape[2])
         packed = self.packed[len(self.normalisers)]
-        rows, weight = packed.view(-1, packed.shape[-1]), attention.in_proj_weight.T
-        torch.addmm(attention.in_proj_bias, x.flatten(0, 1), weight, out=rows)
-        query, key, value = packed.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        attention.pack(x, rotation, packed)
+        query, key, value = packed.unflatten(-1, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
         flash = torch.ops.aten._scaled_dot_product_flash_attention
         if not x.is_cuda:  # with Triton's interpreter
             flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -228,70 +239,16 @@ class FlashMaps:
         return attention_kernels.early_sum(self.packed, torch.stack(self.normalisers))
 
 
-def embed_patches(
-    tower: VisionTower, pixels: Float[Tensor, "batch 3 input_height input_width"], resizing: PositionResizing
-) -> Float[Tensor, "batch tokens width"]:
-    """Patch embedding with the class token in front and positions resized to this image's grid."""
-    model = tower.model
-    patches = model.conv1(pixels)
-    tokens = patches.flatten(2).transpose(1, 2)
-    class_token = model.class_embedding.expand(len(tokens), 1, -1).to(tokens.dtype)
-    positions = resize_positions(model.positional_embedding, model.grid_size, patches.shape[-2:], resizing)
-    return model.ln_pre(torch.cat([class_token, tokens], dim=1) + positions.to(tokens.dtype))
-
-
-def resize_positions(
-    positions: Float[Tensor, "trained_tokens width"],
-    trained_hw: tuple[int, int],
-    grid_hw: tuple[int, int],
-    resizing: PositionResizing,
-) -> Float[Tensor, "tokens width"]:
-    """Keep the class token's row; resize the grid's rows (align_corners=False) to another grid.
-
-    ``bilinear`` is CLIPer's way. ``bicubic`` is that of DINO, SCLIP, ClearCLIP and ProxyCLIP: it samples as if the grid
-    had a tenth of a row and of a column more.
-    """
-    if tuple(grid_hw) == trained_hw:
-        return positions.float()
-    grid = positions[1:].float().reshape(1, *trained_hw, -1).permute(0, 3, 1, 2)
-    if resizing == "bicubic":
-        factors = tuple((new + 0.1) / old for new, old in zip(grid_hw, trained_hw, strict=True))
-        resized = F.interpolate(grid, scale_factor=factors, mode="bicubic", align_corners=False)
-    else:
-        resized = F.interpolate(grid, tuple(grid_hw), mode="bilinear", align_corners=False)
-    return torch.cat([positions[:1].float(), resized.flatten(2)[0].T])
-
-
-def project_qkv(
-    attention: nn.MultiheadAttention, x: Float[Tensor, "batch tokens width"]
-) -> tuple[Float[Tensor, "batch heads tokens head_width"], ...]:
-    """Query, key and value of each head."""
-    projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-    query, key, value = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    return query, key, value
-
-
-def project_value(
-    attention: nn.MultiheadAttention, x: Float[Tensor, "batch tokens width"]
-) -> Float[Tensor, "batch heads tokens head_width"]:
-    """Value of each head alone."""
-    return merged_value(attention, x).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-
-
-def merged_value(
-    attention: nn.MultiheadAttention, x: Float[Tensor, "*batch tokens width"]
-) -> Float[Tensor, "*batch tokens width"]:
-    """Values of all heads, side by side."""
-    width = attention.embed_dim
-    return F.linear(x, attention.in_proj_weight[-width:], attention.in_proj_bias[-width:])
-
-
 def attention_probabilities(
     query: Float[Tensor, "*heads tokens head_width"], key: Float[Tensor, "*heads tokens head_width"]
 ) -> Float[Tensor, "*heads tokens tokens"]:
     """softmax(q k^T / sqrt(d)) in float32; rows sum to 1."""
     scale = query.shape[-1] ** -0.5
     return torch.softmax((query * scale) @ key.transpose(-1, -2), dim=-1, dtype=torch.float32)
+
+
+def split_heads(x: Float[Tensor, "batch tokens width"], heads: int) -> Float[Tensor, "batch heads tokens head_width"]:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def merge_heads(x: Float[Tensor, "batch heads tokens head_width"]) -> Float[Tensor, "batch tokens width"]:

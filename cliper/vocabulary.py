@@ -104,12 +104,12 @@ class VocabularyRequest:
 
     def embed_words(self, clip: ClipSpec, device: torch.device | None = None) -> VocabularyEmbeddings:
         """Embed all words; arguments and errors as for `embed`."""
+        queries = [query for entry in self.classes for query in entry.queries]
         try:
             encode, tokenize = load_text_encoder(clip, device or best_device())
+            rows = embed_phrases(encode, tokenize, [*queries, *self.background], self.templates).numpy()
         except ModelError as error:
             raise RequestError(f"--clip: {error}") from error
-        queries = [query for entry in self.classes for query in entry.queries]
-        rows = embed_phrases(encode, tokenize, [*queries, *self.background], self.templates).numpy()
         return VocabularyEmbeddings(
             classes=rows[: len(queries)],
             row_names=tuple(entry.name for entry in self.classes for _ in entry.queries),

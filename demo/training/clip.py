@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliper.fusion import EarlyAttention, scale_rows
-from cliper.vision import VisionTower, merge_heads, project_value, trace
+from cliper.vision import VisionTower, merge_heads, split_heads, trace
 from demo.training.checkpoint import Schedule, train
 from demo.training.images import TrainingImages
 from demo.world.names import NAMES, PAINTED, PAINTS
@@ -66,6 +66,7 @@ class DemoClip(nn.Module):
     def __init__(self, fused: bool) -> None:
         super().__init__()
         self.clip = open_clip.CLIP(**MODEL_CFG)
+        self.tower = VisionTower(self.clip.visual, MEAN, STD)
         self.patch_scale = nn.Parameter(torch.tensor(10.0).log())
         self.phrase_scale = nn.Parameter(torch.tensor(10.0).log())
         self.phrase_bias = nn.Parameter(torch.tensor(-3.0))
@@ -83,20 +84,19 @@ class DemoClip(nn.Module):
             ``early`` (a scalar index) and of the last block. All are L2-normalised. Dense features are computed as in
             the method, but for speed their attention goes through one round of normalisation.
         """
-        visual = self.clip.visual
-        tower = VisionTower(visual, MEAN, STD)
+        tower, visual = self.tower, self.clip.visual
         traced = trace(tower, pixels, "release", keep_attention=True)
         assert traced.attention_sum is not None
         last = tower.blocks[-1]
-        pooled = visual.ln_post(last(traced.features[-1])[:, 0]) @ visual.proj
+        pooled = tower.parts.project(visual.transformer.resblocks[-1](traced.features[-1])[:, 0])
         early_attention = EarlyAttention(traced.attention_sum)
         early_attention.next_round()
         attention = scale_rows(early_attention.symmetric())
         dense = []
         for feature in (torch.stack(traced.features)[early], traced.features[-1]):
-            value = project_value(last.attn, last.ln_1(feature))
+            value = split_heads(last.attention.value(last.before_attention(feature)), last.heads)
             mixed = merge_heads(attention.to(value.dtype) @ value)
-            dense.append(F.normalize((visual.ln_post(last.attn.out_proj(mixed)) @ visual.proj)[:, 1:], dim=-1))
+            dense.append(F.normalize(tower.parts.project(last.project(mixed))[:, 1:], dim=-1))
         return F.normalize(pooled, dim=-1), dense[0], dense[1]
 
     def loss(self, images: TrainingImages, step: int) -> Tensor:

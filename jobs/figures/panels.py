@@ -16,7 +16,7 @@ from cliper.pipeline import Cliper
 from cliper.preprocess import Prepared
 from cliper.segmenter import Prediction
 from cliper.transfer import channels_first
-from cliper.vision import VisionTower, attention_probabilities, project_qkv, trace
+from cliper.vision import VisionTower, attention_probabilities, trace
 from schemas.runs import labels_from_runs
 
 DEPTHS = 5
@@ -85,11 +85,12 @@ def attention(cliper: Cliper, image: Image.Image, prepared: Prepared, points: Se
     tower, grid_hw = cliper.tower, grid_of(cliper.tower, prepared)
     traced = trace(tower, normalised(tower, prepared), "release", keep_attention=True)
     last = tower.blocks[-1]
-    query, key, _ = project_qkv(last.attn, last.ln_1(traced.features[-1]))
+    query, key, _ = last.attention.qkv(last.before_attention(traced.features[-1]), traced.rotation)
+    first = tower.prefix_tokens
     assert traced.attention_sum is not None, "asked for"
     of_clip = {
-        "CLIP, last block": attention_probabilities(query, key)[0].mean(dim=0)[1:, 1:],
-        "CLIP, early blocks": traced.attention_sum[0].mean(dim=0)[1:, 1:] / (len(tower.blocks) - 1),
+        "CLIP, last block": attention_probabilities(query, key)[0].mean(dim=0)[first:, first:],
+        "CLIP, early blocks": traced.attention_sum[0].mean(dim=0)[first:, first:] / (len(tower.blocks) - 1),
     }
     ((_, layers),) = cliper.diffusion_attention([prepared], [0])
     heads = [pair for queries, keys in layers for pair in zip(queries[0], keys[0], strict=True)]
@@ -153,8 +154,9 @@ def normalised(tower: VisionTower, prepared: Prepared) -> Float[Tensor, "1 3 inp
 
 def block_outputs(tower: VisionTower, prepared: Prepared) -> list[Float[Tensor, "patches width"]]:
     """The patch embeddings after every block, in float32."""
-    early = trace(tower, normalised(tower, prepared), "paper", keep_attention=False).features
-    return [x[0, 1:].float() for x in (*early, last_block(tower.blocks[-1], early[-1], "clip"))]
+    early = trace(tower, normalised(tower, prepared), "paper", keep_attention=False)
+    last = last_block(tower.blocks[-1], early.features[-1], early.rotation, "clip")
+    return [x[0, tower.prefix_tokens :].float() for x in (*early.features, last)]
 
 
 def principal_colours(patches: Float[Tensor, "patches width"]) -> np.ndarray:

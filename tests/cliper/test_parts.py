@@ -26,8 +26,9 @@ from cliper.preprocess import FEW_PATCHES, InputSpec, most_patches, patch_grid_h
 from cliper.runs import find_runs
 from cliper.settings import VIT_B_16, VIT_L_14, MethodSettings, encoder_defaults
 from cliper.text import TEMPLATE_SETS, embed_phrases, parse_templates
+from cliper.towers import take_apart
 from cliper.transfer import ALIGNMENT_BYTES, channels_first, pack, unpack
-from cliper.vision import channel_statistics, check_supported, normalize
+from cliper.vision import channel_statistics, normalize
 from cliper.windows import window_corners
 from schemas.runs import labels_from_runs
 from tests.support.stages import labels_of
@@ -424,10 +425,10 @@ class TestEncoders:
     @pytest.mark.parametrize("name", ["ViT-B-16", "ViT-L-14", "ViT-H-14"])
     def test_towers_of_the_papers_encoders_are_supported(self, name: str) -> None:
         with torch.device("meta"):
-            check_supported(open_clip.CLIP(**open_clip.get_model_config(name)).visual)
+            take_apart(open_clip.CLIP(**open_clip.get_model_config(name)).visual)
 
     def test_other_towers_are_refused(self) -> None:
         with torch.device("meta"):
             model = open_clip.CLIP(**open_clip.get_model_config("RN50"))
-        with pytest.raises(ValueError, match="not a plain open_clip vision transformer"):
-            check_supported(model.visual)
+        with pytest.raises(ValueError, match="has no plain vision transformer"):
+            take_apart(model.visual)

@@ -20,7 +20,8 @@ from cliper.preprocess import InputSpec, resize_linear
 from cliper.protocols import find_protocol
 from cliper.published import find_benchmark, read_published
 from cliper.text import TEMPLATE_SETS
-from cliper.vision import VisionTower, resize_positions
+from cliper.towers import resize_positions
+from cliper.vision import VisionTower
 from tests.cliper.test_baselines import METHODS, QUERIES, proxy_of, tower_of, write_tiny_dino
 from tests.cliper.test_pipeline import CPU, some_image
 from tests.reference.baselines import (

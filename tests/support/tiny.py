@@ -2,13 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.processors import TemplateProcessing
 
 from cliper.diffusion import stable_diffusion_scheduler
+from tests.support.towers import randomised
 
 
 def write_tiny_clip(
@@ -39,6 +45,56 @@ def write_tiny_clip(
     config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     return folder
+
+
+def write_tiny_siglip(folder: Path, vision: str = "test_vit3", pool: str = "map", seed: int = 0) -> Path:
+    """The same of the kind of SigLIP: an image tower of timm, a text tower of its own, and a tokenizer in a file.
+
+    ``test_vit3``: nine blocks of width 96 with layer scale, a register, no class token, a pooling head.
+    """
+    width, projection = (96, "none") if vision == "test_vit3" else (16, None)
+    model_cfg: dict[str, Any] = {
+        "embed_dim": width,
+        "init_logit_bias": -10,
+        "custom_text": True,
+        "vision_cfg": {"image_size": 160, "timm_model_name": vision, "timm_pool": pool, "timm_proj": projection},
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": 40,
+            "hf_tokenizer_name": "nobody/knows",
+            "tokenizer_kwargs": {"clean": "canonicalize"},
+            "width": 8,
+            "heads": 2,
+            "layers": 1,
+            "no_causal_mask": True,
+            "proj_bias": True,
+            "pool_type": "last",
+            "norm_kwargs": {"eps": 1e-6},
+        },
+    }
+    torch.manual_seed(seed)
+    model = open_clip.CustomTextCLIP(**{name: value for name, value in model_cfg.items() if name != "custom_text"})
+    randomised(model.visual)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    config = {"model_cfg": model_cfg, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    write_tiny_tokenizer(folder)
+    return folder
+
+
+def write_tiny_tokenizer(folder: Path) -> None:
+    """A tokenizer as T5's: pieces of words with their probabilities, and an end that also fills up."""
+    letters = [(letter, -4.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
+    words = [(f"▁{word}", -2.0) for word in ("a", "photo", "of", "dog", "thing")]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0), *letters, *words]
+    tokenizer = Tokenizer(Unigram(pieces, unk_id=2))
+    tokenizer.pre_tokenizer = Metaspace(prepend_scheme="always")
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"extra_ids": 0}))
 
 
 def write_tiny_diffusion(folder: Path, seed: int = 0, linear: bool = True) -> Path:

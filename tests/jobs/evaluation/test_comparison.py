@@ -21,7 +21,7 @@ from jobs.evaluation.options import EvaluateOptions
 from schemas.settings_file import SettingsFile
 
 CLIP = ClipSpec(
-    "ViT-B-16", "abc", {"vision_cfg": {"patch_size": 16, "layers": 12}}, (0, 0, 0), (1, 1, 1), VIT_B_16, OPEN_VIT_B_16,
+    "ViT-B-16", "abc", {}, 16, 12, (0, 0, 0), (1, 1, 1), VIT_B_16, OPEN_VIT_B_16,
     repository="timm/vit", pretrained="ViT-B-16:openai",
 )  # fmt: skip
 
