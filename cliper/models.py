@@ -91,6 +91,12 @@ class ClipSpec:
     def blocks(self) -> int:
         return int(self.model_cfg["vision_cfg"]["layers"])
 
+    @property
+    def heads(self) -> int:
+        """Of each block."""
+        vision = self.model_cfg["vision_cfg"]
+        return int(vision.get("width", 768)) // int(vision.get("head_width", 64))
+
     def weights(self) -> Path:
         """The weights file, downloaded on first use on this machine."""
         if self.folder is not None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cliper.models import split_revision
+from cliper.settings import DIFFUSION_AFFINITY
 from cluster.corpus.sources import Corpus, read_shard
 from cluster.sizing import Cluster, Resources
 from jobs.common.options import MethodOptions, PlanOptions
@@ -74,6 +75,8 @@ def expected_speed(options: PlanOptions, method: MethodOptions, on_gpu: bool) ->
         "clip": split_revision(method.clip)[0].replace("/", "-").partition(":")[0],
         "compensation": "product" if method.asked().compensation == "product" else "none",
     }
+    if wanted["compensation"] == "product" and method.affinity != DIFFUSION_AFFINITY:
+        return None
     machine = "a GPU" if on_gpu else "two CPU cores"
     with SPEEDS.open(newline="") as file:
         for row in csv.DictReader(file):

@@ -247,8 +247,7 @@ def compensate(coarse: torch.Tensor, diffusion: Any, image: np.ndarray, noise: A
     small = F.interpolate(torch.tensor(image).permute(2, 0, 1)[None] / 255, size=(side, side), mode="nearest")
     small = (small * 2 - 1).to(diffusion.vae.device, diffusion.vae.dtype)
     latent = diffusion.vae.encode(small).latent_dist.mean * diffusion.vae.config.scaling_factor
-    diffusion.scheduler.set_timesteps(50)
-    t = diffusion.scheduler.timesteps[45]
+    t = torch.tensor(settings.diffusion_timestep)
     level = diffusion.scheduler.alphas_cumprod[t]
     noisy = level.sqrt() * latent + (1 - level).sqrt() * noise.to(latent)
 
@@ -262,7 +261,7 @@ def compensate(coarse: torch.Tensor, diffusion: Any, image: np.ndarray, noise: A
     heads = torch.cat(
         [
             recorders[f"up_blocks.{block}.attentions.{index}.transformer_blocks.0.attn1.processor"].probabilities
-            for index in (1, 0)
+            for index in settings.diffusion_layers
         ]
     )
     with record_function("cliper/compensation"):
