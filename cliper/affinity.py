@@ -81,7 +81,7 @@ def clip_blocks(blocks: int) -> tuple[int, ...]:
 
 def whole_image(clip: InputSpec, settings: MethodSettings, patch_size_px: int) -> InputSpec:
     """How images are prepared if the second model reads patches of this size."""
-    return replace(clip, affinity_patch_size_px=patch_size_px, affinity_side_px=settings.affinity_side_px)
+    return replace(clip, affinity_patch_size_px=patch_size_px, affinity_side_px=settings.second_side_px)
 
 
 @dataclass(frozen=True)

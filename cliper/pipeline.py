@@ -124,7 +124,7 @@ class Cliper:
         self.largest_batch = images_at_once(settings, batch) if batch else batch_limit(tower.device)
 
     def memory_bytes(self, image: Prepared) -> int:
-        """See `Segmenter.memory_bytes`: attention of all heads, or of windows as one matrix; and what affinity needs."""
+        """See `Segmenter.memory_bytes`: attention of all heads, or of windows as one matrix; and of affinity."""
         heads = self.tower.blocks[-1].attn.num_heads
         matrices = MATRICES * (1 if self.settings.sliding_crop_px else heads)
         second = self.affinity.memory_bytes(image) if self.affinity else 0

@@ -19,6 +19,9 @@ DIFFUSION_TIMESTEP = 101
 """Entry 45 of the 50-step PNDM schedule, at which the official release adds noise."""
 DIFFUSION_LAYERS = (1, 0)
 """The official release's self-attentions of the last up block."""
+TIMM_SIDE_PX = 512
+CLIP_SIDE = 4 / 3
+"""Shorter side of what affinity ``clip`` reads, as a multiple of CLIP's own (docs/beyond.md)."""
 CLIP_AFFINITY, DIFFUSION_AFFINITY, TIMM_PREFIX = "clip", "diffusion", "timm:"
 
 SLIDING_STRIDE_PX = 112
@@ -194,9 +197,12 @@ class MethodSettings(EncoderDefaults):
         ),
     )
     affinity_side_px: int = field(
-        default=448,
-        metadata=declare("Affinity clip and timm: shorter side of what the second model reads, in pixels", 1, 8192),
-    )
+        default=0,
+        metadata=declare(
+            f"Shorter side of what affinity clip and timm read, in pixels. 0: for clip a third more than "
+            f"--shorter-side-px, for timm {TIMM_SIDE_PX}", 0, 8192,
+        ),
+    )  # fmt: skip
     diffusion_timestep: int = field(
         default=DIFFUSION_TIMESTEP,
         metadata=declare("How much noise the diffusion model's input gets, as a step of its training", 0, 999),
@@ -272,6 +278,12 @@ class MethodSettings(EncoderDefaults):
     def needs_diffusion(self) -> bool:
         """True if that is a diffusion model's."""
         return self.needs_affinity and self.affinity == DIFFUSION_AFFINITY
+
+    @property
+    def second_side_px(self) -> int:
+        """Shorter side of what affinity ``clip`` and ``timm`` read."""
+        chosen = TIMM_SIDE_PX if self.timm_name else round(CLIP_SIDE * self.shorter_side_px)
+        return self.affinity_side_px or chosen
 
     @property
     def timm_name(self) -> str:

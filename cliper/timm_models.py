@@ -169,8 +169,8 @@ def find_timm(name: str) -> TimmSpec:
             folder = folder.resolve()
             return TimmSpec(name, folder_digest(folder, [CONFIG, TIMM_WEIGHTS]), side_px, heads, str(folder))
         repository = hub_repository(model)
-        commit = hub_commit(f"timm model {name!r}", repository, revision)
-        return TimmSpec(identifier, commit, side_px, heads, repository=repository)
+    commit = hub_commit(f"timm model {name!r}", repository, revision)
+    return TimmSpec(identifier, commit, side_px, heads, repository=repository)
 
 
 def load_timm(spec: TimmSpec, device: torch.device, dtype: torch.dtype) -> TimmModel:
@@ -233,8 +233,8 @@ def last_queries_and_keys(model: Any, pixels: Float[Tensor, "batch 3 input_h inp
 
 def with_relative_positions(
     attention: Any,
-    query: Float[Tensor, "batch heads positions head_width"],
-    key: Float[Tensor, "batch heads positions head_width"],
+    query: Float[Tensor, "batch heads positions own_width"],
+    key: Float[Tensor, "batch heads positions own_width"],
     grid_hw: tuple[int, int],
 ) -> LayerQueriesAndKeys:
     """Queries and keys that also hold SAM's relative positions.
