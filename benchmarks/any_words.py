@@ -107,7 +107,7 @@ def draw_vocabularies(
             names = [dataset.class_names[word] for word in words]
             for preset, spec in specs.items():
                 queries = build_queries(with_background(spec.embeddings, names, preset), preset)
-                method = Cliper(built[preset].tower, queries, spec.settings, built[preset].diffusion)
+                method = Cliper(built[preset].tower, queries, spec.settings, built[preset].affinity)
                 draws.append(Draw(preset, words, method))
     return draws
 

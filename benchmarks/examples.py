@@ -142,7 +142,7 @@ def draw_trials(
 
     def trial(preset: Preset, embeddings: VocabularyEmbeddings, count: int, alone: int | None = None) -> Trial:
         queries, own = build_queries(embeddings, preset), built[preset]
-        method = Cliper(own.tower, queries, own.settings, own.diffusion)
+        method = Cliper(own.tower, queries, own.settings, own.affinity)
         return Trial(count, alone, Draw(preset, words, method))
 
     spoken = {preset: with_background(spec.embeddings, names, preset) for preset, spec in specs.items()}

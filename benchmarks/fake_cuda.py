@@ -2,7 +2,7 @@
 
 The program runs as it is. Every operation on ``cuda`` has the shapes, number formats and device checks of the real one
 and no result. What comes back to the host is made up, always in the same way. Counted for each stage
-(`cliper.pipeline.stage`): kernels, bytes that they read and write at least, floating-point operations, copies to the
+(`cliper.stages.stage`): kernels, bytes that they read and write at least, floating-point operations, copies to the
 device and waits for it; and the memory in use. Not seen: streams, pinned memory, what `torch.compile` would fuse, and
 what a library's kernel needs inside.
 """

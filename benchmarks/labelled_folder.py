@@ -102,9 +102,9 @@ class Draw:
         self.found.append(np.isin(np.arange(1, labels), runs.labels))
 
 
-def specification(options: FolderOptions, dataset: Dataset, preset: Preset) -> CliperSpec:
-    """A preset's models and settings, with all classes as its vocabulary."""
-    method = MethodOptions(clip=options.clip, diffusion=options.diffusion, preset=preset)
+def specification(options: FolderOptions, dataset: Dataset, preset: Preset, **given: Any) -> CliperSpec:
+    """A preset's models and settings, and those given, with all classes as its vocabulary."""
+    method = MethodOptions(clip=options.clip, diffusion=options.diffusion, preset=preset, **given)
     models = find_models(method, dataset.class_names)
     vocabulary = dataset.vocabulary(models.clip, None, options.text_embeddings, preset)
     return models.spec(vocabulary.ready or vocabulary.embed_words(models.clip), "auto")

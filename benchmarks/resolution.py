@@ -129,9 +129,9 @@ def build_cases(spec: CliperSpec, words: np.ndarray, names: Sequence[str], chose
     built = spec.build(best_device())
     cases = {}
     for name in dict.fromkeys(("336", *chosen)):
-        changes = CASES[name]
-        own = replace(spec, settings=replace(spec.settings, **changes))
-        cases[name] = Case(own, Draw(preset, words, Cliper(built.tower, queries, own.settings, built.diffusion)))
+        settings = replace(spec.settings, **CASES[name])
+        cliper = Cliper(built.tower, queries, settings, built.affinity)
+        cases[name] = Case(replace(spec, settings=settings, inputs=cliper.inputs), Draw(preset, words, cliper))
     return cases
 
 
@@ -141,7 +141,7 @@ def label(row: dict[str, Any], look: Case, cases: Sequence[Case], timed: bool) -
     features = look.found.cliper.features(prepared)
     for case in cases:
         clip = [(members, views[: len(case.views)]) for members, views in features.clip]
-        maps = case.found.cliper.maps_of(Features(clip, features.diffusion), prepared)
+        maps = case.found.cliper.maps_of(Features(clip, features.affinity), prepared)
         case.found.add(case.found.cliper.read_out(maps, prepared)[0], truth_of(row))
         if timed:
             start = time.perf_counter()

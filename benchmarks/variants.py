@@ -10,12 +10,13 @@ from PIL import Image
 from benchmarks.full_size import build_diffusion, build_tower
 from cliper.coarse import Queries
 from cliper.diffusion import DiffusionModel
-from cliper.pipeline import Cliper, stage
+from cliper.pipeline import Cliper
 from cliper.preprocess import Prepared
 from cliper.runs import Runs, find_runs
 from cliper.segmenter import Prediction
 from cliper.settings import Compensation, MethodSettings
 from cliper.specs import build_cliper
+from cliper.stages import stage
 from cliper.vision import VisionTower
 from tests.reference import literal
 
@@ -66,15 +67,16 @@ def label(cliper: Cliper, prepared: Sequence[Prepared]) -> list[Prediction]:
 
 def run_literal(cliper: Cliper, images: Sequence[np.ndarray]) -> Callable[[], list[Runs]]:
     """The same by the transcription, on the same weights, one image after the other."""
-    clip = literal.ClipWeights.of(cliper.tower)
+    clip, diffusion = literal.ClipWeights.of(cliper.tower), cliper.affinity
+    assert diffusion is None or isinstance(diffusion, DiffusionModel), "the transcription knows no other"
     rows, classes = cliper.queries.rows.to(cliper.tower.dtype), cliper.queries.classes
     queries = (rows[:classes], rows[classes:-1], cliper.queries.class_of_row.tolist())
 
     def run() -> list[Runs]:
         label_maps = []
         for seed, image in enumerate(images):
-            noise = cliper.diffusion.noise(seed)[None] if cliper.diffusion else None
-            label_maps.append(literal.annotate(clip, queries, cliper.settings, image, cliper.diffusion, noise).labels)
+            noise = diffusion.noise(seed)[None] if diffusion else None
+            label_maps.append(literal.annotate(clip, queries, cliper.settings, image, diffusion, noise).labels)
         return find_runs(label_maps)
 
     return run

@@ -49,7 +49,7 @@ def class_places(
 
 def filled_up(
     coarse: Groups,
-    sharp: Mapping[int, Float[Tensor, "most side side"]],
+    sharp: Mapping[int, Float[Tensor, "most _grid_h _grid_w"]],
     places: Int[Tensor, "images most"],
 ) -> Groups:
     """Refined maps of all classes: of those not chosen the coarse maximum everywhere, which is their score then.

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from cliper.published import Profile
 from cliper.settings import (
     CLASS_THRESHOLDS,
+    DIFFUSION_AFFINITY,
     OPEN_SETTINGS,
     Compensation,
     EncoderDefaults,
@@ -59,6 +60,7 @@ class Asked:
             ValueError: a value is out of its range, or belongs to another preset.
         """
         self.check_preset(file)
+        self.check_affinity()
         known = {setting.name: getattr(defaults, setting.name) for setting in fields(EncoderDefaults)}
         if self.preset == "open":
             known |= {name: value for name, value in vars(open_defaults).items() if name != "measured"}
@@ -66,6 +68,7 @@ class Asked:
         chosen: dict[str, Any] = known | {name: value for name, value in self.settings.items() if value is not None}
         chosen["normalize_maps"] = known["normalize_maps"] and self.settings["normalize_maps"]
         chosen["compensation"] = self.compensation
+        chosen["diffusion_layers"] = tuple(chosen["diffusion_layers"])
         for name in CLASS_THRESHOLDS:
             own = [file.classes.get(class_name, {}).get(name) for class_name in class_names]
             if any(value is not None for value in own):
@@ -87,10 +90,22 @@ class Asked:
             if self.settings[unused] is not None or unused in file.settings:
                 raise ValueError(f"{flag(unused)} has no effect with --preset {self.preset}: use {flag(used)}")
 
+    def check_affinity(self) -> None:
+        """Raises ValueError: a model that was given has no effect."""
+        affinity = self.settings["affinity"]
+        if affinity == DIFFUSION_AFFINITY:
+            return
+        if self.diffusion not in {"none", DEFAULT_DIFFUSION}:
+            raise ValueError(f"--diffusion {self.diffusion} has no effect with --affinity {affinity}: give one of them")
+        if self.compensation in {"guided", "none"}:
+            raise ValueError(f"--affinity {affinity} has no effect with --compensation {self.compensation}")
+
     @property
     def compensation(self) -> Compensation:
-        """The way in which maps are sharpened, if there is a diffusion model or not."""
+        """The way in which maps are sharpened, if there is a model for it or not."""
         given: Compensation | None = self.settings["compensation"]
+        if self.settings["affinity"] != DIFFUSION_AFFINITY:
+            return given or "mean"
         if self.diffusion != "none":
             return given or "product"
         if given is None and self.preset == "open":

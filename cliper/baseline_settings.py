@@ -47,4 +47,4 @@ class BaselineSettings(CheckedSettings):
         """How images must be prepared for encoders with such patches."""
         if self.harness == "published":  # a second model sees the same pixels as CLIP
             return InputSpec(self.shorter_side_px, patch_size_px, longest_side_px=LONGEST_SIDE_PX)
-        return InputSpec(self.shorter_side_px, patch_size_px, proxy_patch_size_px=proxy_patch_size_px)
+        return InputSpec(self.shorter_side_px, patch_size_px, affinity_patch_size_px=proxy_patch_size_px)

@@ -81,7 +81,7 @@ class Baseline:
         if self.settings.crop_px:
             return logits
         heads = self.tower.blocks[-1].heads
-        return logits + 2 * heads * attention_bytes(image, self.tower.patch_size_px)
+        return logits + 2 * heads * attention_bytes(image.clip, self.tower.patch_size_px)
 
     @torch.inference_mode()
     def predict(

@@ -1,4 +1,4 @@
-"""Fine-grained compensation: coarse maps sharpened by a diffusion model's self-attention, or by the image alone."""
+"""Fine-grained compensation: coarse maps sharpened by self-attention (`cliper.affinity`), or by the image alone."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliper.diffusion import LayerQueriesAndKeys
 from cliper.groups import Groups
 from cliper.settings import MethodSettings
 
@@ -23,6 +22,12 @@ GUIDE_EPSILON = 1e-3
 GUIDE_SUBSAMPLE = 4
 """The filter's coefficients are computed at a quarter of the side (He and Sun 2015): as good, 16 times faster."""
 
+WIDEST_IN_KERNELS = 128
+"""Wider heads, as SAM's with its relative positions, do not fit the kernels' memory on the chip."""
+
+LayerQueriesAndKeys = tuple[
+    Float[Tensor, "batch heads positions head_width"], Float[Tensor, "batch heads positions head_width"]
+]
 HeadQueriesAndKeys = Sequence[
     tuple[Float[Tensor, "layer_heads positions layer_width"], Float[Tensor, "layer_heads positions layer_width"]]
 ]
@@ -30,9 +35,12 @@ HeadQueriesAndKeys = Sequence[
 
 
 def refine(
-    coarse: Float[Tensor, "classes height width"], layers: HeadQueriesAndKeys, settings: MethodSettings
-) -> Float[Tensor, "classes side side"]:
-    """Multiply the class maps by the diffusion model's attention (CLIPer equations 9 and 10; table 7).
+    coarse: Float[Tensor, "classes height width"],
+    layers: HeadQueriesAndKeys,
+    grid_hw: tuple[int, int],
+    settings: MethodSettings,
+) -> Float[Tensor, "classes grid_h grid_w"]:
+    """Multiply the class maps by attention (CLIPer equations 9 and 10; table 7).
 
     With heads 0 to n-1 the result is ``A_0 A_1 ... A_{n-1} X`` for the class maps X resized to the attention's
     positions. Products associate, so it is computed from the right: n products of a map of attention with
@@ -40,13 +48,13 @@ def refine(
 
     Args:
         coarse: coarse maps of one image on the patch grid.
-        layers: queries and keys whose positions form a square.
+        layers: queries and keys.
+        grid_hw: their positions are the cells of this grid, row after row.
         settings: ``compensation`` is not ``none``.
     """
     heads = [(q, k) for queries, keys in layers for q, k in zip(queries, keys, strict=True)]
-    side = round(heads[0][0].shape[0] ** 0.5)
-    maps = F.interpolate(coarse[None], (side, side), mode="bilinear", align_corners=False)[0].flatten(1)
-    scratch = heads[0][0].new_empty(side**2, side**2)
+    maps = F.interpolate(coarse[None], grid_hw, mode="bilinear", align_corners=False)[0].flatten(1)
+    scratch = heads[0][0].new_empty(maps.shape[1], maps.shape[1])
     match settings.compensation:
         case "product":
             for query, key in reversed(heads):
@@ -55,12 +63,12 @@ def refine(
             maps = torch.stack([spread(query, key, maps, settings, scratch) for query, key in heads]).mean(dim=0)
         case "head":
             maps = spread(*heads[settings.head], maps, settings, scratch)
-    return maps.float().unflatten(1, (side, side))
+    return maps.float().unflatten(1, grid_hw)
 
 
 def refine_together(
-    coarse: Groups, layers: Sequence[LayerQueriesAndKeys], settings: MethodSettings
-) -> Float[Tensor, "images classes side side"]:
+    coarse: Groups, layers: Sequence[LayerQueriesAndKeys], grid_hw: tuple[int, int], settings: MethodSettings
+) -> Float[Tensor, "images classes grid_h grid_w"]:
     """`refine` with kernels, for ``compensation="product"`` and all images of a batch at once.
 
     Logits, maxima and thresholds are in float32. `refine` rounds logits to the queries' format, so entries near the
@@ -69,17 +77,16 @@ def refine_together(
     Args:
         coarse: coarse maps [classes, height, width] of each image on its patch grid.
         layers: queries and keys of all images.
-        settings: as for `refine`.
+        grid_hw, settings: as for `refine`.
     """
     from cliper import attention_kernels  # Triton is only there where torch knows CUDA
 
-    side = round(layers[0][0].shape[2] ** 0.5)
-    resized = coarse.map(lambda of: F.interpolate(of, (side, side), mode="bilinear", align_corners=False))
+    resized = coarse.map(lambda of: F.interpolate(of, grid_hw, mode="bilinear", align_corners=False))
     maps = resized.stacked().flatten(2).transpose(1, 2).contiguous()
     threshold = None if settings.preset == "paper" else settings.attention_threshold
     for query, key in reversed(layers):
         maps = attention_kernels.spread_heads(maps, query, key, threshold)
-    return maps.transpose(1, 2).unflatten(2, (side, side))
+    return maps.transpose(1, 2).unflatten(2, grid_hw)
 
 
 def guided(

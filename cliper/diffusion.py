@@ -1,42 +1,49 @@
 """Self-attention of a latent diffusion model, taken from one noise-prediction pass."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, Transformer2DModel, UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
+from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, Transformer2DModel, UNet2DConditionModel
+from diffusers.models.attention_processor import Attention as SelfAttention
 from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from cliper.affinity import Attention, second_pixels
+from cliper.compensation import LayerQueriesAndKeys
 from cliper.compiled import CompiledPart
-from cliper.settings import MethodSettings
+from cliper.preprocess import InputSpec, Prepared
+from cliper.settings import DIFFUSION_LAYERS, DIFFUSION_TIMESTEP, MethodSettings
+from cliper.stages import stage
+from cliper.transfer import upload
 
-SCHEDULE_STEPS = 50
-SCHEDULE_INDEX = 45
-"""Noise is added as at entry 45 of the 50-step PNDM schedule, which is timestep 101 of 1,000."""
-
-LayerQueriesAndKeys = tuple[
-    Float[Tensor, "batch heads positions head_width"], Float[Tensor, "batch heads positions head_width"]
-]
+WITH_ATTENTION = "CrossAttnUpBlock2D"
+KNOWN_BLOCKS = frozenset(
+    ["DownBlock2D", "CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "UNetMidBlock2D", "UpBlock2D", WITH_ATTENTION]
+)
+SIZE_IDS = 6
+"""Numbers that SDXL is told about an image: its size, the corner of the crop, and the size to make of it."""
 
 
 class FirstAttentions(nn.Module):
-    """Stands in for a UNet's last up block and ends with the queries and keys of its first two self-attentions.
+    """Stands in for a UNet's up block and ends with the queries and keys of some of its self-attentions.
 
     Args:
         block: diffusers' up block with cross-attention; its parts are shared.
+        layers: which self-attentions, from 0. The last of them is where the pass ends.
     """
 
     has_cross_attention = True
 
-    def __init__(self, block: CrossAttnUpBlock2D) -> None:
+    def __init__(self, block: CrossAttnUpBlock2D, layers: Sequence[int]) -> None:
         super().__init__()
-        self.resnets, self.attentions = block.resnets[:2], block.attentions[:2]
+        depth = max(layers) + 1
+        self.layers, self.resnets, self.attentions = tuple(layers), block.resnets[:depth], block.attentions[:depth]
 
     def forward(
         self,
@@ -47,11 +54,14 @@ class FirstAttentions(nn.Module):
         **_: Any,
     ) -> Float[Tensor, "layers 2 batch heads positions head_width"]:
         """Called by the UNet in the block's place; queries come first, then keys."""
-        hidden = self.resnets[0](torch.cat([hidden_states, res_hidden_states_tuple[-1]], dim=1), temb)
-        first = query_and_key(self.attentions[0], hidden)
-        hidden = self.attentions[0](hidden, encoder_hidden_states, return_dict=False)[0]
-        hidden = self.resnets[1](torch.cat([hidden, res_hidden_states_tuple[-2]], dim=1), temb)
-        return torch.stack([first, query_and_key(self.attentions[1], hidden)])
+        hidden, found = hidden_states, {}
+        for index, (resnet, transformer) in enumerate(zip(self.resnets, self.attentions, strict=True)):
+            hidden = resnet(torch.cat([hidden, res_hidden_states_tuple[-1 - index]], dim=1), temb)
+            if index in self.layers:
+                found[index] = query_and_key(transformer, hidden)
+            if index + 1 < len(self.resnets):
+                hidden = transformer(hidden, encoder_hidden_states, return_dict=False)[0]
+        return torch.stack([found[layer] for layer in self.layers])
 
 
 def query_and_key(
@@ -88,15 +98,24 @@ class DiffusionModel:
 
     Attributes:
         vae: only its encoder is used.
-        unet: with cross-attention; queries and keys are read from the last up block.
-        scheduler: gives the amount of noise.
+        unet: with cross-attention; queries and keys are read from the last up block that has it.
+        scheduler: gives the amount of noise; of any kind that has ``alphas_cumprod``.
         empty_prompt: the text encoder's output for the empty prompt.
+        timestep: of training, which the amount of noise is taken from.
+        layers: self-attentions of the block, from 0, in the order in which their heads are chained.
     """
 
     vae: AutoencoderKL
     unet: UNet2DConditionModel
-    scheduler: PNDMScheduler
+    scheduler: DDPMScheduler | PNDMScheduler
     empty_prompt: Float[Tensor, "1 text_tokens text_width"]
+    timestep: int = DIFFUSION_TIMESTEP
+    layers: tuple[int, ...] = DIFFUSION_LAYERS
+    is_compiled = True
+
+    @property
+    def heads(self) -> int:
+        return count_heads(self.unet, self.layers)
 
     @cached_property
     def encoder(self) -> CompiledPart:
@@ -107,7 +126,9 @@ class DiffusionModel:
         """Shares the UNet's weights, ends with the last self-attention that is needed, returns queries and keys."""
         shared = {id(tensor): tensor for tensor in (*self.unet.parameters(), *self.unet.buffers())}
         cut = deepcopy(self.unet, shared)
-        cut.up_blocks[-1] = FirstAttentions(cut.up_blocks[-1])
+        place = attention_block(self.unet.config)
+        cut.up_blocks = cut.up_blocks[: place + 1]
+        cut.up_blocks[-1] = FirstAttentions(cut.up_blocks[-1], self.layers)
         cut.conv_norm_out, cut.conv_out = None, nn.Identity()
         return CompiledPart("UNet", cut)
 
@@ -127,11 +148,6 @@ class DiffusionModel:
         return input_side_px(self.unet.config, self.vae.config)
 
     @cached_property
-    def timestep(self) -> int:
-        self.scheduler.set_timesteps(SCHEDULE_STEPS)
-        return int(self.scheduler.timesteps[SCHEDULE_INDEX])
-
-    @cached_property
     def shares(self) -> tuple[float, float]:
         """Of the latents and of the noise in what the UNet sees."""
         kept = self.scheduler.alphas_cumprod[self.timestep]
@@ -143,6 +159,26 @@ class DiffusionModel:
         device = self.unet.device
         return torch.tensor(self.timestep, device=device), self.empty_prompt.to(device, self.unet.dtype)
 
+    @cached_property
+    def size_conditions(self) -> tuple[Tensor, Tensor] | None:
+        """What SDXL is told beside the prompt: zeros for the empty prompt's pooled embedding, and the size of an image
+        that is not cropped. None for other models.
+        """
+        width = pooled_width(self.unet.config)
+        if width is None:
+            return None
+        side, device, dtype = float(self.side_px), self.unet.device, self.unet.dtype
+        sizes = torch.tensor([[side, side, 0, 0, side, side]], device=device, dtype=dtype)
+        return torch.zeros(1, width, device=device, dtype=dtype), sizes
+
+    def inputs(self, clip: InputSpec, settings: MethodSettings) -> InputSpec:
+        """See `cliper.affinity.Affinity.inputs`."""
+        return replace(clip, diffusion_side_px=self.side_px)
+
+    def memory_bytes(self, image: Prepared) -> int:
+        """See `cliper.affinity.Affinity.memory_bytes`: every image has the same size here."""
+        return 0
+
     def noise(self, seed: int) -> Float[Tensor, "channels latent_h latent_w"]:
         """Standard normal noise that depends on the seed alone, whatever the device and the batch."""
         generator = torch.Generator().manual_seed(seed)
@@ -153,7 +189,7 @@ class DiffusionModel:
         latents: Float[Tensor, "batch channels latent_h latent_w"],
         noise: Float[Tensor, "batch channels latent_h latent_w"],
     ) -> list[LayerQueriesAndKeys]:
-        """Queries and keys of the two self-attentions, in the order in which their heads are chained.
+        """Queries and keys of the self-attentions, in the order in which their heads are chained.
 
         The latents are mixed with standard normal noise and sent through the UNet with the empty prompt and without
         guidance. The pass ends as soon as the last attention needed has been reached.
@@ -162,8 +198,24 @@ class DiffusionModel:
         noisy = (of_latents * latents + of_noise * noise).to(self.unet.dtype)
         timestep, prompt = self.conditions
         prompt = prompt.expand(len(latents), -1, -1)
-        maps = self.cut_unet(noisy, timestep, encoder_hidden_states=prompt, return_dict=False)[0]
-        return [(maps[layer, 0], maps[layer, 1]) for layer in (1, 0)]
+        more: dict[str, Any] = {}
+        if self.size_conditions is not None:
+            pooled, sizes = (tensor.expand(len(latents), -1) for tensor in self.size_conditions)
+            more["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes}
+        maps = self.cut_unet(noisy, timestep, encoder_hidden_states=prompt, return_dict=False, **more)[0]
+        return [(of_layer[0], of_layer[1]) for of_layer in maps]
+
+    def attention(self, images: Sequence[Prepared], noise: Sequence[Tensor] | None = None) -> Attention:
+        """See `cliper.affinity.Affinity.attention`."""
+        device = self.unet.device
+        with stage("preprocess"):
+            pixels = second_pixels(images, device)
+            noises = noise or [self.noise(image.seed) for image in images]
+            on_device = upload(torch.stack(list(noises)), device)
+        with stage("vae"):
+            latents = self.encoder(pixels)
+        with stage("unet"):
+            return Attention(self.queries_and_keys(latents, on_device), attention_hw(self.unet.config))
 
 
 def latent_hw(unet_config: Mapping[str, Any]) -> tuple[int, int]:
@@ -184,25 +236,81 @@ def stable_diffusion_scheduler() -> PNDMScheduler:
     )
 
 
-def attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
-    """The two self-attentions of the last up block that the method uses, in the order in which it chains them.
+def attention_block(unet_config: Mapping[str, Any]) -> int:
+    """The place of the last up block with attention. Stable Diffusion's last block has it, SDXL's does not.
 
     Raises:
-        ValueError: the UNet's last up block has no such attentions.
+        ValueError: there is none.
     """
-    transformers = getattr(unet.up_blocks[-1], "attentions", [])
-    if len(transformers) < 2:
-        raise ValueError("the UNet's last up block has fewer than two attention layers; Stable Diffusion 2.1 has three")
-    return [transformers[index].transformer_blocks[0].attn1 for index in (1, 0)]
+    places = [place for place, kind in enumerate(unet_config["up_block_types"]) if kind == WITH_ATTENTION]
+    if not places:
+        raise ValueError(f"the UNet has no {WITH_ATTENTION}, whose self-attention could be used")
+    return places[-1]
 
 
-def check_head(unet: UNet2DConditionModel, settings: MethodSettings) -> int:
-    """The number of heads.
+def attention_hw(unet_config: Mapping[str, Any]) -> tuple[int, int]:
+    """The grid of that block's positions: every up block but the last one doubles the sides."""
+    halvings = len(unet_config["up_block_types"]) - 1 - attention_block(unet_config)
+    height, width = latent_hw(unet_config)
+    return height >> halvings, width >> halvings
+
+
+def pooled_width(unet_config: Mapping[str, Any]) -> int | None:
+    """Width of the prompt's pooled embedding that SDXL takes beside the prompt; None for other models."""
+    if unet_config.get("addition_embed_type") is None:
+        return None
+    return int(unet_config["projection_class_embeddings_input_dim"]) - SIZE_IDS * int(
+        unet_config["addition_time_embed_dim"]
+    )
+
+
+def check_unet(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> None:
+    """Refuse UNets that need other inputs than a noisy image and a prompt, or are built in another way.
 
     Raises:
-        ValueError: ``head`` names a head that the UNet does not have, or it has no attention to use at all.
+        ValueError: one of these.
     """
-    heads = sum(layer.heads for layer in attention_layers(unet))
-    if settings.compensation == "head" and settings.head >= heads:
-        raise ValueError(f"head must be below {heads} for this diffusion model, not {settings.head}")
-    return heads
+    kinds = {*unet_config["down_block_types"], *unet_config["up_block_types"], unet_config.get("mid_block_type")}
+    if unknown := sorted(kind for kind in kinds - KNOWN_BLOCKS if kind is not None):
+        raise ValueError(f"the UNet has blocks of another kind than Stable Diffusion 1, 2 and XL ({unknown[0]})")
+    channels, latents = unet_config["in_channels"], vae_config.get("latent_channels", 4)
+    if channels != latents:
+        raise ValueError(
+            f"the UNet reads {channels} channels and the autoencoder gives {latents}: models for inpainting, depth or "
+            f"upscaling need more than an image"
+        )
+    if unet_config.get("addition_embed_type") not in {None, "text_time"}:
+        raise ValueError(f"the UNet needs {unet_config['addition_embed_type']!r} beside the prompt, which is unknown")
+    for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "dual_cross_attention"):
+        if unet_config.get(name):
+            raise ValueError(f"the UNet needs more than an image and a prompt ({name} is set)")
+    if any(np.atleast_1d(unet_config.get("only_cross_attention", False))):
+        raise ValueError("the UNet has no self-attention (only_cross_attention is set)")
+
+
+def check_schedule(scheduler_config: Mapping[str, Any], timestep: int) -> None:
+    """Raises ValueError: the noise schedule has no betas, or not so many steps."""
+    if "beta_start" not in scheduler_config and not scheduler_config.get("trained_betas"):
+        raise ValueError(f"its noise schedule ({scheduler_config.get('_class_name')}) has no betas")
+    steps = scheduler_config.get("num_train_timesteps", 1000)
+    if timestep >= steps:
+        raise ValueError(f"diffusion_timestep must be below {steps} for this diffusion model, not {timestep}")
+
+
+def attention_layers(unet: UNet2DConditionModel, layers: Sequence[int]) -> list[SelfAttention]:
+    """Some self-attentions of the last up block with attention.
+
+    Raises:
+        ValueError: the UNet does not have so many.
+    """
+    transformers = unet.up_blocks[attention_block(unet.config)].attentions
+    if max(layers) >= len(transformers):
+        raise ValueError(
+            f"diffusion_layers must be below {len(transformers)} for this diffusion model, not {max(layers)}"
+        )
+    return [transformers[layer].transformer_blocks[0].attn1 for layer in layers]
+
+
+def count_heads(unet: UNet2DConditionModel, layers: Sequence[int]) -> int:
+    """The number of heads of these self-attentions. Raises ValueError: the UNet does not have them."""
+    return sum(int(layer.heads) for layer in attention_layers(unet, layers))

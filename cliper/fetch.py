@@ -1,4 +1,7 @@
-"""Fetching models' weights into HF_HOME before anybody waits for them: ``python -m cliper.fetch CLIP DIFFUSION``."""
+"""Fetching models' weights into HF_HOME before anybody waits for them.
+
+``python -m cliper.fetch CLIP DIFFUSION [AFFINITY]``
+"""
 
 import sys
 from functools import partial
@@ -17,14 +20,16 @@ from cliper.models import (
     find_diffusion,
     split_revision,
 )
+from cliper.settings import DIFFUSION_AFFINITY, TIMM_PREFIX
+from cliper.timm_models import TIMM_WEIGHTS, TimmSpec, find_timm
 
-WEIGHTS = (CLIP_WEIGHTS, "vae/*.safetensors", "unet/*.safetensors")
+WEIGHTS = (CLIP_WEIGHTS, TIMM_WEIGHTS, "vae/*.safetensors", "unet/*.safetensors")
 TEXT_PARTS = ("text_encoder", "tokenizer")
 OTHER_PRECISIONS = "*.*.safetensors"
 """Such as diffusion_pytorch_model.fp16.safetensors: the job loads the plain file and converts it."""
 
 
-def fetch(clip: ClipSpec, diffusion: DiffusionSpec | None) -> None:
+def fetch(clip: ClipSpec, diffusion: DiffusionSpec | None, timm: TimmSpec | None = None) -> None:
     """Download what the annotating actors read; what is there already is left alone.
 
     Processes of one machine that want a file at the same time wait for the first of them (the hub's client locks it).
@@ -37,6 +42,8 @@ def fetch(clip: ClipSpec, diffusion: DiffusionSpec | None) -> None:
             download(clip.repository, clip.revision, [CLIP_WEIGHTS])
         if diffusion is not None and diffusion.folder is None:
             download(split_revision(diffusion.name)[0], diffusion.revision, files_of(DIFFUSION_PARTS))
+        if timm is not None and timm.repository:
+            download(timm.repository, timm.revision, [TIMM_WEIGHTS])
 
 
 def files_of(folders: tuple[str, ...]) -> list[str]:
@@ -57,12 +64,18 @@ def download(repository: str, revision: str | None, patterns: list[str]) -> None
             raise FileNotFoundError(f"the model hub does not answer, and the cache has no {pattern} of {repository}")
 
 
-def main(clip: str, diffusion: str) -> None:
-    """Fetch everything that a job reads of models given by name; empty names, folders and ``none`` are passed over."""
+def main(clip: str, diffusion: str, affinity: str = DIFFUSION_AFFINITY) -> None:
+    """Fetch everything that a job reads of models given by name; empty names, folders and ``none`` are passed over.
+    Another affinity needs no diffusion model.
+    """
     if clip and (spec := find_clip(clip)).repository:
         tokenizer = TOKENIZER_FILES if spec.has_tokenizer else ()
         download(spec.repository, split_revision(clip)[1], [CLIP_WEIGHTS, *tokenizer])
-    if diffusion not in ("", "none") and find_diffusion(diffusion).folder is None:
+    if affinity.startswith(TIMM_PREFIX):
+        timm = find_timm(affinity.removeprefix(TIMM_PREFIX))
+        if timm.repository:
+            download(timm.repository, timm.revision, [TIMM_WEIGHTS])
+    elif affinity == DIFFUSION_AFFINITY and diffusion not in ("", "none") and find_diffusion(diffusion).folder is None:
         download(*split_revision(diffusion), files_of((*DIFFUSION_PARTS, *TEXT_PARTS)))
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import open_clip
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from jaxtyping import Float
 from open_clip.tokenizer import get_clean_fn
 from safetensors import safe_open
@@ -16,7 +16,14 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from cliper.diffusion import DiffusionModel, check_head, input_side_px
+from cliper.diffusion import (
+    DiffusionModel,
+    check_schedule,
+    check_unet,
+    count_heads,
+    input_side_px,
+    pooled_width,
+)
 from cliper.models import (
     TOKENIZER,
     TOKENIZER_CONFIG,
@@ -28,7 +35,7 @@ from cliper.models import (
     without,
     without_image_tower,
 )
-from cliper.settings import MethodSettings
+from cliper.settings import DIFFUSION_LAYERS, DIFFUSION_TIMESTEP, MethodSettings
 from cliper.vision import VisionTower
 
 EMPTY_PROMPT_FILE = "empty_prompt.safetensors"
@@ -43,16 +50,19 @@ def check_diffusion(spec: DiffusionSpec, settings: MethodSettings) -> tuple[int,
         The side of its square input in pixels, and the number of heads that compensation can use.
 
     Raises:
-        ModelError: its UNet is of another kind or lacks the head asked for.
+        ModelError: its UNet is of another kind, or lacks the layers or the head asked for.
     """
     with explaining(f"diffusion model {spec.name!r} cannot be used"):
         unet = UNet2DConditionModel.load_config(**spec.source(), subfolder="unet")
         vae = AutoencoderKL.load_config(**spec.source(), subfolder="vae")
+        check_schedule(DDPMScheduler.load_config(**spec.source(), subfolder="scheduler"), settings.diffusion_timestep)
         with torch.device("meta"):
             model = UNet2DConditionModel.from_config(unet)
-        heads = check_head(model, settings)
         if "block_out_channels" not in vae:
             raise ValueError("the autoencoder's configuration has no block_out_channels")
+        check_unet(model.config, vae)
+        heads = count_heads(model, settings.diffusion_layers)
+        settings.check_head(heads)
         return input_side_px(model.config, vae), heads
 
 
@@ -147,8 +157,11 @@ def load_diffusion(
     empty_prompt: Float[Tensor, "1 text_tokens text_width"],
     device: torch.device,
     dtype: torch.dtype,
+    timestep: int = DIFFUSION_TIMESTEP,
+    layers: tuple[int, ...] = DIFFUSION_LAYERS,
 ) -> DiffusionModel:
-    """Load autoencoder, UNet and noise schedule; the autoencoder's decoder is dropped.
+    """Load autoencoder, UNet and noise schedule; the autoencoder's decoder is dropped. Of the schedule, whatever its
+    kind, only the betas are used, which all kinds make alike.
 
     Raises:
         ModelError: a part cannot be read or is of another kind.
@@ -158,10 +171,10 @@ def load_diffusion(
         vae_dtype = autoencoder_dtype(dtype, device)
         vae = AutoencoderKL.from_pretrained(**spec.source(), subfolder="vae", torch_dtype=vae_dtype, **options)
         unet = UNet2DConditionModel.from_pretrained(**spec.source(), subfolder="unet", torch_dtype=dtype, **options)
-        scheduler = PNDMScheduler.from_pretrained(**spec.source(), subfolder="scheduler")
+        scheduler = DDPMScheduler.from_pretrained(**spec.source(), subfolder="scheduler")
     vae.decoder = vae.post_quant_conv = None
     vae, unet = (part.to(device).eval().requires_grad_(False) for part in (vae, unet))
-    return DiffusionModel(vae, unet, scheduler, empty_prompt)
+    return DiffusionModel(vae, unet, scheduler, empty_prompt, timestep, layers)
 
 
 def autoencoder_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -176,7 +189,8 @@ def autoencoder_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 def embed_empty_prompt(spec: DiffusionSpec) -> Float[Tensor, "1 text_tokens text_width"]:
     """The empty prompt's embedding: from ``empty_prompt.safetensors`` in the folder, else from the text encoder.
 
-    A folder without a text encoder holds a UNet that was trained without text: zeros stand for the empty prompt.
+    A folder without a text encoder holds a UNet that was trained without text: zeros stand for the empty prompt. So
+    they do for SDXL (``force_zeros_for_empty_prompt``).
 
     Raises:
         ModelError: the text encoder is announced but cannot be read.
@@ -184,8 +198,9 @@ def embed_empty_prompt(spec: DiffusionSpec) -> Float[Tensor, "1 text_tokens text
     with explaining(f"diffusion model {spec.name!r} has no usable text encoder"):
         if spec.folder is not None and (Path(spec.folder) / EMPTY_PROMPT_FILE).is_file():
             return load_file(Path(spec.folder) / EMPTY_PROMPT_FILE)["empty_prompt"]
-        if spec.folder is not None and not has_text_encoder(Path(spec.folder)):
-            unet = UNet2DConditionModel.load_config(**spec.source(), subfolder="unet")
+        unet = UNet2DConditionModel.load_config(**spec.source(), subfolder="unet")
+        trained_without_text = spec.folder is not None and not has_text_encoder(Path(spec.folder))
+        if trained_without_text or pooled_width(unet) is not None:
             return torch.zeros(1, 77, unet.get("cross_attention_dim"))
         tokenizer = CLIPTokenizer.from_pretrained(**spec.source(), subfolder="tokenizer")
         encoder = CLIPTextModel.from_pretrained(**spec.source(), subfolder="text_encoder", use_safetensors=True).eval()

@@ -111,6 +111,12 @@ class ClipSpec:
             path = hf_hub_download(self.repository, file, revision=self.revision)
         return Path(path).parent
 
+    @property
+    def heads(self) -> int:
+        """Of each block."""
+        vision = self.model_cfg["vision_cfg"]
+        return int(vision.get("width", 768)) // int(vision.get("head_width", 64))
+
     def weights(self) -> Path:
         """The weights file, downloaded on first use on this machine."""
         if self.folder is not None:

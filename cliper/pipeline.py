@@ -11,12 +11,11 @@ from jaxtyping import Float, Float32, Int, Integer, Shaped
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torch.profiler import record_function
 
 from cliper.absent import class_places, filled_up, images_at_once, possible_classes
+from cliper.affinity import Affinity, Attention
 from cliper.coarse import Queries, class_maps, coarse_maps, lost_to, probabilities_of_features, sum_of_features
-from cliper.compensation import guided, refine, refine_together
-from cliper.diffusion import DiffusionModel, LayerQueriesAndKeys, check_head
+from cliper.compensation import WIDEST_IN_KERNELS, guided, refine, refine_together
 from cliper.fusion import FusedFeatures, fuse
 from cliper.groups import Groups
 from cliper.labels import (
@@ -28,12 +27,13 @@ from cliper.labels import (
     send,
     winning_classes,
 )
-from cliper.preprocess import InputSpec, Prepared
+from cliper.preprocess import InputSpec, Prepared, clip_inputs
 from cliper.runs import find_runs, runs_from
 from cliper.segmenter import AllowedClasses, Prediction, Winners, attention_bytes, batch_limit
 from cliper.settings import MethodSettings
 from cliper.sliding import windowed_logits
-from cliper.transfer import channels_first, upload
+from cliper.stages import stage
+from cliper.transfer import channels_first
 from cliper.vision import VisionTower, check_width
 
 MATRICES = 6
@@ -58,15 +58,15 @@ ClipFeatures = tuple[list[int], list[View]]
 """For images of one patch grid their positions and views, the largest first."""
 ViewMaps = tuple[Float[Tensor, "batch _entries _grid_h _grid_w"], ...]
 """Of a view the coarse maps, and the probabilities of classes and of background words, both summed over features."""
-DiffusionAttention = tuple[list[int], list[LayerQueriesAndKeys]]
-"""For a batch of images their positions, and the diffusion model's queries and keys."""
+BatchAttention = tuple[list[int], Attention]
+"""For images whose attention has one grid their positions, and their queries and keys."""
 
 
 class Features(NamedTuple):
-    """What the models see in images, whatever the vocabulary. Without a diffusion model there is no attention."""
+    """What the models see in images, whatever the vocabulary. Without an affinity there is no attention."""
 
     clip: Iterable[ClipFeatures]
-    diffusion: Iterable[DiffusionAttention]
+    affinity: Iterable[BatchAttention]
 
 
 class Seen(NamedTuple):
@@ -103,9 +103,9 @@ class Cliper:
 
     Args:
         queries: text embeddings of the vocabulary.
-        diffusion: needed unless ``settings.compensation`` is ``none`` or ``guided``.
-        batch: images that go through the models together. If there are fewer for the diffusion model, the last one
-            fills up, so that compiled code sees one shape. None: as many as there are.
+        affinity: needed unless ``settings.compensation`` is ``none`` or ``guided``.
+        batch: images that go through the models together. If there are fewer for a compiled model, the last one fills
+            up, so that it sees one shape. None: as many as there are.
 
     Attributes:
         inputs: how images must be prepared.
@@ -121,30 +121,32 @@ class Cliper:
         tower: VisionTower,
         queries: Queries,
         settings: MethodSettings,
-        diffusion: DiffusionModel | None = None,
+        affinity: Affinity | None = None,
         batch: int | None = None,
     ) -> None:
         settings.check_encoder(len(tower.blocks), tower.patch_size_px)
-        if not settings.needs_diffusion:
-            diffusion = None
-        elif diffusion is None:
-            raise ValueError(f"compensation={settings.compensation!r} needs a diffusion model")
+        if not settings.needs_affinity:
+            affinity = None
+        elif affinity is None:
+            raise ValueError(f"compensation={settings.compensation!r} needs a model: affinity {settings.affinity}")
         else:
-            check_head(diffusion.unet, settings)
+            settings.check_head(affinity.heads)
         check_width(tower, queries.rows)
         self.tower, self.queries, self.settings = tower, queries.to(tower.device), settings
         self.order = queries.class_order.cpu()  # asking the GPU would be a wait
         self.is_in_order = torch.equal(self.order, torch.arange(queries.classes))
-        self.diffusion = diffusion
-        side_px = diffusion.side_px if diffusion else None
-        self.inputs = InputSpec(settings.sides_px[0], tower.patch_size_px, diffusion_side_px=side_px)
+        self.affinity = affinity
+        self.inputs = clip_inputs(settings, tower.patch_size_px)
+        if affinity is not None:
+            self.inputs = affinity.inputs(self.inputs, settings)
         self.batch, self.lock = batch, threading.Lock()
         self.largest_batch = images_at_once(settings, batch) if batch else batch_limit(tower.device)
 
     def memory_bytes(self, image: Prepared) -> int:
-        """See `Segmenter.memory_bytes`: attention of all heads."""
+        """See `Segmenter.memory_bytes`: attention of all heads, and of affinity."""
         heads = self.tower.blocks[-1].heads
-        return MATRICES * heads * attention_bytes(image, self.tower.patch_size_px)
+        second = self.affinity.memory_bytes(image) if self.affinity else 0
+        return MATRICES * heads * attention_bytes(image.clip, self.tower.patch_size_px) + second
 
     @torch.inference_mode()
     def predict(
@@ -228,18 +230,18 @@ class Cliper:
         if self.settings.skip_absent:
             chosen = possible_classes(seen.coarse, self.order, self.settings, allowed or [None] * len(prepared))
             members = [index for index in members if chosen[index]]
-        return self.sharpen(seen, self.diffusion_attention(prepared, members, noise), chosen, prepared)
+        return self.sharpen(seen, self.affinity_attention(prepared, members, noise), chosen, prepared)
 
     @torch.inference_mode()
     def features(self, prepared: Sequence[Prepared]) -> Features:
         """The stages that do not depend on the vocabulary."""
         everyone = range(len(prepared))
-        return Features(list(self.clip_features(prepared)), list(self.diffusion_attention(prepared, everyone)))
+        return Features(list(self.clip_features(prepared)), list(self.affinity_attention(prepared, everyone)))
 
     @torch.inference_mode()
     def maps_of(self, features: Features, prepared: Sequence[Prepared]) -> Maps:
         """From features to class maps."""
-        return self.sharpen(self.look(features.clip), features.diffusion, None, prepared)
+        return self.sharpen(self.look(features.clip), features.affinity, None, prepared)
 
     def clip_features(self, prepared: Sequence[Prepared]) -> Iterator[ClipFeatures]:
         """Early-layer fusion. Images of one patch grid share a batch."""
@@ -289,16 +291,16 @@ class Cliper:
     def sharpen(
         self,
         seen: Seen,
-        diffusion: Iterable[DiffusionAttention],
+        affinity: Iterable[BatchAttention],
         chosen: list[list[int]] | None,
         prepared: Sequence[Prepared],
     ) -> Maps:
         """Fine-grained compensation, of the chosen classes or of all; then everything in the vocabulary's order."""
         refined, members, stacks = seen.coarse, [], []
         places = None if chosen is None else class_places(chosen, self.order, self.tower.device)
-        for batch, layers in diffusion:
+        for batch, attention in affinity:
             with stage("compensation"):
-                stacks.append(self.compensate(seen.coarse, batch, layers, places))
+                stacks.append(self.compensate(seen.coarse, batch, attention, places))
             members.append(batch)
         with stage("compensation"):
             if places is not None:
@@ -319,24 +321,27 @@ class Cliper:
         self,
         coarse: Groups,
         batch: Sequence[int],
-        layers: Sequence[LayerQueriesAndKeys],
+        attention: Attention,
         places: Int[Tensor, "images most"] | None,
-    ) -> Float[Tensor, "batch compensated side side"]:
+    ) -> Float[Tensor, "batch compensated grid_h grid_w"]:
         """`refine` for a batch, of the classes at ``places`` or of all. Without a kernel image after image, so that the
         attention of only one is in memory.
 
         The kernel treats each class by itself, so that it gets the maps of these classes only. Otherwise classes are
         left out in the end, because products of other sizes round differently and could move a label.
         """
-        together = self.tower.kernels and self.settings.compensation == "product"
+        layers, grid_hw = attention
+        # Grids of any shape and size fit the kernels, but not any head. They only know the product.
+        fit = layers[0][0].shape[-1] <= WIDEST_IN_KERNELS
+        together = self.tower.kernels and self.settings.compensation == "product" and fit
         if places is not None and together:
             coarse = Groups.apart([coarse[i].index_select(0, places[i]) for i in batch])
         elif len(batch) < len(coarse.images):
             coarse = Groups.apart([coarse[i] for i in batch])
         if together:
-            return refine_together(coarse, layers, self.settings)
+            return refine_together(coarse, layers, grid_hw, self.settings)
         of_images = ([(query[i], key[i]) for query, key in layers] for i in range(len(batch)))
-        found = [refine(single, of, self.settings) for single, of in zip(coarse, of_images, strict=True)]
+        found = [refine(single, of, grid_hw, self.settings) for single, of in zip(coarse, of_images, strict=True)]
         if places is not None:
             found = [maps.index_select(0, places[i]) for i, maps in zip(batch, found, strict=True)]
         return torch.stack(found)
@@ -345,25 +350,22 @@ class Cliper:
         """Classes in the vocabulary's order; a contiguous tensor."""
         return stack.contiguous() if self.is_in_order else stack.index_select(1, self.queries.class_order)
 
-    def diffusion_attention(
+    def affinity_attention(
         self, prepared: Sequence[Prepared], members: Sequence[int], noise: Sequence[Tensor] | None = None
-    ) -> Iterator[DiffusionAttention]:
-        """The diffusion model's queries and keys for some of the images; nothing without such a model."""
-        model, device = self.diffusion, self.tower.device
+    ) -> Iterator[BatchAttention]:
+        """Queries and keys for some of the images; nothing without an affinity. Images of one size share a batch."""
+        model = self.affinity
         if model is None:
             return
-        for batch in self.batches(members):
-            filled = batch + batch[-1:] * (self.batch_now() - len(batch))
-            with stage("preprocess"):
-                images = [image for image in (prepared[i].affinity for i in filled) if image is not None]
-                pixels = channels_first(images, device)
-                noises = [noise[i] if noise else model.noise(prepared[i].seed) for i in filled]
-                on_device = upload(torch.stack(noises), device)
-            with stage("vae"):
-                latents = model.encoder(pixels)
-            with stage("unet"):
-                layers = model.queries_and_keys(latents, on_device)
-            yield batch, [(query[: len(batch)], key[: len(batch)]) for query, key in layers]
+        order = sorted(members, key=lambda i: affinity_shape(prepared[i]))
+        for _, of_shape in groupby(order, key=lambda i: affinity_shape(prepared[i])):
+            for batch in self.batches(list(of_shape)):
+                filled = batch + batch[-1:] * (self.batch_now() - len(batch)) * model.is_compiled
+                attention = model.attention(
+                    [prepared[i] for i in filled], [noise[i] for i in filled] if noise else None
+                )
+                layers = [(query[: len(batch)], key[: len(batch)]) for query, key in attention.layers]
+                yield batch, Attention(layers, attention.grid_hw)
 
     def coarse_maps(
         self, views: Sequence[View]
@@ -402,6 +404,6 @@ def mean_of_views(found: Sequence[ViewMaps]) -> ViewMaps:
     return (reduce(torch.add, resized, stacks[0]) / len(stacks)).split([of.shape[1] for of in found[0]], dim=1)
 
 
-def stage(name: str) -> record_function:
-    """Names a stretch of work for torch's profiler, from which the benchmark reads how long it took."""
-    return record_function(f"cliper/{name}")
+def affinity_shape(image: Prepared) -> tuple[int, ...]:
+    """Of what the second model reads."""
+    return () if image.affinity is None else image.affinity.shape

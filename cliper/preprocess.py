@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from cliper.settings import MethodSettings
+
 PANORAMA = 3.0
 """Attention memory grows with the square of the patches. So an image whose longer side is more than this many times its
 shorter one gets a coarser grid, unless its patches are few.
@@ -44,7 +46,8 @@ class InputSpec:
     Attributes:
         shorter_side_px, patch_size_px: of CLIP's input, see `patch_grid_hw`.
         diffusion_side_px: side of the diffusion model's square input; None without.
-        proxy_patch_size_px: patch size of ProxyCLIP's second model; None without.
+        affinity_patch_size_px: patch size of another second model; None without.
+        affinity_side_px: shorter side of that model's input. None for the size nearest to CLIP's.
         longest_side_px: CLIP's input is resized as mmsegmentation does: linearly, its sides not rounded to patches, the
             longer one no longer than this. None for CLIPer's way.
     """
@@ -52,7 +55,8 @@ class InputSpec:
     shorter_side_px: int
     patch_size_px: int
     diffusion_side_px: int | None = None
-    proxy_patch_size_px: int | None = None
+    affinity_patch_size_px: int | None = None
+    affinity_side_px: int | None = None
     longest_side_px: int | None = None
 
     def clip_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
@@ -72,15 +76,16 @@ class InputSpec:
     def affinity_hw(self, image_hw: tuple[int, int]) -> tuple[int, int] | None:
         """Height and width of the second model's input in pixels; None without.
 
-        ProxyCLIP's model gets the size nearest to CLIP's that is made of whole patches, or a coarser one where that
-        would exceed `most_patches`.
+        A model that is no diffusion model gets whole patches, and no more of them than `most_patches`.
         """
         if self.diffusion_side_px is not None:
             return self.diffusion_side_px, self.diffusion_side_px
-        if self.proxy_patch_size_px is None:
+        if self.affinity_patch_size_px is None:
             return None
+        if self.affinity_side_px is not None:
+            return InputSpec(self.affinity_side_px, self.affinity_patch_size_px).clip_hw(image_hw)
         clip_hw = self.clip_hw(image_hw)
-        return InputSpec(min(clip_hw), self.proxy_patch_size_px).clip_hw(clip_hw)
+        return InputSpec(min(clip_hw), self.affinity_patch_size_px).clip_hw(clip_hw)
 
     def prepare(self, image: Image.Image, seed: int) -> Prepared:
         """Resize an RGB image for the models; its own pixels are not needed after that."""
@@ -91,6 +96,11 @@ class InputSpec:
             affinity = resize(image, affinity_hw)
         resize = resize_bicubic if self.longest_side_px is None else resize_linear
         return Prepared(resize(image, self.clip_hw(image_hw)), affinity, image_hw, seed)
+
+
+def clip_inputs(settings: MethodSettings, patch_size_px: int) -> InputSpec:
+    """How images are prepared for CLIP alone: at the largest of its scales."""
+    return InputSpec(settings.sides_px[0], patch_size_px)
 
 
 def patch_grid_hw(image_hw: tuple[int, int], shorter_side_px: int, patch_size_px: int) -> tuple[int, int]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
+from cliper.affinity import clip_blocks, whole_image
 from cliper.asked import Asked
 from cliper.files import parse_text
 from cliper.loading import check_diffusion, embed_empty_prompt
 from cliper.models import ClipSpec, DiffusionSpec, ModelError, find_clip, find_diffusion
-from cliper.preprocess import InputSpec
+from cliper.preprocess import InputSpec, clip_inputs
 from cliper.published import Benchmark, profile_settings
 from cliper.settings import (
     CLASS_THRESHOLDS,
@@ -17,6 +18,7 @@ from cliper.settings import (
     OpenDefaults,
 )
 from cliper.specs import CliperSpec
+from cliper.timm_models import TimmSpec, find_timm
 from schemas.embeddings import VocabularyEmbeddings
 from schemas.errors import RequestError
 from schemas.settings_file import SettingsFile, has_type, parse_settings_file
@@ -27,24 +29,26 @@ class Models:
     """The models of a request, their settings, and the settings file.
 
     Attributes:
-        diffusion_side_px: side of the diffusion model's input; None without.
-        heads: number of the diffusion model's heads that compensation can use; 0 without.
+        all_inputs: how images are prepared for all models.
+        timm: the model of affinity ``timm``; None without.
+        heads: number of heads that compensation can use; 0 without.
     """
 
     clip: ClipSpec
     diffusion: DiffusionSpec | None
     settings: MethodSettings
     file: SettingsFile
-    diffusion_side_px: int | None = None
+    all_inputs: InputSpec
+    timm: TimmSpec | None = None
     heads: int = 0
 
     @property
     def inputs(self) -> InputSpec:
         """How images are prepared for CLIP alone."""
-        return InputSpec(self.settings.sides_px[0], self.clip.patch_size_px)
+        return clip_inputs(self.settings, self.clip.patch_size_px)
 
     def manifest(self) -> dict[str, object]:
-        found = {"clip": self.clip, "diffusion": self.diffusion}
+        found = {"clip": self.clip, "diffusion": self.diffusion, "affinity": self.timm}
         return {role: {"name": spec.name, "revision": spec.revision} for role, spec in found.items() if spec}
 
     def spec(self, embeddings: VocabularyEmbeddings, precision: str) -> CliperSpec:
@@ -65,7 +69,7 @@ class Models:
         except ModelError as error:
             raise RequestError(f"--diffusion: {error}") from error
         return CliperSpec(
-            self.clip, self.diffusion, empty_prompt, embeddings, self.settings, precision, self.diffusion_side_px
+            self.clip, self.diffusion, empty_prompt, embeddings, self.settings, precision, self.all_inputs, self.timm
         )
 
 
@@ -97,13 +101,29 @@ def find_models(
             defaults = replace(defaults, **profile_settings(asked.profile, clip.patch_size_px))
         settings = asked.resolve(defaults, clip.open_defaults, file, class_names)
         settings.check_encoder(clip.blocks, clip.patch_size_px)
-        if not settings.needs_diffusion:
-            return Models(clip, None, settings, file)
-        diffusion = find_diffusion(asked.diffusion)
-        side_px, heads = check_diffusion(diffusion, settings)
+        return find_affinity(asked, Models(clip, None, settings, file, clip_inputs(settings, clip.patch_size_px)))
     except ValueError as error:
         raise RequestError(str(error)) from error
-    return Models(clip, diffusion, settings, file, side_px, heads)
+
+
+def find_affinity(asked: Asked, models: Models) -> Models:
+    """The models with the one whose attention sharpens maps.
+
+    Raises:
+        ValueError: it cannot be found, or a setting does not fit it.
+    """
+    clip, settings, inputs = models.clip, models.settings, models.all_inputs
+    if not settings.needs_affinity:
+        return models
+    if settings.needs_diffusion:
+        diffusion = find_diffusion(asked.diffusion)
+        side_px, heads = check_diffusion(diffusion, settings)
+        return replace(models, diffusion=diffusion, all_inputs=replace(inputs, diffusion_side_px=side_px), heads=heads)
+    timm = find_timm(settings.timm_name) if settings.timm_name else None
+    heads = timm.heads if timm else len(clip_blocks(clip.blocks)) * clip.heads
+    settings.check_head(heads)
+    patch_size_px = timm.patch_size_px if timm else clip.patch_size_px
+    return replace(models, all_inputs=whole_image(inputs, settings, patch_size_px), timm=timm, heads=heads)
 
 
 def read_settings_file(address: str | None, class_names: Sequence[str]) -> SettingsFile:
@@ -127,11 +147,13 @@ def check_given(setting: Field, value: Any) -> None:
     Raises:
         ValueError: the value is of another type than the setting, or is not one of its choices.
     """
-    if setting.type == tuple[float, ...]:
-        if not isinstance(value, Sequence) or not all(has_type(one, float) for one in value):
-            raise ValueError(f"{setting.name} must be numbers, not {value!r}")
-    elif choices := get_args(setting.type):
-        check_choice(setting.name, value, choices)
+    if get_origin(setting.type) is Literal:
+        check_choice(setting.name, value, get_args(setting.type))
+    elif get_origin(setting.type) is tuple:
+        wanted = get_args(setting.type)[0]
+        if not isinstance(value, tuple | list) or not all(has_type(entry, wanted) for entry in value):
+            whole = "whole " * (wanted is int)
+            raise ValueError(f"{setting.name} must be {whole}numbers, not {value!r}")
     elif isinstance(setting.type, type) and not has_type(value, setting.type):
         raise ValueError(f"{setting.name} must be of type {setting.type.__name__}, not {value!r}")
 

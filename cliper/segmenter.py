@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Integer
 
-from cliper.preprocess import Prepared
+from cliper.preprocess import ImageArray, Prepared
 from cliper.runs import Runs
 
 AllowedClasses = Sequence[Collection[int] | None]
@@ -81,7 +81,9 @@ def batch_limit(device: torch.device) -> int:
     return sys.maxsize if device.type == "cuda" else 1
 
 
-def attention_bytes(image: Prepared, patch_size_px: int) -> int:
-    """Memory of one attention matrix of an image in float32."""
-    height, width, _ = image.clip.shape
+def attention_bytes(pixels: ImageArray | None, patch_size_px: int) -> int:
+    """Memory of one attention matrix of prepared pixels in float32; 0 if there are none."""
+    if pixels is None:
+        return 0
+    height, width, _ = pixels.shape
     return 4 * (height // patch_size_px * (width // patch_size_px)) ** 2

@@ -16,6 +16,15 @@ Compensation = Literal["product", "mean", "head", "guided", "none"]
 Windows = Literal["none", "average", "stitched"]
 Threshold = TypeVar("Threshold")
 
+DIFFUSION_TIMESTEP = 101
+"""Entry 45 of the 50-step PNDM schedule, at which the official release adds noise."""
+DIFFUSION_LAYERS = (1, 0)
+"""The official release's self-attentions of the last up block."""
+TIMM_SIDE_PX = 512
+CLIP_SIDE = 4 / 3
+"""Shorter side of what affinity ``clip`` reads, as a multiple of CLIP's own (docs/beyond.md)."""
+CLIP_AFFINITY, DIFFUSION_AFFINITY, TIMM_PREFIX = "clip", "diffusion", "timm:"
+
 SLIDING_STRIDE_PX = 112
 """Distance between neighbouring sliding windows, in pixels of the CLIP input (fixed in the official release)."""
 WINDOW_PX = 336
@@ -26,6 +35,8 @@ CLASS_THRESHOLDS = ("score_threshold", "background_threshold")
 """Settings for which every class can have a value of its own. Preset ``open`` does not use them."""
 OPEN_SETTINGS = ("presence_threshold", "outline_threshold", "presence_midpoint", "presence_slope")
 """Settings that only preset ``open`` uses, in place of `CLASS_THRESHOLDS`."""
+DIFFUSION_SETTINGS = ("diffusion_timestep", "diffusion_layers")
+"""Settings that only affinity ``diffusion`` uses."""
 
 
 def declare(about: str, low: float | None = None, high: float | None = None) -> dict[str, Any]:
@@ -75,8 +86,8 @@ class EncoderDefaults(CheckedSettings):
     )  # fmt: skip
     attention_threshold: float = field(
         metadata=declare(
-            "Entries below this share of their maximum become zero, in the selected class map and in the diffusion "
-            "model's attention", 0.0, 1.0,
+            "Entries below this share of their maximum become zero, in the selected class map and in the attention "
+            "that sharpens maps", 0.0, 1.0,
         )
     )  # fmt: skip
     score_threshold: float = field(metadata=declare("Classes whose score is not above it are absent", 0.0, 10.0))
@@ -178,8 +189,34 @@ class MethodSettings(EncoderDefaults):
     compensation: Compensation = field(
         default="product",
         metadata=declare(
-            "How maps are sharpened: the heads of the diffusion model's attention multiplied, averaged or one of them "
-            "(paper table 7); guided: an image filter in place of the diffusion model; none"
+            "How maps are sharpened: the heads of --affinity multiplied, averaged or one of them (paper table 7); "
+            "guided: an image filter in place of attention; none"
+        ),
+    )
+    affinity: str = field(
+        default=DIFFUSION_AFFINITY,
+        metadata=declare(
+            "Whose self-attention sharpens maps. diffusion: that of --diffusion. clip: CLIP's own, at a higher "
+            "resolution. timm:NAME: that of a vision transformer of timm, such as timm:vit_base_patch8_224.dino or "
+            "timm:local-dir:FOLDER. The last two need no diffusion model (docs/beyond.md)"
+        ),
+    )
+    affinity_side_px: int = field(
+        default=0,
+        metadata=declare(
+            f"Shorter side of what affinity clip and timm read, in pixels. 0: for clip a third more than "
+            f"--shorter-side-px, for timm {TIMM_SIDE_PX}", 0, 8192,
+        ),
+    )  # fmt: skip
+    diffusion_timestep: int = field(
+        default=DIFFUSION_TIMESTEP,
+        metadata=declare("How much noise the diffusion model's input gets, as a step of its training", 0, 999),
+    )
+    diffusion_layers: tuple[int, ...] = field(
+        default=DIFFUSION_LAYERS,
+        metadata=declare(
+            "Self-attentions of the last up block with attention whose heads are used, from 0, in the order of the "
+            "product"
         ),
     )
     head: int = field(
@@ -203,7 +240,7 @@ class MethodSettings(EncoderDefaults):
     skip_absent: bool = field(
         default=False,
         metadata=declare(
-            "Run the diffusion model only for images in which a class can be present, and only for those classes. "
+            "Run what --affinity needs only for images in which a class can be present, and only for those classes. "
             "Label maps stay the same. Scores of the other classes are the maxima of their coarse maps"
         ),
     )
@@ -229,8 +266,9 @@ class MethodSettings(EncoderDefaults):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.skip_absent and not self.needs_diffusion:
-            raise ValueError(f"skip_absent saves work of a diffusion model: compensation {self.compensation} has none")
+        if self.skip_absent and not self.needs_affinity:
+            raise ValueError(f"skip_absent saves work of --affinity: compensation {self.compensation} has none")
+        self.check_affinity()
         if self.sliding_crop_px and self.windows == "none":
             raise ValueError("sliding_crop_px has no effect without windows: choose average or stitched")
         if not self.scales or len(set(self.scales)) < len(self.scales):
@@ -241,10 +279,38 @@ class MethodSettings(EncoderDefaults):
             for value in getattr(self, f"class_{name}s"):
                 check_range(f"{name} of a class", value, self.__dataclass_fields__[name].metadata["range"])
 
+    def check_affinity(self) -> None:
+        """Raises ValueError: there is no such affinity, or a setting is one of another affinity."""
+        if self.affinity not in {DIFFUSION_AFFINITY, CLIP_AFFINITY} and not self.timm_name:
+            raise ValueError(f"affinity must be diffusion, clip or timm:NAME, not {self.affinity!r}")
+        layers = self.diffusion_layers
+        if not layers or min(layers) < 0 or len(set(layers)) < len(layers):
+            raise ValueError(f"diffusion_layers must be different numbers from 0 on, at least one, not {layers}")
+        of_others = ("affinity_side_px",) if self.affinity == DIFFUSION_AFFINITY else DIFFUSION_SETTINGS
+        for name in of_others:
+            if getattr(self, name) != self.__dataclass_fields__[name].default:
+                raise ValueError(f"{name} has no effect with affinity {self.affinity}")
+
+    @property
+    def needs_affinity(self) -> bool:
+        """True if maps are sharpened by the attention of ``affinity``."""
+        return self.compensation not in {"guided", "none"}
+
     @property
     def needs_diffusion(self) -> bool:
-        """True if maps are sharpened by a diffusion model."""
-        return self.compensation not in {"guided", "none"}
+        """True if that is a diffusion model's."""
+        return self.needs_affinity and self.affinity == DIFFUSION_AFFINITY
+
+    @property
+    def second_side_px(self) -> int:
+        """Shorter side of what affinity ``clip`` and ``timm`` read."""
+        chosen = TIMM_SIDE_PX if self.timm_name else round(CLIP_SIDE * self.shorter_side_px)
+        return self.affinity_side_px or chosen
+
+    @property
+    def timm_name(self) -> str:
+        """timm's name of the model of ``affinity``; empty without."""
+        return self.affinity.removeprefix(TIMM_PREFIX) if self.affinity.startswith(TIMM_PREFIX) else ""
 
     @property
     def window_px(self) -> int:
@@ -269,6 +335,7 @@ class MethodSettings(EncoderDefaults):
     def from_document(cls, document: Mapping[str, Any]) -> "MethodSettings":
         """The settings that `document` gave; what it lacks is ViT-B/16's. Other entries are passed over."""
         known = {setting.name: document[setting.name] for setting in fields(cls) if setting.name in document}
+        known["diffusion_layers"] = tuple(known.get("diffusion_layers", DIFFUSION_LAYERS))  # JSON has lists
         return cls(**(vars(VIT_B_16) | known))
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray | None:
@@ -293,6 +360,11 @@ class MethodSettings(EncoderDefaults):
         if self.preset != "open":
             return class_thresholds(self.class_background_thresholds, self.background_threshold, classes)
         return (self.outline_threshold,) * classes
+
+    def check_head(self, heads: int) -> None:
+        """Raises ValueError: ``head`` names a head that the affinity's layers do not have."""
+        if self.compensation == "head" and self.head >= heads:
+            raise ValueError(f"head must be below {heads} for this affinity, not {self.head}")
 
     def check_encoder(self, blocks: int, patch_size_px: int) -> None:
         """Check the settings that depend on the encoder.

@@ -13,6 +13,7 @@ import torch
 from huggingface_hub.constants import HF_HOME
 
 from cliper.absent import images_at_once
+from cliper.affinity import Affinity, ClipAffinity, TimmAffinity
 from cliper.baseline_settings import BaselineMethod, BaselineSettings
 from cliper.baselines import Baseline
 from cliper.coarse import Queries
@@ -25,6 +26,7 @@ from cliper.preprocess import InputSpec
 from cliper.proxy import load_proxy, proxy_patch_size_px
 from cliper.segmenter import Segmenter
 from cliper.settings import MethodSettings, Preset
+from cliper.timm_models import TimmSpec, load_timm
 from cliper.vision import VisionTower
 from schemas.embeddings import VocabularyEmbeddings
 
@@ -64,7 +66,8 @@ class CliperSpec:
         embeddings: the vocabulary.
         settings: the method's settings.
         precision: number format of the models' weights and activations; ``auto`` depends on the device.
-        diffusion_side_px: side of the diffusion model's input; None without.
+        inputs: how images must be prepared.
+        timm: timm's model to load, or None.
     """
 
     clip: ClipSpec
@@ -73,13 +76,8 @@ class CliperSpec:
     embeddings: VocabularyEmbeddings
     settings: MethodSettings
     precision: str
-    diffusion_side_px: int | None
-
-    @property
-    def inputs(self) -> InputSpec:
-        """How images must be prepared."""
-        patch_size_px = self.clip.patch_size_px
-        return InputSpec(self.settings.sides_px[0], patch_size_px, diffusion_side_px=self.diffusion_side_px)
+    inputs: InputSpec
+    timm: TimmSpec | None = None
 
     def images_at_once(self, batch: int) -> int:
         """See `SegmenterSpec.images_at_once`."""
@@ -89,11 +87,20 @@ class CliperSpec:
         """Load the models. Neither text encoder nor the autoencoder's decoder is among them."""
         dtype = resolve_precision(self.precision, device)
         tower = load_vision_tower(self.clip, device, dtype)
-        diffusion = None
-        if self.diffusion is not None and self.empty_prompt is not None:
-            diffusion = load_diffusion(self.diffusion, torch.tensor(self.empty_prompt), device, dtype)
         queries = build_queries(self.embeddings, self.settings.preset)
-        return build_cliper(tower, queries, self.settings, diffusion, batch)
+        return build_cliper(tower, queries, self.settings, self.load_affinity(tower, device, dtype), batch)
+
+    def load_affinity(self, tower: VisionTower, device: torch.device, dtype: torch.dtype) -> Affinity | None:
+        """What sharpens maps; None without."""
+        settings = self.settings
+        if self.diffusion is not None and self.empty_prompt is not None:
+            prompt = torch.tensor(self.empty_prompt)
+            return load_diffusion(
+                self.diffusion, prompt, device, dtype, settings.diffusion_timestep, settings.diffusion_layers
+            )
+        if self.timm is not None:
+            return TimmAffinity(load_timm(self.timm, device, dtype), self.timm.heads)
+        return ClipAffinity.of(tower) if settings.needs_affinity else None
 
 
 @dataclass(frozen=True)
@@ -132,13 +139,13 @@ class BaselineSpec:
 
 
 def build_cliper(
-    tower: VisionTower, queries: Queries, settings: MethodSettings, diffusion: DiffusionModel | None, batch: int | None
+    tower: VisionTower, queries: Queries, settings: MethodSettings, affinity: Affinity | None, batch: int | None
 ) -> Cliper:
     """CLIPer from loaded models. On a GPU with kernels and compiled parts, each compared with its plain version first,
     and warm.
     """
     if tower.device.type != "cuda":
-        return Cliper(tower, queries, settings, diffusion)
+        return Cliper(tower, queries, settings, affinity)
     from cliper.selfcheck import check_compiled  # Triton is only there where torch knows CUDA
 
     problems: list[str] = []
@@ -146,11 +153,11 @@ def build_cliper(
         problems += check_kernels(tower.device, tower.dtype)
         tower = replace(tower, kernels=not problems)
     while True:
-        cliper = Cliper(tower, queries, settings, diffusion, batch)
+        cliper = Cliper(tower, queries, settings, affinity, batch)
         cliper.problems = problems
         try:
-            if diffusion is not None:
-                check_compiled(diffusion, batch or 1, problems)
+            if isinstance(affinity, DiffusionModel):
+                check_compiled(affinity, batch or 1, problems)
             cliper.warm_up()
             return cliper
         except Exception as error:

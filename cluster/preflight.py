@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import ray
@@ -21,6 +22,7 @@ from cliper.fetch import fetch
 from cliper.files import STORAGE_ERRORS, storage_problem
 from cliper.loading import cuda_version, usable_gpus
 from cliper.models import ClipSpec, DiffusionSpec, find_clip, find_diffusion, one_line
+from cliper.timm_models import TimmSpec, find_timm
 from cluster.corpus.limits import DEFAULT_LIMITS
 from cluster.output.folder import PROBE
 from cluster.storage import Location
@@ -51,12 +53,14 @@ class Needs:
         clip, diffusion: pinned models.
         input_file: a file of the corpus to read; None skips the check.
         output: the job's output folder; None skips the check.
+        timm: a pinned model of timm; None without.
     """
 
     clip: ClipSpec
     diffusion: DiffusionSpec | None
     input_file: Location | None
     output: Location | None
+    timm: TimmSpec | None = None
 
 
 def check_nodes(needs: Needs) -> Iterator[tuple[str, list[Finding]]]:
@@ -148,8 +152,11 @@ def disk() -> str:
 
 def weights(needs: Needs) -> str:
     """Fetch the weights for the actors. A local folder must hold the same files as the driver's."""
-    fetch(needs.clip, needs.diffusion)
-    for spec, find in ((needs.clip, find_clip), (needs.diffusion, find_diffusion)):
+    fetch(needs.clip, needs.diffusion, needs.timm)
+    finders: list[tuple[Any, Callable[[str], Any]]] = [
+        (needs.clip, find_clip), (needs.diffusion, find_diffusion), (needs.timm, find_timm)
+    ]  # fmt: skip
+    for spec, find in finders:
         if spec is not None and spec.folder is not None and find(spec.name).revision != spec.revision:
             raise ValueError(f"{spec.name!r} holds other files here than where the job starts: copy them")
     return "there"

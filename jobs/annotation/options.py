@@ -22,7 +22,7 @@ class AnnotateOptions:
     """Options of the annotation job."""
 
     basic: ClassVar = (
-        "vocab", "input", "output", "trial", "clip", "diffusion", "background", "examples", "keep_columns",
+        "vocab", "input", "output", "trial", "clip", "diffusion", "affinity", "background", "examples", "keep_columns",
         "skip_absent", "actors", "gpus_per_actor", "limit", "retry_failed", "overwrite", "plan",
     )  # fmt: skip
     input: str = field(default_factory=lambda: os.environ.get("CLIPER_INPUT", ""))

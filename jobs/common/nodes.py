@@ -17,22 +17,20 @@ from jobs.common.request import find_models
 from schemas.errors import JobFailedError
 
 
-def check(
-    clip: str, diffusion: str, input: str | None, output: str | None, address: str | None, console: Console
-) -> None:
+def check(options: MethodOptions, input: str | None, output: str | None, address: str | None, console: Console) -> None:
     """Check all nodes and print a table.
 
     Raises:
         RequestError: the request is wrong.
         JobFailedError: some nodes are not ready.
     """
-    models = find_models(MethodOptions(clip=clip, diffusion=diffusion))
+    models = find_models(options)
     place = open_location(output, "--output") if output else None
     first_file = None
     if input is not None:
         corpus = list_corpus(open_input(input), "auto", place)
         first_file = replace(corpus.root, path=corpus.shards[0].path)
-    needs = Needs(models.clip, models.diffusion, first_file, place)
+    needs = Needs(models.clip, models.diffusion, first_file, place, models.timm)
     session.start(ClusterOptions(address=address))
     table = Table("node", "check", "found", title="Nodes", title_justify="left")
     nodes = broken = 0

@@ -63,7 +63,10 @@ def option(setting: Field) -> tuple[str, Any, Any]:
     if setting.name in OPEN_SETTINGS:
         explained = f"default: {setting.default:g}"
     elif setting.name == "compensation":
-        explained = "default: product, without a diffusion model guided with preset open, else none"
+        explained = (
+            "default: product, with affinity clip and timm mean, without a model for it guided with preset open, else "
+            "none"
+        )
     else:
         small, large = (getattr(defaults, setting.name) for defaults in (VIT_B_16, VIT_L_14))
         explained = f"published: {small}" if small == large else f"ViT-B/16: {small:g}, ViT-L/14: {large:g}"

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from cliper.asked import DECLARED, given_default
 from cliper.models import split_revision
+from cliper.settings import DIFFUSION_AFFINITY
 from cluster.corpus.sources import Corpus, read_shard
 from cluster.sizing import Cluster, Resources
 from jobs.common.options import MethodOptions, PlanOptions
@@ -82,6 +83,8 @@ def expected_speed(options: PlanOptions, method: MethodOptions, on_gpu: bool) ->
         "clip": split_revision(method.clip)[0].replace("/", "-").partition(":")[0],
         "compensation": "product" if method.asked().compensation == "product" else "none",
     }
+    if wanted["compensation"] == "product" and method.affinity != DIFFUSION_AFFINITY:
+        return None
     machine = "a GPU" if on_gpu else "two CPU cores"
     with SPEEDS.open(newline="") as file:
         for row in csv.DictReader(file):

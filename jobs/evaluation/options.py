@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tyro.extras import literal_type_from_choices
 
+from cliper.settings import DIFFUSION_AFFINITY
 from cluster.corpus.layouts import BENCHMARKS, Split
 from cluster.corpus.limits import Limits
 from cluster.options import ClusterOptions
@@ -26,8 +27,8 @@ class EvaluateOptions:
     """Options of the evaluation job."""
 
     basic: ClassVar = (
-        "dataset", "root", "images", "masks", "classes", "clip", "diffusion", "preset", "output", "json", "limit",
-        "calibrate",
+        "dataset", "root", "images", "masks", "classes", "clip", "diffusion", "affinity", "preset", "output", "json",
+        "limit", "calibrate",
     )  # fmt: skip
     dataset: DatasetName
     """Labelled data set as its makers lay it out, below --root; or folder, with --images, --masks and --classes."""
@@ -90,6 +91,8 @@ class EvaluateOptions:
             raise RequestError(f"--grid, --calibrate and --examples are for --method cliper, not {self.choice.method}")
         if self.models.skip_absent:
             raise RequestError("--skip-absent leaves scores out that an evaluation needs: it is for jobs/annotate.py")
+        if self.grid and self.models.affinity != DIFFUSION_AFFINITY:
+            raise RequestError("--grid has the paper's tables: they are about --affinity diffusion")
         if self.models.diffusion == "none" and not NEED_DIFFUSION.isdisjoint(self.grid):
             raise RequestError(f"--grid {' and '.join(sorted(NEED_DIFFUSION))} compare compensations: give --diffusion")
         if self.given_labels and self.calibrate and (self.models.preset == "open" or self.calibrate_for == "f1"):

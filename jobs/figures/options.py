@@ -17,7 +17,18 @@ NEED_WORDS: tuple[Kind, ...] = ("methods", "compensation")
 class FigureOptions:
     """Options of the figures."""
 
-    basic: ClassVar = ("figure", "images", "output", "vocab", "clip", "diffusion", "points", "methods", "classes")
+    basic: ClassVar = (
+        "figure",
+        "images",
+        "output",
+        "vocab",
+        "clip",
+        "diffusion",
+        "affinity",
+        "points",
+        "methods",
+        "classes",
+    )
     figure: Kind
     """embeddings (paper figure 2): principal components of CLIP's patch embeddings, and their similarity to a point.
     attention (figure 3): what CLIP and Stable Diffusion attend to from points. methods (figure 5): label maps side by
@@ -58,7 +69,7 @@ class FigureOptions:
             raise RequestError("--points must be pairs of shares between 0 and 1")
         if self.classes < 1:
             raise RequestError(f"--classes must be at least 1, not {self.classes}")
-        if self.figure == "attention" and self.models.diffusion == "none":
-            raise RequestError("--figure attention shows what the diffusion model does: give --diffusion")
+        if self.figure == "attention" and self.models.asked().compensation in {"guided", "none"}:
+            raise RequestError("--figure attention shows what a diffusion model does: give --diffusion or --affinity")
         if self.figure == "compensation" and self.models.asked().compensation == "none":
-            raise RequestError("--figure compensation needs --diffusion, or --compensation guided")
+            raise RequestError("--figure compensation needs --diffusion, --affinity or --compensation guided")

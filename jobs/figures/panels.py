@@ -78,9 +78,9 @@ def embeddings(tower: VisionTower, image: Image.Image, prepared: Prepared, point
 def attention(cliper: Cliper, image: Image.Image, prepared: Prepared, points: Sequence[Point]) -> Rows:
     """Paper figure 3: what CLIP and Stable Diffusion attend to from points of an image, one row each.
 
-    CLIP: the last block's attention, and the mean of the earlier blocks' (equation 8). Stable Diffusion: the mean of
-    its heads, and their product (equation 9). CLIP's are means over heads. The strongest hundredth of each map has one
-    colour; without that, the point itself would be all that is seen.
+    CLIP: the last block's attention, and the mean of the earlier blocks' (equation 8). Stable Diffusion, or what stands
+    in for it: the mean of its heads, and their product (equation 9). CLIP's are means over heads. The strongest
+    hundredth of each map has one colour; without that, the point itself would be all that is seen.
     """
     tower, grid_hw = cliper.tower, grid_of(cliper.tower, prepared)
     traced = trace(tower, normalised(tower, prepared), "release", keep_attention=True)
@@ -92,17 +92,17 @@ def attention(cliper: Cliper, image: Image.Image, prepared: Prepared, points: Se
         "CLIP, last block": attention_probabilities(query, key)[0].mean(dim=0)[first:, first:],
         "CLIP, early blocks": traced.attention_sum[0].mean(dim=0)[first:, first:] / (len(tower.blocks) - 1),
     }
-    ((_, layers),) = cliper.diffusion_attention([prepared], [0])
+    ((_, (layers, second_hw)),) = cliper.affinity_attention([prepared], [0])
     heads = [pair for queries, keys in layers for pair in zip(queries[0], keys[0], strict=True)]
-    side = round(len(heads[0][0]) ** 0.5)
+    name = cliper.settings.affinity
     rows = []
     for point in points:
         row = [Panel("image", np.asarray(image), (point,))]
         for title, weights in of_clip.items():
             row.append(Panel(title, without_peak(weights[point.cell(grid_hw)]).unflatten(0, grid_hw).cpu().numpy()))
-        found = map(without_peak, attended_by_diffusion(heads, point.cell((side, side))))
-        for title, weights in zip(("diffusion, mean of heads", "diffusion, product"), found, strict=True):
-            row.append(Panel(title, weights.unflatten(0, (side, side)).cpu().numpy()))
+        found = map(without_peak, attended_by_heads(heads, point.cell(second_hw)))
+        for title, weights in zip((f"{name}, mean of heads", f"{name}, product"), found, strict=True):
+            row.append(Panel(title, weights.unflatten(0, second_hw).cpu().numpy()))
         rows.append(row)
     return rows
 
@@ -169,7 +169,7 @@ def principal_colours(patches: Float[Tensor, "patches width"]) -> np.ndarray:
     return (255 * (values - low) / (high - low).clamp(min=1e-12)).round().to(torch.uint8).cpu().numpy()
 
 
-def attended_by_diffusion(
+def attended_by_heads(
     heads: Sequence[tuple[Tensor, Tensor]], position: int
 ) -> tuple[Float[Tensor, " positions"], Float[Tensor, " positions"]]:
     """A row of the mean of the heads' attention, and of their product ``A_0 A_1 ... A_{n-1}`` (paper equation 9)."""

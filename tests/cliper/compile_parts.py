@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from cliper.diffusion import DiffusionModel
 from cliper.pipeline import Cliper
 from cliper.selfcheck import check_compiled
 from tests.cliper.test_pipeline import build, some_image
@@ -25,20 +26,20 @@ def slightly_wrong(graph: torch.fx.GraphModule, _: Any) -> Any:
 def check_one_piece(cliper: Cliper, backend: str) -> None:
     """Each part is compiled without a break, and does what it did."""
     problems: list[str] = []
-    assert cliper.diffusion is not None
-    check_compiled(cliper.diffusion, BATCHES, problems, backend=backend, fullgraph=True)
+    assert isinstance(cliper.affinity, DiffusionModel)
+    check_compiled(cliper.affinity, BATCHES, problems, backend=backend, fullgraph=True)
     assert not problems, problems
-    assert cliper.diffusion.encoder.fast is not None
+    assert cliper.affinity.encoder.fast is not None
     cliper.warm_up()
 
 
 def check_what_differs(cliper: Cliper) -> None:
     """Parts whose compiled code is wrong run as they are, and are told."""
     problems: list[str] = []
-    assert cliper.diffusion is not None
-    check_compiled(cliper.diffusion, 2, problems, backend=slightly_wrong)
+    assert isinstance(cliper.affinity, DiffusionModel)
+    check_compiled(cliper.affinity, 2, problems, backend=slightly_wrong)
     assert {problem.split()[1] for problem in problems} == {"autoencoder", "UNet"}, problems
-    assert cliper.diffusion.encoder.fast is cliper.diffusion.cut_unet.fast is None
+    assert cliper.affinity.encoder.fast is cliper.affinity.cut_unet.fast is None
 
 
 def check_threads(cliper: Cliper, calls: int) -> None:

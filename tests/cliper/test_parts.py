@@ -110,8 +110,8 @@ class TestPreprocess:
         [
             (InputSpec(112, 16), (70, 100), (112, 160), None),
             (InputSpec(112, 16, diffusion_side_px=128), (70, 100), (112, 160), (128, 128)),
-            (InputSpec(112, 14, proxy_patch_size_px=16), (70, 100), (112, 154), (112, 160)),
-            (InputSpec(336, 16, proxy_patch_size_px=8), (100, 1000), (320, 3232), (168, 1744)),
+            (InputSpec(112, 14, affinity_patch_size_px=16), (70, 100), (112, 154), (112, 160)),
+            (InputSpec(336, 16, affinity_patch_size_px=8), (100, 1000), (320, 3232), (168, 1744)),
         ],
     )
     def test_sizes_that_models_read(
@@ -285,7 +285,7 @@ class TestCompensation:
         matrices = [(q @ k.T / 2).softmax(dim=-1) for q, k in zip(queries, keys, strict=True)]
         x = torch.nn.functional.interpolate(coarse[None], (4, 4), mode="bilinear")[0].flatten(1).T
         expected = (matrices[0] @ matrices[1] @ matrices[2] @ x).T.reshape(5, 4, 4)
-        assert torch.allclose(refine(coarse, [(queries, keys)], settings), expected, atol=1e-5)
+        assert torch.allclose(refine(coarse, [(queries, keys)], (4, 4), settings), expected, atol=1e-5)
 
 
 class TestLabels:
@@ -335,13 +335,13 @@ class TestDiffusion:
         model = self.model(write_tiny_diffusion(tmp_path, linear=linear))
         inputs = torch.randn(2, 2, 4, 16, 16)
         compared = {}
-        for layer in attention_layers(model.unet):
+        for layer in attention_layers(model.unet, (1, 0)):
             for projection in (layer.to_q, layer.to_k):
                 projection.register_forward_hook(lambda module, _, output: compared.update({module: output}))
         prompt = model.empty_prompt.expand(2, -1, -1)
         noisy = model.scheduler.add_noise(inputs[0], inputs[1], torch.tensor([101]))
         model.unet(noisy, 101, encoder_hidden_states=prompt)
-        expected = [(compared[layer.to_q], compared[layer.to_k]) for layer in attention_layers(model.unet)]
+        expected = [(compared[layer.to_q], compared[layer.to_k]) for layer in attention_layers(model.unet, (1, 0))]
         for mine, whole in zip(model.queries_and_keys(*inputs), expected, strict=True):
             for part, other in zip(mine, whole, strict=True):
                 assert torch.allclose(part.transpose(1, 2).flatten(2), other, atol=1e-6)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cliper.coarse import Queries
+from cliper.diffusion import DiffusionModel
 from cliper.loading import load_diffusion, load_vision_tower
 from cliper.models import find_clip, find_diffusion
 from cliper.pipeline import Cliper
@@ -57,7 +58,7 @@ def build(clip: Path, diffusion: Path | None, **changes: Any) -> Cliper:
 
 
 def assert_agrees(cliper: Cliper, image: np.ndarray, allowed: set[int] | None = None) -> None:
-    noise = cliper.diffusion.noise(5) if cliper.diffusion else None
+    noise = cliper.affinity.noise(5) if isinstance(cliper.affinity, DiffusionModel) else None
     (ours,) = run_stages(cliper, [image], [5], allowed=[allowed])
     rows = cliper.queries.rows
     theirs = literal.annotate(
@@ -65,7 +66,7 @@ def assert_agrees(cliper: Cliper, image: np.ndarray, allowed: set[int] | None = 
         (rows[:4], rows[4:-1], CLASS_OF_ROW),
         cliper.settings,
         image,
-        cliper.diffusion,
+        cliper.affinity,
         None if noise is None else noise[None],
         allowed,
     )
@@ -184,8 +185,8 @@ def test_annotating_changes_no_weight_and_no_input(tiny_clip: Path, tiny_diffusi
 def test_half_precision_agrees_with_full(dtype: torch.dtype, tiny_clip: Path, tiny_diffusion: Path) -> None:
     full = build(tiny_clip, tiny_diffusion)
     tower = load_vision_tower(find_clip(f"local-dir:{tiny_clip}"), CPU, dtype)
-    assert full.diffusion is not None
-    diffusion = load_diffusion(find_diffusion(str(tiny_diffusion)), full.diffusion.empty_prompt, CPU, dtype)
+    assert isinstance(full.affinity, DiffusionModel)
+    diffusion = load_diffusion(find_diffusion(str(tiny_diffusion)), full.affinity.empty_prompt, CPU, dtype)
     half = Cliper(tower, some_queries(), full.settings, diffusion)
     image = some_image()
     ours, theirs = run_stages(half, [image], [1])[0], run_stages(full, [image], [1])[0]
@@ -195,7 +196,7 @@ def test_half_precision_agrees_with_full(dtype: torch.dtype, tiny_clip: Path, ti
 
 def test_compensation_needs_a_diffusion_model(tiny_clip: Path) -> None:
     tower = load_vision_tower(find_clip(f"local-dir:{tiny_clip}"), CPU, torch.float32)
-    with pytest.raises(ValueError, match="needs a diffusion model"):
+    with pytest.raises(ValueError, match="needs a model: affinity diffusion"):
         Cliper(tower, some_queries(), MethodSettings(**BASE))
 
 

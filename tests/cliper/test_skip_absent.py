@@ -31,16 +31,16 @@ class Models(NamedTuple):
     half: DiffusionModel
 
     def with_settings(self, queries: Queries, half: bool = False, batch: int | None = None, **changes: Any) -> Cliper:
-        diffusion = self.half if half else self.cliper.diffusion
+        diffusion = self.half if half else self.cliper.affinity
         return Cliper(self.cliper.tower, queries, MethodSettings(**BASE | changes), diffusion, batch)
 
 
 @pytest.fixture(scope="module")
 def models(tiny_clip: Path, tiny_diffusion: Path) -> Models:
     cliper, other = (build(tiny_clip, tiny_diffusion) for _ in range(2))
-    assert other.diffusion is not None
-    other.diffusion.vae.bfloat16(), other.diffusion.unet.bfloat16()
-    return Models(cliper, other.diffusion)
+    assert isinstance(other.affinity, DiffusionModel)
+    other.affinity.vae.bfloat16(), other.affinity.unet.bfloat16()
+    return Models(cliper, other.affinity)
 
 
 @cache
@@ -116,8 +116,8 @@ def test_the_diffusion_model_sees_full_batches_of_images_that_may_show_a_class(m
     plain = models.with_settings(queries, score_threshold=threshold)
     thrifty = models.with_settings(queries, batch=4, score_threshold=threshold, skip_absent=True)
     assert thrifty.largest_batch >= count
-    assert thrifty.diffusion is not None
-    encode = thrifty.diffusion.encoder.plain
+    assert isinstance(thrifty.affinity, DiffusionModel)
+    encode = thrifty.affinity.encoder.plain
     with patch.object(encode, "forward", wraps=encode.forward) as passes:
         after = thrifty.predict(prepared)
     assert [len(call.args[0]) for call in passes.call_args_list] == [4, 4], "the second batch is filled up"
@@ -130,8 +130,8 @@ def test_a_batch_is_filled_up_and_no_larger_than_the_memory_allows(models: Model
     cliper = models.with_settings(queries, batch=4)
     prepared = prepare(cliper.inputs, images(3), range(3))
     expected = models.with_settings(queries).predict(prepared)
-    assert cliper.diffusion is not None
-    encode = cliper.diffusion.encoder.plain
+    assert isinstance(cliper.affinity, DiffusionModel)
+    encode = cliper.affinity.encoder.plain
     for largest, sizes in [(4, [4]), (2, [2, 2]), (1, [1, 1, 1])]:
         cliper.largest_batch = largest
         with patch.object(encode, "forward", wraps=encode.forward) as passes:

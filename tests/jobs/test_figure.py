@@ -18,7 +18,7 @@ from jobs.figures import drawing
 from jobs.figures.panels import (
     Panel,
     Point,
-    attended_by_diffusion,
+    attended_by_heads,
     block_outputs,
     embeddings,
     normalised,
@@ -126,7 +126,7 @@ def test_the_product_of_heads_is_the_product_of_their_matrices() -> None:
     generator = torch.Generator().manual_seed(0)
     heads = [(torch.randn(9, 4, generator=generator), torch.randn(9, 4, generator=generator)) for _ in range(3)]
     matrices = [torch.softmax(query @ key.T / 2, dim=-1) for query, key in heads]
-    mean, product = attended_by_diffusion(heads, 5)
+    mean, product = attended_by_heads(heads, 5)
     assert torch.allclose(mean, sum(matrices)[5] / 3, atol=1e-6)
     assert torch.allclose(product, (matrices[0] @ matrices[1] @ matrices[2])[5], atol=1e-6)
 

@@ -321,8 +321,7 @@ def compensate(coarse: torch.Tensor, diffusion: Any, image: np.ndarray, noise: A
     small = F.interpolate(torch.tensor(image).permute(2, 0, 1)[None] / 255, size=(side, side), mode="nearest")
     small = (small * 2 - 1).to(diffusion.vae.device, diffusion.vae.dtype)
     latent = diffusion.vae.encode(small).latent_dist.mean * diffusion.vae.config.scaling_factor
-    diffusion.scheduler.set_timesteps(50)
-    t = diffusion.scheduler.timesteps[45]
+    t = torch.tensor(settings.diffusion_timestep)
     level = diffusion.scheduler.alphas_cumprod[t]
     noisy = level.sqrt() * latent + (1 - level).sqrt() * noise.to(latent)
 
@@ -330,20 +329,27 @@ def compensate(coarse: torch.Tensor, diffusion: Any, image: np.ndarray, noise: A
     originals = unet.attn_processors
     recorders = {name: RecordProbabilities() for name in originals}
     unet.set_attn_processor(dict(recorders))
-    unet(noisy.to(unet.dtype), t, encoder_hidden_states=diffusion.empty_prompt.to(unet.device, unet.dtype))
+    config, added = unet.config, None
+    if config.addition_embed_type == "text_time":
+        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        sizes = torch.tensor([[side, side, 0, 0, side, side]]).to(noisy)
+        added = {"text_embeds": torch.zeros(1, width).to(noisy), "time_ids": sizes}
+    prompt = diffusion.empty_prompt.to(unet.device, unet.dtype)
+    unet(noisy.to(unet.dtype), t, encoder_hidden_states=prompt, added_cond_kwargs=added)
     unet.set_attn_processor(originals)
-    block = len(unet.up_blocks) - 1
+    block = max(i for i, kind in enumerate(config.up_block_types) if kind == "CrossAttnUpBlock2D")
     heads = torch.cat(
         [
             recorders[f"up_blocks.{block}.attentions.{index}.transformer_blocks.0.attn1.processor"].probabilities
-            for index in (1, 0)
+            for index in settings.diffusion_layers
         ]
     )
     with record_function("cliper/compensation"):
-        return multiply(heads, coarse, settings)
+        edge = int(heads.shape[1] ** 0.5)
+        return multiply(heads, coarse, settings, (edge, edge))
 
 
-def multiply(heads: torch.Tensor, coarse: torch.Tensor, settings: Any) -> torch.Tensor:
+def multiply(heads: torch.Tensor, coarse: torch.Tensor, settings: Any, grid_hw: tuple[int, int]) -> torch.Tensor:
     """Heads [heads, positions, positions], combined from the left, times the class maps."""
     if settings.preset == "release":
         heads = heads / (heads.amax(dim=-2, keepdim=True) + 1e-5)
@@ -357,9 +363,8 @@ def multiply(heads: torch.Tensor, coarse: torch.Tensor, settings: Any) -> torch.
         matrix = heads.mean(dim=0)
     else:
         matrix = heads[settings.head]
-    edge = int(len(matrix) ** 0.5)
-    x = F.interpolate(coarse[None], size=(edge, edge), mode="bilinear", align_corners=False)[0].flatten(1).T
-    return (matrix @ x.to(matrix)).T.reshape(-1, edge, edge)
+    x = F.interpolate(coarse[None], size=grid_hw, mode="bilinear", align_corners=False)[0].flatten(1).T
+    return (matrix @ x.to(matrix)).T.reshape(-1, *grid_hw)
 
 
 def label(

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import timm
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from tokenizers.pre_tokenizers import Metaspace
@@ -97,8 +99,13 @@ def write_tiny_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"extra_ids": 0}))
 
 
-def write_tiny_diffusion(folder: Path, seed: int = 0, linear: bool = True) -> Path:
-    """A diffusers folder for images of 128 x 128: latents of 16 x 16, two heads of 256 positions a layer."""
+def write_tiny_diffusion(folder: Path, seed: int = 0, linear: bool = True, **changes: Any) -> Path:
+    """A diffusers folder for images of 128 x 128: latents of 16 x 16, two heads of 256 positions a layer.
+
+    Args:
+        linear: as Stable Diffusion 2; else as 1.
+        changes: of the UNet's configuration.
+    """
     torch.manual_seed(seed)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -109,17 +116,18 @@ def write_tiny_diffusion(folder: Path, seed: int = 0, linear: bool = True) -> Pa
         scaling_factor=0.18215,
         sample_size=128,
     )
-    unet = UNet2DConditionModel(
-        sample_size=16,
-        block_out_channels=(8, 8),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=2,
-        cross_attention_dim=8,
-        attention_head_dim=2,
-        norm_num_groups=4,
-        use_linear_projection=linear,
-    )
+    config: dict[str, Any] = {
+        "sample_size": 16,
+        "block_out_channels": (8, 8),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 2,
+        "cross_attention_dim": 8,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+        "use_linear_projection": linear,
+    }
+    unet = UNet2DConditionModel(**config | changes)
     with torch.no_grad():
         for name, parameter in unet.named_parameters():
             if name.endswith(("to_q.weight", "to_k.weight")):
@@ -128,4 +136,17 @@ def write_tiny_diffusion(folder: Path, seed: int = 0, linear: bool = True) -> Pa
     vae.save_pretrained(folder / "vae", safe_serialization=True)
     unet.save_pretrained(folder / "unet", safe_serialization=True)
     scheduler.save_pretrained(folder / "scheduler")
+    return folder
+
+
+def write_tiny_timm(folder: Path, name: str, **changes: Any) -> Path:
+    """A folder as timm writes it: two blocks of width 32 with two heads, for patches of 8 pixels."""
+    torch.manual_seed(3)
+    arguments = {"patch_size": 8, "img_size": 64, "embed_dim": 32, "depth": 2, "num_heads": 2} | changes
+    model = timm.create_model(name, num_classes=0, **arguments)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=1.5 * parameter[0].numel() ** -0.5)
+    save_for_hf(model, folder, safe_serialization=True)
     return folder
