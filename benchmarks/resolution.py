@@ -3,7 +3,8 @@
 The vocabulary has all classes that the images of a labelled folder show. IoU is given for all
 pixels of each class, averaged over classes, and by size of objects: the mean over pairs of an image and a class in it,
 where the pair is as large as the largest connected region of the class there. Sizes are COCO's: small below 32 x 32
-pixels of the image, large above 96 x 96.
+pixels of the image, large above 96 x 96. All figures are there twice. Either scores decide which classes an image
+shows, or that is given (as ``--allowed-column`` gives it), so that only outlines count.
 
 Run it from the repository root: ``python -m benchmarks.resolution --images DIR --masks DIR --classes FILE``. In index
 masks 0 and 255 do not count, and c is the c-th class.
@@ -57,6 +58,8 @@ SIZES = ("small", "medium", "large")
 SIZE_BOUNDS = (32**2, 96**2)
 """COCO's, in pixels of the image."""
 RESAMPLES = 1000
+HOW = ("decided", "given")
+"""How it is known which classes an image shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +80,13 @@ class Case:
 
     Attributes:
         spec: the models and settings.
-        found: the labels.
+        decided, given: the labels, if scores decide which classes an image shows, and if that is given.
         seconds: for each image that was timed.
     """
 
     spec: CliperSpec
-    found: Draw
+    decided: Draw
+    given: Draw
     seconds: list[float] = field(default_factory=list)
 
     @property
@@ -115,7 +119,7 @@ def main(options: ResolutionOptions) -> None:
             of_look = [case for case in cases.values() if case.views == look.views or case.begins(look)]
             label(row, look, of_look, number < options.timed)
         if options.json:
-            results = [figures(name, case, cases["336"], sizes, options.seed) for name, case in cases.items()]
+            results = [figures(name, how, cases, sizes, options.seed) for how in HOW for name in cases]
             options.json.write_text(json.dumps(results, indent=1))
     show(results, console)
     if options.figure:
@@ -131,21 +135,25 @@ def build_cases(spec: CliperSpec, words: np.ndarray, names: Sequence[str], chose
     for name in dict.fromkeys(("336", *chosen)):
         settings = replace(spec.settings, **CASES[name])
         cliper = Cliper(built.tower, queries, settings, built.affinity)
-        cases[name] = Case(replace(spec, settings=settings, inputs=cliper.inputs), Draw(preset, words, cliper))
+        decided, given = (Draw(preset, words, cliper) for _ in HOW)
+        cases[name] = Case(replace(spec, settings=settings, inputs=cliper.inputs), decided, given)
     return cases
 
 
 def label(row: dict[str, Any], look: Case, cases: Sequence[Case], timed: bool) -> None:
     """Label an image in the cases that need no more views than ``look``. To be timed, each starts again."""
     prepared = read_prepared(pa.Table.from_pylist([row], schema=PREPARED_SCHEMA), look.spec.inputs)
-    features = look.found.cliper.features(prepared)
+    features, truth = look.decided.cliper.features(prepared), truth_of(row)
+    shown = np.flatnonzero(np.isin(look.decided.words + 1, truth)).tolist()
     for case in cases:
+        cliper = case.decided.cliper
         clip = [(members, views[: len(case.views)]) for members, views in features.clip]
-        maps = case.found.cliper.maps_of(Features(clip, features.affinity), prepared)
-        case.found.add(case.found.cliper.read_out(maps, prepared)[0], truth_of(row))
+        maps = cliper.maps_of(Features(clip, features.affinity), prepared)
+        case.decided.add(cliper.read_out(maps, prepared)[0], truth)
+        case.given.add(cliper.read_out(maps, prepared, [shown])[0], truth)
         if timed:
             start = time.perf_counter()
-            case.found.cliper.predict(prepared)
+            cliper.predict(prepared)
             case.seconds.append(time.perf_counter() - start)
 
 
@@ -163,36 +171,39 @@ def counted(sizes: np.ndarray) -> str:
     return ", ".join(f"{(sizes == place).sum()} {name}" for place, name in enumerate(SIZES))
 
 
-def figures(name: str, case: Case, first: Case, sizes: np.ndarray, seed: int) -> dict[str, Any]:
+def figures(name: str, how: str, cases: Mapping[str, Case], sizes: np.ndarray, seed: int) -> dict[str, Any]:
     """Figures of a case in percent, and differences to the first case. Their spread is the standard deviation over
     images drawn with replacement."""
-    counts, before = np.stack(case.found.counts), np.stack(first.found.counts)
+    counts, before = (np.stack(getattr(case, how).counts) for case in (cases[name], cases["336"]))
     rng, images, sizes = np.random.default_rng(seed), len(counts), sizes[: len(counts)]
     drawn = [rng.integers(images, size=images) for _ in range(RESAMPLES)]
-    result: dict[str, Any] = {"case": name}
+    result: dict[str, Any] = {"case": name, "classes": how}
     for place, measure in enumerate(("miou", *SIZES), start=-1):
         value, reference = (mean_iou(of, sizes, place) for of in (counts, before))
         gains = [
             mean_iou(counts[some], sizes[some], place) - mean_iou(before[some], sizes[some], place) for some in drawn
         ]
-        result |= {measure: value, f"{measure}_gain": value - reference, f"{measure}_spread": np.nanstd(gains)}
+        result |= {measure: value, f"{measure}_gain": value - reference, f"{measure}_spread": np.std(gains)}
     rounded = {key: value if isinstance(value, str) else round(100 * float(value), 1) for key, value in result.items()}
-    return rounded | {"images": images, "ms": round(1000 * float(np.median(case.seconds)))}
+    return rounded | {"images": images, "ms": round(1000 * float(np.median(cases[name].seconds)))}
 
 
 def mean_iou(counts: np.ndarray, sizes: np.ndarray, place: int) -> float:
     """Over pairs of image and class of one size; with ``place`` -1 over classes, each with the pixels of all images."""
     if place < 0:
-        return float(np.nanmean(intersection_over_union(*counts.sum(axis=0))))
-    return float(np.nanmean(intersection_over_union(*counts.transpose(1, 0, 2))[sizes == place]))
+        found = intersection_over_union(*counts.sum(axis=0))
+    else:
+        found = intersection_over_union(*counts.transpose(1, 0, 2))[sizes == place]
+    counted = found[~np.isnan(found)]
+    return float(counted.mean()) if len(counted) else np.nan
 
 
 def show(results: Sequence[dict[str, Any]], console: Console) -> None:
     """Print the figures; ± is the standard deviation over photographs drawn again."""
-    table = Table("input", "mIoU, gain", *(f"{size}, gain" for size in SIZES), "ms per image")
+    table = Table("classes", "input", "mIoU, gain", *(f"{size}, gain" for size in SIZES), "ms per image")
     for result in results:
         cells = [f"{result[of]} {result[f'{of}_gain']:+.1f} ± {result[f'{of}_spread']}" for of in ("miou", *SIZES)]
-        table.add_row(result["case"], *cells, f"{result['ms']:,}")
+        table.add_row(result["classes"], result["case"], *cells, f"{result['ms']:,}")
     console.print(table)
 
 
@@ -200,18 +211,25 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Gains over the first case by size of objects, and time."""
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 5, figsize=(13, 3.8), layout="constrained", sharey=True)
-    names, places = [result["case"] for result in results], np.arange(len(results))
-    for axis, measure, title in zip(
-        axes, ("miou", *SIZES), ("mean IoU", *(f"IoU, {size}" for size in SIZES)), strict=False
-    ):
-        gains, spreads = ([result[f"{measure}_{what}"] for result in results] for what in ("gain", "spread"))
-        axis.barh(places, gains, xerr=spreads, color="tab:blue", error_kw={"elinewidth": 1, "ecolor": "tab:gray"})
+    figure, axes = plt.subplots(1, 5, figsize=(13, 4.2), layout="constrained", sharey=True)
+    names = list(dict.fromkeys(result["case"] for result in results))
+    places = np.arange(len(names))
+    for how, colour, shift in zip(HOW, ("tab:blue", "tab:green"), (-0.2, 0.2), strict=True):
+        own = [result for result in results if result["classes"] == how]
+        for axis, measure in zip(axes, ("miou", *SIZES), strict=False):
+            gains, spreads = ([result[f"{measure}_{what}"] for result in own] for what in ("gain", "spread"))
+            axis.barh(
+                places + shift, gains, 0.4, xerr=spreads, color=colour, label=f"classes {how}",
+                error_kw={"elinewidth": 1, "ecolor": "tab:gray"},
+            )  # fmt: skip
+    for axis, title in zip(axes, ("mean IoU", *(f"IoU, {size}" for size in SIZES)), strict=False):
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set(title=f"{title}: gain", xlabel="percentage points")
     axes[0].set(yticks=places, yticklabels=names)
     axes[0].invert_yaxis()
-    axes[4].barh(places, [result["ms"] / results[0]["ms"] for result in results], color="tab:orange")
+    axes[0].legend(fontsize="small")
+    times = [result["ms"] / results[0]["ms"] for result in results[: len(names)]]
+    axes[4].barh(places, times, color="tab:orange")
     axes[4].set(title="time per image", xlabel=f"times that of {names[0]}", xscale="log")
     figure.savefig(path)
 

@@ -23,8 +23,11 @@ def test_figures_of_drawn_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         json=tmp_path / "figures.json", figure=tmp_path / "figures.svg",
     )  # fmt: skip
     main(options)
-    first, flipped = json.loads((tmp_path / "figures.json").read_text())
-    assert (first["case"], flipped["case"]) == ("336", "336, flip")
+    results = json.loads((tmp_path / "figures.json").read_text())
+    cases = [("336", "decided"), ("336, flip", "decided"), ("336", "given"), ("336, flip", "given")]
+    assert [(result["case"], result["classes"]) for result in results] == cases
+    first, flipped, given, _ = results
+    assert given["miou"] >= first["miou"]
     assert first["images"] == flipped["images"] == 2
     assert first["miou"] > 30, "the demo model knows its world"
     assert (first["miou_gain"], first["miou_spread"]) == (0, 0)
