@@ -94,25 +94,26 @@ def operations(run: Callable[[], Any]) -> float:
 
 
 def draw(costs: list[Cost], path: Path) -> None:
-    """Operations and parameters, a point for each tower: filled where it is accepted."""
-    figure = Figure((9, 5.5), layout="constrained")
+    """Operations, a row for each tower: at the native size, and for CLIPer where the tower is accepted."""
+    figure = Figure((9, 0.6 + 0.22 * len(costs)), layout="constrained")
     axis = figure.subplots()
-    for family, colour in COLOURS.items():
-        for accepted in (True, False):
-            of = [cost for cost in costs if cost.family == family and (cost.dense is not None) == accepted]
-            if of:
-                label = family if accepted else f"{family}, refused"
-                native, parameters = [cost.native / 1e12 for cost in of], [cost.parameters / 1e6 for cost in of]
-                face = colour if accepted else "none"
-                axis.scatter(native, parameters, s=36, facecolor=face, edgecolor=colour, label=label)
-    for cost in costs:
-        place = (cost.native / 1e12, cost.parameters / 1e6)
-        axis.annotate(cost.architecture, place, (4, 4), textcoords="offset points", fontsize=6)
-    axis.set(xscale="log", yscale="log", xlabel="TFLOP per image at the native size, image tower")
-    axis.set_ylabel("million parameters, image tower")
+    labels: dict[str, Any] = {}
+    for row, cost in enumerate(costs):
+        colour, native = COLOURS[cost.family], cost.native / 1e12
+        if cost.dense is None:
+            labels["native size, refused"] = axis.scatter(native, row, s=30, marker="x", color=colour)
+        else:
+            dense = cost.dense / 1e12
+            labels["native size"] = axis.scatter(native, row, s=30, facecolor="none", edgecolor=colour)
+            axis.plot([native, dense], [row, row], color=colour, linewidth=0.8)
+            labels["CLIPer, 336 x 448 pixels"] = axis.scatter(dense, row, s=30, color=colour)
+    names = [f"{cost.architecture}, {cost.parameters / 1e6:,.0f} M" for cost in costs]
+    axis.set(xscale="log", xlabel="TFLOP per image, image tower", yticks=range(len(costs)), ylim=(len(costs), -1))
+    axis.set_yticklabels(names, fontsize=7)
     axis.grid(color="#eeeeee")
+    axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    axis.legend(labels.values(), labels.keys(), frameon=False, fontsize=8, loc="lower right")
     save(figure, path)
 
 
