@@ -54,7 +54,7 @@ class Labeler:
     Args:
         vocab: the classes: lines as in a vocabulary file (``"dog"`` or ``"frisbee: frisbee; flying disc"``), or the
             path or URL of such a file. None takes the classes of ``text_embeddings``.
-        clip: CLIP model: an open_clip name, ``local-dir:FOLDER`` or ``demo``.
+        clip: CLIP model: an open_clip name (docs/beyond.md lists the families), ``local-dir:FOLDER`` or ``demo``.
         diffusion: diffusion model: a hub repository, a folder, ``demo`` or ``none``.
         background: background words: lines, a file, ``+FILE`` to add a file's words to the packaged ones, or ``none``;
             None for the packaged ones.

@@ -150,8 +150,8 @@ def find_clip(name: str) -> ClipSpec:
     """Find a CLIP model without loading it.
 
     Args:
-        name: ``ViT-L-14``, ``ViT-L/14``, ``ViT-H-14:laion2b_s32b_b79k`` (architecture and open_clip's pretraining tag),
-            each with ``@REVISION`` if wanted, ``local-dir:PATH`` with an open_clip model folder, or ``demo``.
+        name: ``ViT-L-14``, ``ViT-L/14``, ``PE-Core-B-16:meta`` (architecture and open_clip's pretraining tag), each
+            with ``@REVISION`` if wanted, ``local-dir:PATH`` with an open_clip model folder, or ``demo``.
 
     Raises:
         ModelError: no such model, not reachable, or not one that the method can take apart.
@@ -190,7 +190,7 @@ def known_clip(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     if model_cfg is None or not pretrained or not pretrained.get("hf_hub"):
         raise ModelError(
             f"CLIP model {name!r} is unknown: use an open_clip architecture with a pretraining tag, such as "
-            f"ViT-L-14 or ViT-H-14:laion2b_s32b_b79k, local-dir:FOLDER, or demo"
+            f"ViT-L-14 or ViT-B-16-SigLIP2:webli, local-dir:FOLDER, or demo"
         )
     check_architecture(name, model_cfg, pretrained["hf_hub"].split("/")[0])
     return f"{architecture}:{tag}", model_cfg | {"quick_gelu": bool(pretrained.get("quick_gelu"))}, pretrained

@@ -80,8 +80,9 @@ class EncoderDefaults(CheckedSettings):
     )
     logit_scale: float = field(
         metadata=declare(
-            "Factor on the cosine similarities before the softmax over queries. Preset open: 80 for ViT-B/16, 40 for "
-            "ViT-L/14", 0.0, 1e4,
+            "Factor on the cosine similarities before the softmax over queries, also for models that were trained with "
+            "a sigmoid. Preset open: 80 for ViT-B/16, 40 for ViT-L/14. Others have one of these, which is not measured "
+            "for them", 0.0, 1e4,
         )
     )  # fmt: skip
     attention_threshold: float = field(
@@ -116,7 +117,8 @@ VIT_H_14_BLOCKS = 32
 def encoder_defaults(patch_size_px: int, blocks: int) -> EncoderDefaults:
     """Defaults for an encoder: those of ViT-L/14 for patches of 14 pixels, else those of ViT-B/16.
 
-    The official release's file for ViT-H/14 has ViT-B/16's logit scale and thresholds. No figures are published for it.
+    They are not measured for others than these two. The official release's file for ViT-H/14 has ViT-B/16's logit scale
+    and thresholds. No figures are published for it.
     """
     return VIT_L_14 if patch_size_px == 14 and blocks != VIT_H_14_BLOCKS else VIT_B_16
 

@@ -242,7 +242,8 @@ def explain_words(manifest: Manifest, embeddings: VocabularyEmbeddings, method: 
         lines.append(f"Warning: the classes {one!r} and {other!r} mean the same. Make them queries of one class.")
     if manifest.derived.get("probabilities_measured") == "not measured":
         lines.append(
-            f"Probabilities of presence are not measured for {method.clip.name}: they follow from published thresholds "
+            f"Probabilities of presence and the logit scale are not measured for {method.clip.name}: they follow from "
+            f"published settings of the nearest encoder "
             f"(jobs/evaluate.py --preset open --calibrate fits them)"
         )
     for line in lines:

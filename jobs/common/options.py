@@ -19,8 +19,10 @@ class ModelOptions:
     """The models."""
 
     clip: str = DEFAULT_CLIP
-    """CLIP model: an open_clip name such as ViT-B-16, ViT-L-14 or ViT-H-14:laion2b_s32b_b79k (with @REVISION if
-    wanted), local-dir:FOLDER, or demo (a small one that comes with the package and knows a drawn world)."""
+    """CLIP model: an open_clip name such as ViT-B-16, ViT-L-14, ViT-H-14:laion2b_s32b_b79k, ViT-B-16-SigLIP2:webli,
+    EVA02-B-16:merged2b_s8b_b131k or PE-Core-B-16:meta (with @REVISION if wanted), local-dir:FOLDER, or demo (a small
+    one that comes with the package and knows a drawn world). Defaults of other settings, such as --logit-scale, are
+    published for ViT-B-16 and ViT-L-14. Others get those of the nearer one, which are not measured for them."""
     diffusion: str = DEFAULT_DIFFUSION
     """Diffusion model: a hub repository (with @REVISION if wanted), a local folder in diffusers' layout, demo, or none,
     which switches compensation off."""

@@ -150,13 +150,13 @@ def shortened(model_cfg: dict[str, Any]) -> nn.Module:
         activations = [isinstance(block.mlp.gelu, QuickGELU) for block in model.visual.transformer.resblocks]
         assert activations == [model_cfg["quick_gelu"]] * 3
         return model.visual
-    model: Any = image_tower(model_cfg)
-    model.trunk.blocks = model.trunk.blocks[:3]
-    for module in model.modules():
+    tower: Any = image_tower(model_cfg)
+    tower.trunk.blocks = tower.trunk.blocks[:3]
+    for module in tower.modules():
         for key, parameter in module.named_parameters(recurse=False):
             module.register_parameter(key, nn.Parameter(torch.ones_like(parameter, device="cpu")))
-    compute_buffers(model)
-    return randomised(model)
+    compute_buffers(tower)
+    return randomised(tower)
 
 
 @pytest.mark.parametrize("architecture", [text for text in ARCHITECTURES if "hf_tokenizer_name" not in text])

@@ -40,6 +40,11 @@ def test_kernels_equal_their_plain_versions() -> None:
     assert run_module("tests.gpu.interpreted", TRITON_INTERPRET="1") == ""
 
 
+@pytest.mark.long
+def test_towers_of_other_families_go_through_the_kernels() -> None:
+    assert run_module("tests.gpu.towers", TRITON_INTERPRET="1") == ""
+
+
 @pytest.mark.slow
 def test_a_recorded_case_passes_through_the_kernels() -> None:
     """One without compensation: the interpreter takes minutes for 4,096 positions."""
