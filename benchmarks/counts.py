@@ -30,6 +30,7 @@ UNETS = {"SD 2.1-base": full_size.SD_2_1, "SD 1.5": full_size.SD_1_5, "SDXL": fu
 AFFINITIES = {
     **{name: name for name in UNETS},
     "clip ViT-B/16": "clip",
+    "clip ViT-L/14": "clip",
     "DINO ViT-B/8": "timm:vit_base_patch8_224.dino",
     "DINOv2 ViT-B/14": "timm:vit_base_patch14_dinov2.lvd142m",
     "DINOv3 ViT-B/16": "timm:vit_base_patch16_dinov3.lvd1689m",
@@ -102,13 +103,10 @@ def build_affinity(name: str, clip: str, tower: VisionTower, device: torch.devic
     return full_size.build_timm_affinity(name.removeprefix("timm:"), device, dtype)
 
 
-def count_affinities(batch: int) -> dict[str, Any]:
-    """Every affinity beside ViT-B/16, and CLIP's own beside ViT-L/14 too."""
-    found = {
-        name: count("ViT-B-16", "product" if name in UNETS else "mean", batch, affinity=affinity)
-        for name, affinity in AFFINITIES.items()
-    }
-    return found | {"clip ViT-L/14": count("ViT-L-14", "mean", batch, affinity="clip")}
+def count_affinity(name: str, batch: int = BATCH) -> dict[str, Any]:
+    """An affinity of `AFFINITIES`, beside the CLIP model that it is told with or ViT-B/16."""
+    clip = "ViT-L-14" if name == "clip ViT-L/14" else "ViT-B-16"
+    return count(clip, "product" if name in UNETS else "mean", batch, affinity=AFFINITIES[name])
 
 
 def main(batch: int = BATCH, write: bool = False) -> None:
@@ -119,7 +117,7 @@ def main(batch: int = BATCH, write: bool = False) -> None:
         write: Keep the counts, which the test then holds.
     """
     table = {f"{clip}, {compensation}": count(clip, compensation, batch) for clip, compensation in CASES}
-    affinities = count_affinities(batch)
+    affinities = {name: count_affinity(name, batch) for name in AFFINITIES}
     for name, found in affinities.items():
         of_image = [floors(found, H100)[stage] for stage in AFFINITY_STAGES if stage in found["stages"]]
         tflop, gb = (
