@@ -147,7 +147,7 @@ class FakeGpu(TorchDispatchMode):
         if not on_gpu and not to_gpu:
             return operation(*args, **kwargs)
         if name == "scaled_dot_product_attention":
-            return self.attention(*args[:3], mask=kwargs.get("attn_mask"))
+            return self.attention(*args[:3], kwargs.get("attn_mask"))
         if is_composite(operation) and not name.startswith(ONE_KERNEL):
             with self:
                 result = operation.decompose(*args, **kwargs)
