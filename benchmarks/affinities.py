@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks.any_words import AnyWordsOptions, draw_vocabularies, figures
 from benchmarks.labelled_folder import Draw, class_shares, prepared_rows, specification
-from benchmarks.roofline import H100, floors
+from benchmarks.roofline import AFFINITY_STAGES, H100, floors
 from cliper.pipeline import ClipFeatures, Features
 from cliper.settings import DIFFUSION_AFFINITY, Preset
 from cliper.specs import CliperSpec
@@ -56,9 +56,9 @@ def main(options: AffinitiesOptions) -> None:
     results = []
     for preset in options.presets:
         draws, shares = measure(options, dataset, preset, console)
+        first = draws[options.kinds[0]]
         results += [
-            {"kind": kind}
-            | compared(*(of_size(found, size) for found in (draws[kind], draws[options.kinds[0]])), shares)
+            {"kind": kind} | compared(of_size(draws[kind], size), of_size(first, size), shares)
             for kind in options.kinds
             for size in sorted({len(draw.words) for draw in draws[kind]})
         ]
@@ -97,8 +97,7 @@ def specification_of(options: AffinitiesOptions, dataset: Dataset, kind: str, pr
     if kind == DIFFUSION_AFFINITY:
         return specification(options, dataset, preset)
     changes = {"compensation": kind} if kind in ("none", "guided") else {"affinity": kind}
-    diffusion = options.diffusion if kind == "none" else "none"
-    return specification(replace(options, diffusion=diffusion), dataset, preset, **changes)
+    return specification(replace(options, diffusion="none"), dataset, preset, **changes)
 
 
 def of_size(draws: Sequence[Draw], size: int) -> list[Draw]:
@@ -134,7 +133,7 @@ def show(results: Sequence[Mapping[str, Any]], console: Console) -> None:
 def predicted_ms(counts: Mapping[str, Any]) -> float:
     """The least milliseconds of an image's affinity and compensation on an H100, from counts."""
     found = floors(counts, H100)
-    return sum(found[stage].both for stage in ("vae", "unet", "affinity", "compensation") if stage in found)
+    return sum(found[stage].both for stage in AFFINITY_STAGES if stage in found)
 
 
 def plot(results: Sequence[Mapping[str, Any]], costs: Mapping[str, Any], path: Path) -> None:

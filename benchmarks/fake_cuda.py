@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -146,7 +147,8 @@ class FakeGpu(TorchDispatchMode):
         if not on_gpu and not to_gpu:
             return operation(*args, **kwargs)
         if name == "scaled_dot_product_attention":
-            return self.attention(*args[:3])
+            query, key, value = args[:3]
+            return self.attention(query, key, value, kwargs.get("attn_mask"))
         if is_composite(operation) and not name.startswith(ONE_KERNEL):
             with self:
                 result = operation.decompose(*args, **kwargs)
@@ -189,16 +191,16 @@ class FakeGpu(TorchDispatchMode):
             self.open_stages.pop()
         return operation(*args, **kwargs)
 
-    def attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """One kernel that keeps no attention map, as flash attention."""
+    def attention(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """One kernel that keeps no attention map, as flash attention. A mask is read."""
         with self.fake:
-            batch, heads, tokens, _ = query.shape
-            result = query.new_empty(batch, tokens, heads, value.shape[-1]).transpose(1, 2)
+            *batch, heads, tokens, _ = query.shape
+            result = query.new_empty(*batch, tokens, heads, value.shape[-1]).transpose(-3, -2)
         self.hold(result)
         counts = self.counts
         counts.kernels += 1
-        counts.bytes_moved += sum(map(size_bytes, (query, key, value, result)))
-        counts.flop += 2 * batch * heads * tokens * key.shape[2] * (query.shape[3] + value.shape[3])
+        counts.bytes_moved += sum(size_bytes(of) for of in (query, key, value, result, mask) if of is not None)
+        counts.flop += 2 * prod(batch) * heads * tokens * key.shape[-2] * (query.shape[-1] + value.shape[-1])
         return result
 
     def some_places(self, mask: Tensor) -> Tensor:

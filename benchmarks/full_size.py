@@ -1,16 +1,19 @@
 """Models for measuring speed: the published architectures with random weights, so that nothing is downloaded."""
 
 from dataclasses import replace
+from typing import Any
 
 import open_clip
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
+from cliper.affinity import TimmAffinity
 from cliper.diffusion import DiffusionModel, stable_diffusion_scheduler
 from cliper.loading import autoencoder_dtype, embed_empty_prompt, load_diffusion, load_vision_tower
 from cliper.models import DEMO, find_clip, find_diffusion
 from cliper.settings import EncoderDefaults, encoder_defaults
+from cliper.timm_models import TimmModel, build_timm, pixel_statistics
 from cliper.vision import VisionTower
 
 HOST = torch.device("cpu")
@@ -35,6 +38,31 @@ def build_diffusion(clip: str, device: torch.device, dtype: torch.dtype) -> Diff
         model = load_diffusion(spec, embed_empty_prompt(spec), HOST, torch.float32)
         vae = moved(model.vae, device, autoencoder_dtype(dtype, device))
         return replace(model, vae=vae, unet=moved(model.unet, device, dtype))
+    return build_stable_diffusion(SD_2_1, device, dtype)
+
+
+SD_1_5: dict[str, Any] = {"attention_head_dim": 8, "cross_attention_dim": 768, "use_linear_projection": False}
+SD_2_1: dict[str, Any] = {
+    "attention_head_dim": (5, 10, 20, 20), "cross_attention_dim": 1024, "use_linear_projection": True,
+}  # fmt: skip
+SD_XL: dict[str, Any] = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": (5, 10, 20),
+    "transformer_layers_per_block": (1, 2, 10),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+"""The UNets of Stable Diffusion's published configurations, where they differ from diffusers' defaults."""
+
+
+def build_stable_diffusion(unet_config: dict[str, Any], device: torch.device, dtype: torch.dtype) -> DiffusionModel:
+    """Stable Diffusion with random weights; of the autoencoder only the encoder."""
     with torch.device("meta"):
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
@@ -44,15 +72,19 @@ def build_diffusion(clip: str, device: torch.device, dtype: torch.dtype) -> Diff
             sample_size=512,
         )
         vae.decoder = vae.post_quant_conv = None
-        unet = UNet2DConditionModel(
-            sample_size=64,
-            block_out_channels=(320, 640, 1280, 1280),
-            attention_head_dim=(5, 10, 20, 20),
-            cross_attention_dim=1024,
-            use_linear_projection=True,
-        )
+        sizes = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280)}
+        unet = UNet2DConditionModel(**sizes | unet_config)
+    prompt = torch.zeros(1, 77, unet_config["cross_attention_dim"])
     vae, unet = randomised(vae, device, autoencoder_dtype(dtype, device)), randomised(unet, device, dtype)
-    return DiffusionModel(vae, unet, stable_diffusion_scheduler(), empty_prompt=torch.zeros(1, 77, 1024))
+    return DiffusionModel(vae, unet, stable_diffusion_scheduler(), empty_prompt=prompt)
+
+
+def build_timm_affinity(name: str, device: torch.device, dtype: torch.dtype) -> TimmAffinity:
+    """A model of timm with random weights."""
+    with torch.device("meta"):
+        model: Any = build_timm(name)[0]
+    heads = int(model.blocks[-1].attn.num_heads)
+    return TimmAffinity(TimmModel(randomised(model, device, dtype), *pixel_statistics(model)), heads)
 
 
 def moved(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -34,6 +34,10 @@ H100 = Rates(400e12, 3.0e12)
 """Assumed before any was measured."""
 
 
+AFFINITY_STAGES = ("vae", "unet", "affinity", "compensation")
+"""What an affinity costs; the others are there without it too."""
+
+
 class Floor(NamedTuple):
     """Least milliseconds for an image.
 

@@ -70,7 +70,7 @@ class Labeler:
             on a CPU.
         device: torch's name of a device; None for a GPU if there is one.
         max_pixels: larger images are refused.
-        given: settings of the method, by the names of `cliper.settings.MethodSettings`, such as ``skip_absent=True``.
+        given: settings of the method, by the names of `cliper.settings.MethodSettings`, such as ``affinity="clip"``.
 
     Attributes:
         classes: names of the classes, in vocabulary order.

@@ -20,7 +20,8 @@ from cliper.baselines import Baseline, competing_queries, most_probable
 from cliper.coarse import Queries, class_maps
 from cliper.loading import load_vision_tower
 from cliper.models import ModelError, find_clip
-from cliper.proxy import ProxyModel, check_plain, download_weights, load_proxy, proxy_attention
+from cliper.proxy import ProxyModel, check_plain, load_proxy, proxy_attention
+from cliper.timm_models import hub_repository
 from cliper.vision import VisionTower
 from tests.cliper.test_models import COMMIT, put_in_hub_cache
 from tests.cliper.test_pipeline import CLASS_OF_ROW, CPU, some_image, some_queries
@@ -377,8 +378,10 @@ def test_what_is_no_vision_transformer_is_refused() -> None:
 
 
 def test_a_name_without_weights_in_the_hub_is_refused() -> None:
+    model = torch.nn.Identity()
+    model.pretrained_cfg = {"hf_hub_id": None}
     with pytest.raises(ValueError, match="the model hub has no weights under this name"):
-        download_weights({"hf_hub_id": None})
+        hub_repository(model)
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def test_photographs(tmp_path: Path) -> None:
         "normalize_maps": False,
     })  # fmt: skip
     embeddings = embeddings_from_bytes((tmp_path / "embeddings.safetensors").read_bytes())
-    spec = CliperSpec(models.clip, None, None, embeddings, settings, "fp32", diffusion_side_px=None)
+    spec = CliperSpec(models.clip, None, None, embeddings, settings, "fp32", models.all_inputs)
     images = [decode_image(path.read_bytes()) for path in sorted((Path(str(PHOTOS)) / "images").glob("*.jpg"))]
     shares = agreement(spec, images)
     print(shares, f"of the pixels of {len(images)} photographs")

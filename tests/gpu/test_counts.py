@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.counts import CASES, TABLE, count
+from benchmarks.counts import AFFINITIES, AFFINITY_TABLE, CASES, TABLE, count, count_affinity
 from benchmarks.fake_cuda import fake_gpu
 from cliper.groups import Groups
 from cliper.labels import find_competitors, label_together
@@ -20,7 +20,16 @@ EXACT = ("waits", "copies_to_device")
 @pytest.mark.parametrize(("clip", "compensation"), CASES)
 def test_counts_are_those_of_the_table(clip: str, compensation: Any) -> None:
     """After an improvement, ``python -m benchmarks.counts --write`` lowers the table."""
-    expected, found = json.loads(TABLE.read_text())[f"{clip}, {compensation}"], count(clip, compensation)
+    assert_counts(json.loads(TABLE.read_text())[f"{clip}, {compensation}"], count(clip, compensation))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", AFFINITIES)
+def test_counts_of_affinities_are_those_of_their_table(name: str) -> None:
+    assert_counts(json.loads(AFFINITY_TABLE.read_text())[name], count_affinity(name))
+
+
+def assert_counts(expected: dict[str, Any], found: dict[str, Any]) -> None:
     assert found["peak_gb"] == pytest.approx(expected["peak_gb"], rel=TOLERANCE)
     assert found["stages"].keys() == expected["stages"].keys()
     for stage, counts in expected["stages"].items():
