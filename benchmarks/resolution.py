@@ -71,7 +71,7 @@ class ResolutionOptions(FolderOptions):
     cases: tuple[str, ...] = tuple(CASES)
     """What is measured; 336 always is."""
     timed: int = 2
-    """Images for which every case is timed from beginning to end."""
+    """Images for which every case is timed from beginning to end, at least one."""
 
 
 @dataclass

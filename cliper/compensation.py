@@ -69,7 +69,7 @@ def refine(
 def refine_together(
     coarse: Groups, layers: Sequence[LayerQueriesAndKeys], grid_hw: tuple[int, int], settings: MethodSettings
 ) -> Float[Tensor, "images classes grid_h grid_w"]:
-    """`refine` with kernels, for ``compensation="product"`` and all images of a batch at once.
+    """`refine` with kernels, for all images of a batch at once.
 
     Logits, maxima and thresholds are in float32. `refine` rounds logits to the queries' format, so entries near the
     threshold can fall on its other side.
@@ -84,9 +84,21 @@ def refine_together(
     resized = coarse.map(lambda of: F.interpolate(of, grid_hw, mode="bilinear", align_corners=False))
     maps = resized.stacked().flatten(2).transpose(1, 2).contiguous()
     threshold = None if settings.preset == "paper" else settings.attention_threshold
-    for query, key in reversed(layers):
-        maps = attention_kernels.spread_heads(maps, query, key, threshold)
+    match settings.compensation:
+        case "product":
+            for query, key in reversed(layers):
+                maps = attention_kernels.spread_heads(maps, query, key, threshold)
+        case "mean":
+            found = [attention_kernels.spread_heads(maps, *head, threshold) for head in single_heads(layers)]
+            maps = torch.stack(found).mean(dim=0)
+        case "head":
+            maps = attention_kernels.spread_heads(maps, *single_heads(layers)[settings.head], threshold)
     return maps.transpose(1, 2).unflatten(2, grid_hw)
+
+
+def single_heads(layers: Sequence[LayerQueriesAndKeys]) -> list[LayerQueriesAndKeys]:
+    """Each head as a layer of its own."""
+    return [of for query, key in layers for of in zip(query.split(1, dim=1), key.split(1, dim=1), strict=True)]
 
 
 def guided(

@@ -324,16 +324,15 @@ class Cliper:
         attention: Attention,
         places: Int[Tensor, "images most"] | None,
     ) -> Float[Tensor, "batch compensated grid_h grid_w"]:
-        """`refine` for a batch, of the classes at ``places`` or of all. Without a kernel image after image, so that the
+        """`refine` for a batch, of the classes at ``places`` or of all. Without kernels image after image, so that the
         attention of only one is in memory.
 
         The kernel treats each class by itself, so that it gets the maps of these classes only. Otherwise classes are
         left out in the end, because products of other sizes round differently and could move a label.
         """
         layers, grid_hw = attention
-        # Grids of any shape and size fit the kernels, but not any head. They only know the product.
-        fit = layers[0][0].shape[-1] <= WIDEST_IN_KERNELS
-        together = self.tower.kernels and self.settings.compensation == "product" and fit
+        # Grids of any shape and size fit the kernels, but not any head.
+        together = self.tower.kernels and layers[0][0].shape[-1] <= WIDEST_IN_KERNELS
         if places is not None and together:
             coarse = Groups.apart([coarse[i].index_select(0, places[i]) for i in batch])
         elif len(batch) < len(coarse.images):

@@ -41,8 +41,9 @@ def test_kernels_equal_their_plain_versions() -> None:
 
 
 @pytest.mark.long
-def test_towers_of_other_families_go_through_the_kernels() -> None:
-    assert run_module("tests.gpu.towers", TRITON_INTERPRET="1") == ""
+@pytest.mark.parametrize("module", ["towers", "heads"])
+def test_towers_of_other_families_and_single_heads_go_through_the_kernels(module: str) -> None:
+    assert run_module(f"tests.gpu.{module}", TRITON_INTERPRET="1") == ""
 
 
 @pytest.mark.slow
