@@ -269,7 +269,9 @@ class MethodSettings(EncoderDefaults):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.skip_absent and not self.needs_affinity:
-            raise ValueError(f"skip_absent saves work of --affinity: compensation {self.compensation} has none")
+            raise ValueError(
+                f"skip_absent saves work of affinity {self.affinity}: compensation {self.compensation} has none"
+            )
         self.check_affinity()
         if self.sliding_crop_px and self.windows == "none":
             raise ValueError("sliding_crop_px has no effect without windows: choose average or stitched")
@@ -337,7 +339,8 @@ class MethodSettings(EncoderDefaults):
     def from_document(cls, document: Mapping[str, Any]) -> "MethodSettings":
         """The settings that `document` gave; what it lacks is ViT-B/16's. Other entries are passed over."""
         known = {setting.name: document[setting.name] for setting in fields(cls) if setting.name in document}
-        known["diffusion_layers"] = tuple(known.get("diffusion_layers", DIFFUSION_LAYERS))  # JSON has lists
+        # JSON has lists.
+        known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
         return cls(**(vars(VIT_B_16) | known))
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray | None:

@@ -143,5 +143,7 @@ def test_a_batch_is_filled_up_and_no_larger_than_the_memory_allows(models: Model
 
 @pytest.mark.parametrize("compensation", ["guided", "none"])
 def test_without_a_diffusion_model_there_is_nothing_to_skip(compensation: Any) -> None:
-    with pytest.raises(ValueError, match="skip_absent saves work of a diffusion model"):
+    with pytest.raises(
+        ValueError, match=f"skip_absent saves work of affinity diffusion: compensation {compensation} has none"
+    ):
         MethodSettings(**BASE, compensation=compensation, skip_absent=True)

@@ -87,7 +87,9 @@ def test_blocks_are_those_of_open_clip(tiny_clip: Path) -> None:
     image = Image.fromarray(draw(1, 60, 80).image).resize((side, side))
     prepared = InputSpec(side, 16).prepare(image, 0)
     seen: list[torch.Tensor] = []
-    hooks = [block.register_forward_hook(lambda *call: seen.append(call[2])) for block in tower.blocks]
+    hooks = [
+        block.register_forward_hook(lambda *call: seen.append(call[2])) for block in tower.model.transformer.resblocks
+    ]
     with torch.inference_mode():
         tower.model(normalised(tower, prepared))
         for hook in hooks:
@@ -153,10 +155,13 @@ def test_formulas_in_names_are_text(tmp_path: Path) -> None:
         (["--points", "0.5", "1.5"], "--points must be pairs of shares between 0 and 1"),
         (["--images", "{tmp}/text.png"], "--images {tmp}/text.png: the bytes are no image"),
         (["--images", "{tmp}/none.png"], "--images {tmp}/none.png cannot be read: it does not exist"),
-        (["--figure", "attention", "--diffusion", "none"], "--figure attention shows what the diffusion model does"),
+        (
+            ["--figure", "attention", "--diffusion", "none"],
+            "--figure attention shows what a diffusion model does: give --diffusion or --affinity",
+        ),
         (
             ["--figure", "compensation", "--vocab", "{tmp}/vocab.txt", "--diffusion", "none"],
-            "--figure compensation needs --diffusion, or --compensation guided",
+            "--figure compensation needs --diffusion, --affinity or --compensation guided",
         ),
         (["--figure", "methods"], "--vocab is missing"),
         (["--figure", "compensation", "--vocab", "{tmp}/vocab.txt", "--classes", "0"], "--classes must be at least 1"),
