@@ -1,6 +1,7 @@
 """A published figure stands only beside an evaluation that is the published one in everything."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from cliper.settings import OPEN_VIT_B_16, VIT_B_16, MethodSettings
 from cluster.corpus.layouts import Split
 from jobs.common.methods import Method
 from jobs.common.options import MethodChoice, MethodOptions
+from jobs.common.request import find_models
 from jobs.evaluation.comparison import compare_with_published
 from jobs.evaluation.datasets import Dataset
 from jobs.evaluation.figures import Comparison, markdown
@@ -58,6 +60,15 @@ def compare(
 )
 def test_the_published_evaluation(name: str, settings: dict[str, Any], miou: float) -> None:
     assert compare(name, **settings) == Comparison(miou, ())
+
+
+@pytest.mark.parametrize(("given_px", "used_px"), [(0, 224), (112, 112)])
+def test_sliding_windows_are_the_published_ones_unless_given(given_px: int, used_px: int, tiny_clip: Path) -> None:
+    options = MethodOptions(
+        clip=f"local-dir:{tiny_clip}", diffusion="none", preset="release", windows="average", sliding_crop_px=given_px
+    )
+    settings = find_models(options, benchmark=find_benchmark("cityscapes")).settings
+    assert (settings.windows, settings.sliding_crop_px) == ("average", used_px)
 
 
 @pytest.mark.parametrize(
