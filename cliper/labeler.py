@@ -230,7 +230,8 @@ def asked_settings(given: dict[str, Any]) -> dict[str, Any]:
             raise TypeError(f"there is no setting {name!r}: choose from {', '.join(known)}")
         if value is not None:
             check_given(known[name], value)
-    return {name: given.get(name, given_default(setting)) for name, setting in known.items()}
+    asked = {name: given.get(name, given_default(setting)) for name, setting in known.items()}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()}
 
 
 def read_rgb(source: Source, max_pixels: int) -> tuple[Image.Image, int]:

@@ -124,6 +124,11 @@ class TestSources:
             labeler([jpeg(1)], name=["a", "b"])
 
 
+def test_several_numbers_are_a_list_or_a_tuple(models: dict[str, str]) -> None:
+    for scales in ([1.0, 1.5], (1.0, 1.5)):
+        assert Labeler(["cat"], background=["grass"], scales=scales, **models).spec.settings.sides_px[1] > 0
+
+
 @pytest.mark.parametrize(
     ("vocab", "changes", "message"),
     [
@@ -136,6 +141,7 @@ class TestSources:
         (["cat"], {"clip": "ViT-Z-99"}, "^CLIP model 'ViT-Z-99' is unknown"),
         (["cat"], {"diffusion": "local-dir:nowhere"}, "has no folder vae/"),
         (["cat"], {"head": 1.5}, "^head must be of type int, not 1.5$"),
+        (["cat"], {"scales": [1, "2"]}, r"^scales must be numbers, not \[1, '2'\]$"),
         (["cat"], {"logit_scale": -1}, "^logit_scale must be between 0.0 and 10000.0, not -1$"),
         (
             ["cat"],

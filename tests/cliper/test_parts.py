@@ -397,6 +397,10 @@ class TestSettings:
             ({"attention_threshold": 1.5}, "attention_threshold"),
             ({"score_threshold": float("nan")}, "score_threshold"),
             ({"head": -1}, "head"),
+            ({"sliding_crop_px": 112}, "sliding_crop_px has no effect without windows"),
+            ({"scales": ()}, "scales must be one factor or several different ones"),
+            ({"scales": (1.0, 1.0)}, "scales must be one factor or several different ones"),
+            ({"scales": (1.0, 5.0)}, "each of scales must be between 0.25 and 4.0, not 5.0"),
         ],
     )
     def test_values_out_of_range(self, changes: dict[str, Any], message: str) -> None:
