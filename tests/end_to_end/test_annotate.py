@@ -85,7 +85,6 @@ class TestFinishedRun:
     ) -> None:
         files = finished_run.reader().files()
         settings = json.loads(files["manifest.json"])["settings"]
-        settings.pop("precision")
         embeddings = embeddings_from_bytes(files["vocabulary.safetensors"])
         assert embeddings.row_names == ("thing", "other", "other", "last thing, with a comma")
         cpu = torch.device("cpu")
@@ -95,7 +94,7 @@ class TestFinishedRun:
         queries = Queries.build(
             torch.tensor(embeddings.classes), torch.tensor(embeddings.background), torch.tensor([0, 1, 1, 2])
         )
-        cliper = Cliper(tower, queries, MethodSettings(**settings), diffusion)
+        cliper = Cliper(tower, queries, MethodSettings.from_document(settings), diffusion)
         rows = finished_run.reader().rows()
         for index in (0, 1, IMAGES - 1):
             data = jpeg(index)

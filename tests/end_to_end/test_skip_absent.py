@@ -37,6 +37,6 @@ def test_annotations_stay_and_rows_say_which_scores_are_final(finished_run: Fini
 
 def test_requests_that_make_no_sense_are_refused(finished_run: FinishedRun, tmp_path: Path) -> None:
     where = ["--input", str(tmp_path), "--output", str(tmp_path / "labels"), *finished_run.flags, "--diffusion", "none"]
-    assert "skip_absent saves work of a diffusion model" in refusal(jobs.annotate.main, *where, "--skip-absent")
+    assert "skip_absent saves work of affinity diffusion" in refusal(jobs.annotate.main, *where, "--skip-absent")
     where = ["--dataset", "voc20", "--root", str(tmp_path), "--output", str(tmp_path / "labels")]
     assert "leaves scores out that an evaluation needs" in refusal(jobs.evaluate.main, *where, "--skip-absent")
