@@ -230,7 +230,7 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     axes[0].legend(fontsize="small")
     times = [result["ms"] / results[0]["ms"] for result in results[: len(names)]]
     axes[4].barh(places, times, color="tab:orange")
-    axes[4].set(title="time per image", xlabel=f"times that of {names[0]}", xscale="log")
+    axes[4].set(title="time per image", xlabel=f"times that of {names[0]}")
     figure.savefig(path)
 
 
