@@ -68,7 +68,6 @@ class Asked:
         chosen: dict[str, Any] = known | {name: value for name, value in self.settings.items() if value is not None}
         chosen["normalize_maps"] = known["normalize_maps"] and self.settings["normalize_maps"]
         chosen["compensation"] = self.compensation
-        chosen["diffusion_layers"] = tuple(chosen["diffusion_layers"])
         for name in CLASS_THRESHOLDS:
             own = [file.classes.get(class_name, {}).get(name) for class_name in class_names]
             if any(value is not None for value in own):

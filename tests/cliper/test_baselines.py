@@ -35,7 +35,7 @@ from tests.reference.baselines import (
 )
 from tests.reference.literal import ClipWeights, clip_pixels
 from tests.support.stages import predict
-from tests.support.tiny import write_tiny_clip
+from tests.support.tiny import write_tiny_clip, write_tiny_timm
 
 METHODS = ["clip", "maskclip", "sclip", "clearclip", "proxyclip"]
 SETTINGS = BaselineSettings(shorter_side_px=112)
@@ -45,16 +45,9 @@ QUERIES = some_queries(seed=8)
 
 def write_tiny_dino(folder: Path, patch: int = 8, **changes: Any) -> Path:
     """A folder as timm writes it: width 24, two heads, with features that differ between patches."""
-    torch.manual_seed(3)
-    arguments = {"patch_size": patch, "img_size": 8 * patch, "embed_dim": 24, "depth": 2, "num_heads": 2} | changes
     pixels = {"mean": DINO_MEAN, "std": DINO_STD}
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, pretrained_cfg_overlay=pixels, **arguments)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=1.5 * parameter[0].numel() ** -0.5)
-    save_for_hf(model, folder, safe_serialization=True)
-    return folder
+    sizes = {"patch_size": patch, "img_size": 8 * patch, "embed_dim": 24}
+    return write_tiny_timm(folder, "vit_tiny_patch16_224", pretrained_cfg_overlay=pixels, **sizes | changes)
 
 
 @pytest.fixture(scope="module")

@@ -236,8 +236,7 @@ def dense_features(clip: ClipWeights, pixels: torch.Tensor, settings: Any) -> tu
     dense = []
     for index, feature in enumerate(features):
         if settings.preset == "release":
-            s = s / s.sum(dim=-2, keepdim=True)
-            s = s / s.sum(dim=-1, keepdim=True)
+            s = scaled(s)
         if index not in keep:
             continue
         y = clip.layer_norm(f"{last}.ln_1", feature)
@@ -251,12 +250,23 @@ def dense_features(clip: ClipWeights, pixels: torch.Tensor, settings: Any) -> tu
         elif settings.preset == "paper":
             p = s / clip.layers
         else:
-            p = (s + s.transpose(1, 2)) / 2
-            p = torch.clamp(p - p.mean(dim=-2, keepdim=True), min=0)
-            p = p / p.sum(dim=-1, keepdim=True)
+            p = symmetric(s)
         mixed = clip.linear(f"{last}.attn.out_proj", (p @ v).permute(1, 0, 2).reshape(len(x), -1))
         dense.append((clip.layer_norm("ln_post", mixed) @ w["proj"])[1:])
     return dense, p.mean(dim=0)[1:, 1:]
+
+
+def scaled(s: torch.Tensor) -> torch.Tensor:
+    """Section 3, step 1."""
+    s = s / s.sum(dim=-2, keepdim=True)
+    return s / s.sum(dim=-1, keepdim=True)
+
+
+def symmetric(s: torch.Tensor) -> torch.Tensor:
+    """Section 3, step 2."""
+    p = (s + s.transpose(1, 2)) / 2
+    p = torch.clamp(p - p.mean(dim=-2, keepdim=True), min=0)
+    return p / p.sum(dim=-1, keepdim=True)
 
 
 def logits_of(z: torch.Tensor, text: torch.Tensor, settings: Any) -> torch.Tensor:

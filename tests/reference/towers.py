@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from tests.reference.literal import scaled, symmetric
+
 
 @dataclass
 class TimmWeights:
@@ -98,6 +100,22 @@ class TimmWeights:
         return x
 
 
+def embedded(clip: TimmWeights, pixels: torch.Tensor) -> tuple[torch.Tensor, int, tuple[int, int]]:
+    """Tokens before the first block, how many of them are no patches, and the grid of the patches."""
+    w = clip.tensors
+    patches = F.conv2d(pixels[None], w["patch_embed.proj.weight"], w.get("patch_embed.proj.bias"), stride=clip.patch)[0]
+    grid_hw = (patches.shape[1], patches.shape[2])
+    x = patches.flatten(1).T
+    prefix = torch.cat([w[name][0] for name in ("cls_token", "reg_token") if name in w] or [x[:0]])
+    side, trained = clip.trained_grid, w["pos_embed"][0]
+    own = len(trained) - side * side  # positions of prefix tokens
+    grid = trained[own:].reshape(side, side, -1).permute(2, 0, 1)[None]
+    grid = F.interpolate(grid, size=grid_hw, mode="bilinear", align_corners=False)[0].flatten(1).T
+    if own:
+        prefix = prefix + trained[:own]
+    return clip.norm("norm_pre", torch.cat([prefix, x + grid])), len(prefix), grid_hw
+
+
 @torch.no_grad()
 def dense_features(
     clip: TimmWeights, pixels: torch.Tensor, settings: Any, post_norm: bool = False, gelu: str = "none"
@@ -111,18 +129,7 @@ def dense_features(
         gelu: ``approximate`` of the GELU of all MLPs.
     """
     w = clip.tensors
-    patches = F.conv2d(pixels[None], w["patch_embed.proj.weight"], w.get("patch_embed.proj.bias"), stride=clip.patch)[0]
-    grid_hw = (patches.shape[1], patches.shape[2])
-    x = patches.flatten(1).T
-    prefix = torch.cat([w[name][0] for name in ("cls_token", "reg_token") if name in w] or [x[:0]])
-    side, trained = clip.trained_grid, w["pos_embed"][0]
-    own = len(trained) - side * side  # positions of prefix tokens
-    grid = trained[own:].reshape(side, side, -1).permute(2, 0, 1)[None]
-    grid = F.interpolate(grid, size=grid_hw, mode="bilinear", align_corners=False)[0].flatten(1).T
-    if own:
-        prefix = prefix + trained[:own]
-    x = clip.norm("norm_pre", torch.cat([prefix, x + grid]))
-    first = len(prefix)
+    x, first, grid_hw = embedded(clip, pixels)
 
     def branch_of_attention(block: str, mixed: torch.Tensor) -> torch.Tensor:
         y = clip.linear(f"{block}.attn.proj", clip.norm(f"{block}.attn.norm", mixed))
@@ -160,8 +167,7 @@ def dense_features(
         y = feature if post_norm else clip.norm(f"{last}.norm1", feature)
         q, k, v = (clip.heads_of(f"{last}.attn", part, y, grid_hw) for part in range(3))
         if settings.preset == "release":
-            s = s / s.sum(dim=-2, keepdim=True)
-            s = s / s.sum(dim=-1, keepdim=True)
+            s = scaled(s)
         if settings.attention == "query-key":
             p = torch.softmax(q @ k.transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1)
         elif settings.attention == "query-query":
@@ -169,17 +175,22 @@ def dense_features(
         elif settings.preset == "paper":
             p = s / clip.layers
         else:
-            p = (s + s.transpose(1, 2)) / 2
-            p = torch.clamp(p - p.mean(dim=-2, keepdim=True), min=0)
-            p = p / p.sum(dim=-1, keepdim=True)
+            p = symmetric(s)
         z = clip.norm("norm", branch_of_attention(last, (p @ v).permute(1, 0, 2).reshape(len(x), -1)))
-        if "attn_pool.kv.weight" in w:
-            width = z.shape[-1]
-            value = z @ w["attn_pool.kv.weight"][width:].T + w["attn_pool.kv.bias"][width:]
-            z = clip.linear("attn_pool.proj", value)
-            hidden = F.gelu(clip.linear("attn_pool.mlp.fc1", clip.norm("attn_pool.norm", z)), approximate=gelu)
-            z = z + clip.linear("attn_pool.mlp.fc2", hidden)
+        z = pooled_alone(clip, z, gelu)
         if "head.weight" in w:
             z = clip.linear("head", z)
         dense.append(z[first:])
     return dense, p.mean(dim=0)[first:, first:]
+
+
+def pooled_alone(clip: TimmWeights, z: torch.Tensor, gelu: str) -> torch.Tensor:
+    """The pooling head's output for each token as the only one; the tokens themselves without such a head."""
+    w = clip.tensors
+    if "attn_pool.kv.weight" not in w:
+        return z
+    width = z.shape[-1]
+    value = z @ w["attn_pool.kv.weight"][width:].T + w["attn_pool.kv.bias"][width:]
+    z = clip.linear("attn_pool.proj", value)
+    hidden = F.gelu(clip.linear("attn_pool.mlp.fc1", clip.norm("attn_pool.norm", z)), approximate=gelu)
+    return z + clip.linear("attn_pool.mlp.fc2", hidden)
