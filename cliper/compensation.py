@@ -96,7 +96,9 @@ def refine_together(
     return maps.transpose(1, 2).unflatten(2, grid_hw)
 
 
-def single_heads(layers: Sequence[LayerQueriesAndKeys]) -> list[LayerQueriesAndKeys]:
+def single_heads(
+    layers: Sequence[LayerQueriesAndKeys],
+) -> list[tuple[Float[Tensor, "batch 1 positions head_width"], Float[Tensor, "batch 1 positions head_width"]]]:
     """Each head as a layer of its own."""
     return [of for query, key in layers for of in zip(query.split(1, dim=1), key.split(1, dim=1), strict=True)]
 

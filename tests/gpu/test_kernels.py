@@ -36,7 +36,7 @@ def run_module(name: str, *arguments: str, **environment: str) -> str:
 @pytest.mark.slow
 @pytest.mark.long
 def test_kernels_equal_their_plain_versions() -> None:
-    """Sizes that divide no tile, three seeds, small and extreme logits, fp16, bf16 and fp32."""
+    """Sizes that divide no tile, small and extreme logits, fp16, bf16 and fp32."""
     assert run_module("tests.gpu.interpreted", TRITON_INTERPRET="1") == ""
 
 
