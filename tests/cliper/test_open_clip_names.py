@@ -145,7 +145,7 @@ def shortened(model_cfg: dict[str, Any]) -> nn.Module:
     """The image tower with three blocks and random weights, by open_clip and timm."""
     vision = model_cfg["vision_cfg"]
     if "timm_model_name" not in vision:
-        text = model_cfg["text_cfg"] | {"layers": 1}
+        text = model_cfg["text_cfg"] | {"layers": 1, "vocab_size": 1}
         model = open_clip.CLIP(**(model_cfg | {"vision_cfg": vision | {"layers": 3}, "text_cfg": text})).eval()
         activations = [isinstance(block.mlp.gelu, QuickGELU) for block in model.visual.transformer.resblocks]
         assert activations == [model_cfg["quick_gelu"]] * 3
