@@ -27,7 +27,7 @@ test: setup ## tests, about ten minutes on two cores
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 15 -m "not faults and not long"
 
 test-long: setup ## longer tests, twenty minutes
-	$(BIN)/python -m pytest --durations 15 -m "long and not faults"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 15 -m "long and not faults"
 
 test-faults: setup ## one trial of every fault, a quarter of an hour
 	$(BIN)/python -m pytest -m faults

@@ -16,6 +16,7 @@ from cluster.storage import open_location
 from jobs.preflight import main
 from tests.support.corpora import sample_images, write_tars
 from tests.support.jobs import SharedRay, refusal
+from tests.support.patience import PATIENCE_S
 from tests.support.ray_processes import Head, ray_head, ray_worker
 
 ROOT = Path(__file__).parents[2]
@@ -142,7 +143,7 @@ def preflight(head: Head, folder: Path) -> subprocess.CompletedProcess[str]:
         env=os.environ | head.env | {"COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
 
 

@@ -19,6 +19,7 @@ from demo.training.checkpoint import Schedule, train
 from demo.training.clip import PHRASES, phrases_in
 from demo.training.images import TrainingImages
 from demo.world.scene import draw
+from tests.support.patience import PATIENCE_S
 from tests.support.stages import predict
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,7 @@ def test_batches_depend_on_the_step_alone() -> None:
     assert all(caption.startswith("a photo of ") for caption in captions)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_killed_between_models_gives_models_that_run(tmp_path: Path) -> None:
     places = ["--folder", str(tmp_path), "--target", str(tmp_path / "models"), "--no-fused"]
     sizes = ["--clip-images", "64", "--diffusion-images", "64"]
@@ -87,7 +88,7 @@ def test_a_training_killed_between_models_gives_models_that_run(tmp_path: Path) 
         time.sleep(0.1)
     killed.kill()
     assert killed.wait() != 0
-    resumed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    resumed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert resumed.returncode == 0, resumed.stderr
     assert "clip: step" not in resumed.stdout, "CLIP was trained already"
     assert "<svg" in (tmp_path / "models/loss-curves.svg").read_text()

@@ -13,14 +13,14 @@ from tenacity import Retrying
 
 from tests.support.corpora import sample_images, write_tars
 from tests.support.jobs import ROOT, OutputReader, command, tiny_flags
-from tests.support.ray_processes import PATIENCE, Head, ray_head, ray_nodes, ray_worker
+from tests.support.patience import PATIENCE, PATIENCE_S
+from tests.support.ray_processes import Head, ray_head, ray_nodes, ray_worker
 from tests.support.s3_server import free_ports
 
 pytestmark = pytest.mark.long
 IMAGES, PER_SHARD = 24, 8
 NODE_CPUS = 4
 HEAD = ("--num-cpus=0", "--num-gpus=0")
-JOB_S = 180
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 AUTOSCALER = {
     "RAY_enable_autoscaler_v2": "1",
@@ -93,7 +93,7 @@ def test_a_cluster_grows_for_a_job_and_shrinks_after_it(job_command: list[str], 
             for attempt in Retrying(**PATIENCE):
                 with attempt:
                     assert cpus(head) == [0, NODE_CPUS], log.read_text()
-            assert job.wait(JOB_S) == 0, log.read_text()
+            assert job.wait(PATIENCE_S) == 0, log.read_text()
         assert statuses(tmp_path / "out") == ["ok"] * IMAGES
         for attempt in Retrying(**PATIENCE):
             with attempt:
@@ -112,7 +112,7 @@ def test_a_job_waits_for_its_first_node_and_says_so(job_command: list[str], tmp_
                 assert "0 images labelled: waiting for the cluster to get a node with a CPU" in log.read_text()
         assert job.poll() is None, log.read_text()
         with ray_worker(head, f"--num-cpus={NODE_CPUS}", "--num-gpus=0"):
-            assert job.wait(JOB_S) == 0, log.read_text()
+            assert job.wait(PATIENCE_S) == 0, log.read_text()
     assert statuses(tmp_path / "out") == ["ok"] * IMAGES
 
 

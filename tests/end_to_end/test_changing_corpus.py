@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from tests.support.corpora import jpeg, tar_bytes
 from tests.support.jobs import ROOT, OutputReader, SharedRay, command, tiny_flags
+from tests.support.patience import wait_until
 from tests.support.s3_server import BUCKET, s3_client
 
 Rows = dict[str, dict[str, Any]]
@@ -76,13 +76,13 @@ def test_a_bucket_that_grows_while_the_job_follows_it(
                 put(f"{batch}", shard(10 * batch, 10 * batch + 1))
                 put(f"{batch}-b", shard(10 * batch + 2))
                 if batch == 5:
-                    wait_for(lambda: "2.tar/21.jpg" in labelled(reader))
+                    wait_until(lambda: "2.tar/21.jpg" in labelled(reader))
                     put("2", shard(20, 99))
                 if batch == 7:
-                    wait_for(lambda: "3.tar/31.jpg" in labelled(reader))
+                    wait_until(lambda: "3.tar/31.jpg" in labelled(reader))
                     bucket.rm_file(f"{BUCKET}/growing/3.tar")
                 time.sleep(1)
-            wait_for(lambda: {"9-b.tar/92.jpg", "2.tar/99.jpg"} <= labelled(reader).keys() and finished(reader))
+            wait_until(lambda: {"9-b.tar/92.jpg", "2.tar/99.jpg"} <= labelled(reader).keys() and finished(reader))
         finally:
             job.send_signal(signal.SIGINT)
             code = job.wait(60)
@@ -106,10 +106,3 @@ def labelled(reader: OutputReader) -> Rows:
 
 def finished(reader: OutputReader) -> bool:
     return bool(reader.fs.exists(f"{reader.path}/_SUCCESS"))
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.5)

@@ -13,6 +13,7 @@ from jobs.filter import main
 from tests.end_to_end.conftest import IMAGES, PER_SHARD, FinishedRun
 from tests.support.corpora import sample_images, write_tars
 from tests.support.jobs import ROOT, OutputReader
+from tests.support.patience import wait_until
 from tests.support.s3_server import BUCKET
 
 PER_NEW_SHARD = 5
@@ -71,11 +72,7 @@ def test_a_killed_copy_goes_on_and_writes_no_shard_again(finished_run: FinishedR
     job = subprocess.Popen(
         [sys.executable, "jobs/filter.py", *request], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
-    while not list(target.glob("*.tar")):
-        assert job.poll() is None, "the job ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: list(target.glob("*.tar")), job, 0.01)
     job.kill()
     job.wait()
     assert not (target / "_SUCCESS").exists(), "the job was done before it was killed"

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from jobs.evaluate import main
 from jobs.evaluation.figures import EvaluationCounts, count_rows
 from tests.support.jobs import ROOT, SharedRay
 from tests.support.labelled_world import UNLABELLED, export
+from tests.support.patience import wait_until
 
 IMAGES = 16
 DEMO = ["--clip", "demo", "--diffusion", "demo"]
@@ -108,11 +108,8 @@ def test_a_killed_evaluation_goes_on(
         [sys.executable, "jobs/evaluate.py", *flags, "--output", str(tmp_path / "killed")],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while not [path for path in tmp_path.glob("killed/*/_checkpoint/*/*.parquet") if ".pending." not in path.name]:
-        assert job.poll() is None, "the job ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    checkpoints = "killed/*/_checkpoint/*/*.parquet"
+    wait_until(lambda: any(".pending." not in path.name for path in tmp_path.glob(checkpoints)), job, 0.02)
     job.send_signal(signal.SIGKILL)
     job.wait()
     assert not list(tmp_path.glob("killed/*/_SUCCESS")), "the job was done before it was killed"

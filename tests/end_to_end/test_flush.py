@@ -15,6 +15,7 @@ from cluster.run import RowsOrSeconds
 from tests.end_to_end.conftest import FinishedRun
 from tests.support.corpora import sample_images, write_tars
 from tests.support.jobs import ROOT, OutputReader
+from tests.support.patience import PATIENCE_S, wait_until
 
 SOON = "0.0001"
 """Minutes."""
@@ -56,13 +57,9 @@ def test_an_interrupted_job_says_how_many_images_are_saved(finished_run: Finishe
         [sys.executable, "jobs/annotate.py", "--input", str(corpus), "--output", str(output), *flags], cwd=ROOT,
         text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=finished_run.ray.env,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while len(list((output / "_checkpoint").glob("*/*-0.parquet"))) + len(list(output.glob("rows/*.parquet"))) < 4:
-        assert job.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: len([*output.glob("_checkpoint/*/*-0.parquet"), *output.glob("rows/*.parquet")]) >= 4, job)
     job.send_signal(signal.SIGINT)
-    stdout, stderr = job.communicate(timeout=120)
+    stdout, stderr = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 130, stderr
     assert stderr == "interrupted. What is written stays. The same command continues from there.\n"
     said = re.search(r"^([\d,]+) images are saved\.$", stdout, re.MULTILINE)

@@ -3,25 +3,18 @@
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 
 from tests.end_to_end.conftest import FinishedRun
 from tests.support.jobs import ROOT, OutputReader, annotate, command
+from tests.support.patience import wait_until
 from tests.support.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY
 
 
-def wait_for_rows(output: OutputReader, driver: subprocess.Popen[str], seconds: float = 120) -> set[str]:
-    """Wait until some rows are committed; returns the names of the committed checkpoints."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        assert driver.poll() is None, f"the job ended before it could be killed: {driver.communicate()}"
-        committed = {name for name in output.names() if "_checkpoint/" in name and ".pending." not in name}
-        if committed:
-            return committed
-        time.sleep(0.2)
-    raise AssertionError("nothing was committed in time")
+def committed(output: OutputReader) -> set[str]:
+    """The names of the committed checkpoints."""
+    return {name for name in output.names() if "_checkpoint/" in name and ".pending." not in name}
 
 
 @pytest.mark.long
@@ -37,7 +30,7 @@ def test_killed_midway_and_run_again(finished_run: FinishedRun) -> None:
         text=True,
     )
     reader = OutputReader(output, finished_run.ray.env)
-    committed = wait_for_rows(reader, driver)
+    names = wait_until(lambda: committed(reader), driver)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     assert "_SUCCESS" not in reader.files(), "the job was done before it was killed: give it more to do"
@@ -49,7 +42,7 @@ def test_killed_midway_and_run_again(finished_run: FinishedRun) -> None:
         assert secret not in again.stdout + again.stderr
         assert not any(secret.encode() in data for data in reader.files().values())
     assert reader.rows() == finished_run.reader().rows()
-    kept = {name.removesuffix(".parquet").rpartition("/")[2] for name in committed}
+    kept = {name.removesuffix(".parquet").rpartition("/")[2] for name in names}
     rows_files = [name for name in reader.files() if name.startswith("rows/")]
     assert all(any(name.startswith(f"rows/{stem}-") for name in rows_files) for stem in kept), (
         "committed rows were redone"

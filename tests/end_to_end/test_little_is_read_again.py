@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.corpora import sample_images, write_tars
 from tests.support.jobs import ROOT, OutputReader, annotate, command, tiny_flags
+from tests.support.patience import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -24,11 +24,7 @@ def test_after_nine_tenths_of_the_shards(tmp_path: Path, tiny_clip: Path) -> Non
         command(corpus, str(output), *flags), cwd=ROOT, env=os.environ, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 200
-    while len(list(output.glob("rows/*.parquet"))) < 0.9 * IMAGES / ROWS_PER_FILE:
-        assert driver.poll() is None, "the job ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: len(list(output.glob("rows/*.parquet"))) >= 0.9 * IMAGES / ROWS_PER_FILE, driver, 0.02)
     driver.kill()
     driver.wait()
     assert not (output / "_SUCCESS").exists(), "the job was done before it was killed: give it more to do"

@@ -29,7 +29,8 @@ from tests.cluster.test_prometheus import (
 )
 from tests.support.corpora import sample_images, write_tars
 from tests.support.jobs import OutputReader, annotate, tiny_flags
-from tests.support.ray_processes import PATIENCE, ray_head, running
+from tests.support.patience import PATIENCE
+from tests.support.ray_processes import ray_head, running
 from tests.support.s3_server import free_ports
 
 pytestmark = [

@@ -15,6 +15,7 @@ from cliper.models import DIFFUSION_PARTS
 from tests.support.corpora import sample_images, write_tars
 from tests.support.jobs import ROOT, OutputReader, annotate, tiny_flags
 from tests.support.model_hub import Hub, model_hub
+from tests.support.patience import PATIENCE_S
 from tests.support.ray_processes import Head, ray_head, ray_worker
 from tests.support.tiny import write_tiny_diffusion
 
@@ -78,7 +79,7 @@ def setting(tmp_path: Path, tiny_clip: Path) -> Iterator[Setting]:
 def run(*arguments: str, env: dict[str, str]) -> str:
     """What a Python process prints."""
     command = [sys.executable, *arguments]
-    ended = subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=200)
+    ended = subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from tenacity import Retrying
 
+from tests.end_to_end.test_killed import committed
 from tests.support.corpora import sample_images, shards_of, tar_bytes
 from tests.support.jobs import ROOT, OutputReader, annotate, tiny_flags
-from tests.support.ray_processes import PATIENCE, RAY, Head, ray_head, ray_worker
+from tests.support.patience import PATIENCE, PATIENCE_S
+from tests.support.ray_processes import RAY, Head, ray_head, ray_worker
 from tests.support.s3_server import BUCKET, s3_client
 
 pytestmark = pytest.mark.long
@@ -43,7 +45,7 @@ def job(head: Head, verb: str, *arguments: str) -> subprocess.CompletedProcess[s
     """``ray job``, as somebody with the token runs it who has no key to the bucket."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | head.env
     command = [RAY, "job", verb, "--address", head.dashboard, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def submit(head: Head, submission_id: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -76,8 +78,7 @@ def test_stopped_and_submitted_again_it_ends_complete_and_exact(
     assert begun.returncode == 0, begun.stderr
     for attempt in Retrying(**PATIENCE):
         with attempt:
-            committed = [name for name in reader.names() if "_checkpoint/" in name and ".pending." not in name]
-            assert committed, job(cluster, "logs", "first").stdout
+            assert committed(reader), job(cluster, "logs", "first").stdout
     stopped = job(cluster, "stop", "first")
     assert stopped.returncode == 0, stopped.stderr
     assert "was stopped" in job(cluster, "status", "first").stdout

@@ -9,6 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.patience import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 RUN_CELLS = """
 import ast, json, sys
@@ -33,7 +35,7 @@ def run(*arguments: str, stdin: str = "") -> list[str]:
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=480,
+        timeout=PATIENCE_S,
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.splitlines()

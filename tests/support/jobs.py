@@ -22,6 +22,7 @@ from ray.data import DataContext
 import jobs.annotate
 from cluster import session
 from cluster.options import ClusterOptions
+from tests.support.patience import PATIENCE_S
 from tests.support.s3_server import s3_client
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +110,7 @@ def annotate(corpus: str, output: str, *flags: str, env: Mapping[str, str]) -> E
         env=os.environ | dict(env),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
 
 

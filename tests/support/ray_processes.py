@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from tenacity import Retrying, stop_after_delay, wait_fixed
+from tenacity import Retrying
 
+from tests.support.patience import PATIENCE, PATIENCE_S
 from tests.support.s3_server import free_ports
 
 RAY = str(Path(sys.executable).with_name("ray"))
 GRACE_S = 5
-PATIENCE: dict[str, Any] = {"stop": stop_after_delay(120), "wait": wait_fixed(0.5), "reraise": True}
 PORT_FLAGS = ("dashboard-agent-listen-port", "metrics-export-port")
 
 
@@ -98,7 +98,7 @@ def ray_nodes(head: Head) -> list[dict[str, Any]]:
     """The cluster's living nodes, asked by a process of its own: this one may be connected elsewhere."""
     ask = f"import json, ray; ray.init({head.address!r}, log_to_driver=False); print(json.dumps(ray.nodes()))"
     env = os.environ | head.env
-    answer = subprocess.run([sys.executable, "-c", ask], env=env, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run([sys.executable, "-c", ask], env=env, capture_output=True, text=True, timeout=PATIENCE_S)
     assert answer.returncode == 0, answer.stderr
     return [node for node in json.loads(answer.stdout.splitlines()[-1]) if node["Alive"]]
 

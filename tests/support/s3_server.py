@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import s3fs
-from tenacity import retry, stop_after_delay, wait_fixed
+from tenacity import retry
+
+from tests.support.patience import PATIENCE
 
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key-never-to-be-logged"
 BUCKET = "test"
@@ -83,7 +85,7 @@ def seaweed(folder: Path) -> Iterator[dict[str, str]]:
         server.stop()
 
 
-@retry(stop=stop_after_delay(90), wait=wait_fixed(0.5), reraise=True)
+@retry(**PATIENCE)
 def wait_for_bucket(environment: dict[str, str]) -> None:
     fs = s3_client(environment)
     fs.pipe_file(f"{BUCKET}/ready", b"yes")

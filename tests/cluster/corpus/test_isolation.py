@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,6 +17,7 @@ from cluster.corpus.isolation import Answer, IsolatedProcess
 from cluster.corpus.limits import DEFAULT_LIMITS, Limits
 from schemas.errors import DecodeError
 from schemas.rows import Status
+from tests.support.patience import wait_until
 
 
 def work(order: bytes) -> Answer:
@@ -117,10 +117,3 @@ def test_a_killed_parent_leaves_no_process(order: bytes, tmp_path: Path) -> None
     parent.kill()
     parent.wait()
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.05)
