@@ -8,12 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tenacity import Retrying
 
 from tests.end_to_end.test_killed import committed
 from tests.support.corpora import sample_images, shards_of, tar_bytes
 from tests.support.jobs import ROOT, OutputReader, annotate, tiny_flags
-from tests.support.patience import PATIENCE, PATIENCE_S
+from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.ray_processes import RAY, Head, ray_head, ray_worker
 from tests.support.s3_server import BUCKET, s3_client
 
@@ -76,9 +75,7 @@ def test_stopped_and_submitted_again_it_ends_complete_and_exact(
     reader = OutputReader(output, s3)
     begun = submit(cluster, "first", "--no-wait", "--", *entrypoint)
     assert begun.returncode == 0, begun.stderr
-    for attempt in Retrying(**PATIENCE):
-        with attempt:
-            assert committed(reader), job(cluster, "logs", "first").stdout
+    wait_until(lambda: committed(reader))
     stopped = job(cluster, "stop", "first")
     assert stopped.returncode == 0, stopped.stderr
     assert "was stopped" in job(cluster, "status", "first").stdout

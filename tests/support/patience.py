@@ -8,7 +8,7 @@ from typing import Any
 from tenacity import stop_after_delay, wait_fixed
 
 PATIENCE_S = 400
-PATIENCE: dict[str, Any] = {"stop": stop_after_delay(PATIENCE_S), "wait": wait_fixed(0.5), "reraise": True}
+PATIENCE: dict[str, Any] = {"stop": stop_after_delay(PATIENCE_S), "wait": wait_fixed(2), "reraise": True}
 
 
 def wait_until(happened: Callable[[], Any], job: Popen[Any] | None = None, interval_s: float = 0.1) -> Any:
