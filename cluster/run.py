@@ -1,7 +1,6 @@
 """The Ray Data pipeline (read and prepare, label, write), and the resume loop that guarantees one row per image."""
 
 import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +22,7 @@ from cluster.display import ProgressDisplay, Size
 from cluster.encoders import Encoder
 from cluster.options import ClusterOptions
 from cluster.output.changes import note_versions
+from cluster.output.flush import RowsOrSeconds
 from cluster.output.folder import Output
 from cluster.output.resume import forget_transient_failures, scan_output
 from cluster.output.rows import map_rows_files
@@ -33,37 +33,6 @@ from schemas.manifest import Manifest
 
 TARGET_BLOCK_BYTES = 16 * 1024**2
 """Small blocks keep every actor busy and little in flight; a dozen prepared images are this much."""
-
-
-class RowsOrSeconds(int):
-    """A number of rows that also counts as reached after some seconds.
-
-    Ray Data gathers rows for a file until ``rows >= min_rows_per_file``, which Python asks the right-hand side of,
-    because its type is a subclass of the other's. The time runs from the first rows of a file.
-
-    Args:
-        rows: rows of a file.
-        seconds: after which fewer do.
-    """
-
-    def __new__(cls, rows: int, seconds: float) -> "RowsOrSeconds":
-        made = super().__new__(cls, rows)
-        made.seconds, made.since = seconds, None
-        return made
-
-    seconds: float
-    since: float | None
-
-    def __getnewargs__(self) -> tuple[int, float]:  # type: ignore[override]
-        return int(self), self.seconds
-
-    def __le__(self, rows: int) -> bool:
-        now = time.monotonic()
-        self.since = now if self.since is None else self.since
-        if not super().__le__(rows) and now - self.since < self.seconds:
-            return False
-        self.since = None
-        return True
 
 
 @dataclass(frozen=True)

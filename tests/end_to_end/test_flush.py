@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.run import RowsOrSeconds
+from cluster.output.flush import RowsOrSeconds
 from tests.end_to_end.conftest import FinishedRun
 from tests.support.corpora import sample_images, write_tars
 from tests.support.jobs import ROOT, OutputReader
