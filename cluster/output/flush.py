@@ -1,4 +1,5 @@
-"""When rows become a file. Tasks that write import this module, so it imports no models: those take ten seconds and a gigabyte."""
+"""When rows become a file. Tasks that write import this module. It imports no models: those take ten seconds and a
+gigabyte."""
 
 import time
 
